@@ -1,0 +1,36 @@
+# make book   install into .venv, run the chapters that are not up to date, build the book
+# make html   install into .venv, build the book from the committed chapters
+# make test   install into .venv, run every test and re-execute every chapter
+# make clean  forget the built book        make distclean  forget .venv too
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: book html test clean distclean
+.DEFAULT_GOAL := book
+
+book: $(STAMP)
+	$(BIN)/acelib run --all --update
+	$(BIN)/acelib book
+
+html: $(STAMP)
+	$(BIN)/acelib book
+
+test: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "installing into .venv (once; a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+clean:
+	rm -rf _build
+
+distclean: clean
+	rm -rf .venv acelib.egg-info

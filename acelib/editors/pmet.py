@@ -1,0 +1,23 @@
+"""PMET: MEMIT with target vectors of attention and FFN searched together, only the FFN's written, spread by root (Li et al., AAAI 2024).
+
+    dW_l = R_l K_l^T (weight C_l + K_l K_l^T)^{-1},  R_l = (Z - F_L) / sqrt(L - l + 1)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from acelib.editors.memit import MEMIT
+from acelib.targets import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class PMET(MEMIT):
+    """MEMIT's procedure with PMET's objective, share and weight."""
+
+    weight: float = 6000.0
+    objective: Objective = Objective(kind="pmet", steps=30, lr=0.2, kl=1.0)
+    share: str = "root"
+
+
+PRESETS = {"gpt-j-6b": PMET(layers=(3, 4, 5, 6, 7, 8))}

@@ -1,0 +1,220 @@
+"""Figures: DataFrame in, matplotlib Figure out; one look, one colour an editor, white paper.
+
+A figure is the last line of its cell, ``multi_hop_bars(rows)``; pyplot has closed it, so it is shown once. Number, caption and alt text
+are metadata of that cell, which papermill keeps and myst-nb, also with execution off, renders as a figure for ``{numref}`fig-hops` ``:
+
+    "mystnb": {"figure": {"name": "fig-hops", "caption": "Accuracy by *number of edits*."}, "image": {"alt": "Bars: ACE is the highest."}}
+
+The caption is MyST. All that the cell shows goes into the figure, so such a cell shows nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from .facts import CATEGORIES
+from .tables import BASELINE, BLOCKS, Mean, interval
+
+#: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
+EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73", "AlphaEdit": "#E69F00",
+           "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (PMET)": "#D55E00", "ACE (AlphaEdit)": "#882255"}
+HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top 1 %": "#D55E00", "random 1 %": "#9A9A9A"}
+OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
+LOOK = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | {
+    "figure.dpi": 144, "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.edgecolor": "#BBBBBB", "axes.linewidth": 0.8,
+    "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.titlesize": 10, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 9, "patch.linewidth": 0, "errorbar.capsize": 2.5}
+BARS = {"cloze": "statement", "qa": "question", "implicit": "statement", "direct": "question", "cot": "chain of thought",
+        "robust": "in another context"}  #: what a training log's measurements ask for, without their number of hops
+
+
+def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws under ``LOOK``, whatever the notebook has set, and leaves pyplot as it was."""
+    @wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        with plt.rc_context(LOOK):
+            fig = draw(*args, **kwargs)
+            fig.canvas.draw()
+            plt.close(fig)
+        return fig
+    return drawn
+
+
+@_figure
+def multi_hop_bars(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, quoted_model: str = "GPT-J", metric: str = "multi_hop",
+                   seed: int = 0) -> Figure:
+    """Accuracy by number of edits and over all cases, a bar an editor, with 95 % intervals; diamonds: ``quoted``, as ``published(2)``."""
+    editors, counts = list(rows.editor.unique()), sorted(rows.n_edits.unique())
+    parts = {str(count): rows[rows.n_edits == count] for count in counts} | {"all": rows}
+    fig, ax = plt.subplots(figsize=(7.6, 3.7))
+    for i, editor in enumerate(editors):
+        x = _bars(ax, [interval(100 * part[metric][part.editor == editor], seed) for part in parts.values()], i, len(editors), editor)
+        if quoted is not None:
+            of = quoted[(quoted.editor == editor) & (quoted.model == quoted_model)].set_index("n_edits")["value"]
+            ax.plot(x, [of.get(name, np.nan) for name in parts], "D", ms=4.5, mfc="white", mec=INK, mew=1.1, zorder=4,
+                    label=f"published, {quoted_model}" if editor == editors[-1] else None)
+    ax.set_xticks(range(len(parts)), [f"{name}\n{part.case_id.nunique()} cases" for name, part in parts.items()])
+    ax.axvline(len(counts) - 0.5, color="#BBBBBB", lw=0.8, ls=":")
+    ax.set(xlabel="edits in the case", ylabel="multi-hop accuracy (%)", ylim=(0, 104), xlim=(-0.55, len(parts) - 0.45))
+    return _legend(fig, ax)
+
+
+@_figure
+def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> Figure:
+    """Importance by layer, a panel a role and a colour a block, with 95 % intervals where there are several rows.
+
+    scores: columns role ("query", "value"), block ("attn", "ffn"), layer, importance, one row a question or their mean.
+    units: label of the vertical axis by role, if not the mean scores of Eq. 9 and Eq. 10.
+    """
+    units = {"value": "value score (nats)", "query": "query score (arb. units)"} | dict(units or {})
+    roles, blocks, layers = scores.role.unique(), scores.block.unique(), sorted(scores.layer.unique())
+    fig, axes = plt.subplots(len(roles), 1, figsize=(7.6, 0.6 + 2.3 * len(roles)), sharex=True, squeeze=False)
+    for ax, role in zip(axes[:, 0], roles):
+        for i, block in enumerate(blocks):
+            of = scores[(scores.role == role) & (scores.block == block)]
+            _bars(ax, [interval(of.importance[of.layer == layer]) for layer in layers], i, len(blocks), block)
+        ax.axhline(0, color=INK, lw=0.8)
+        ax.set(ylabel=units.get(role, f"{role} importance"), xticks=range(len(layers)), xticklabels=layers)
+    ax.set_xlabel("layer")
+    return _legend(fig, ax)
+
+
+@_figure
+def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
+    """Categories x layers, a panel a block: summed importance as a share of the row's greatest; the ``top`` ranks are written in.
+
+    scores: as for ``tables.layers_table``. One colour scale for all panels.
+    """
+    blocks = [block for block in BLOCKS if block in set(scores.block)]
+    sums = [scores[scores.block == block].groupby(["category", "layer"])["importance"].sum().unstack() for block in blocks]
+    shares = [wide.div(wide.abs().max(axis=1), axis=0).reindex([name for name in CATEGORIES if name in wide.index]) for wide in sums]
+    scale = dict(vmin=-1, vmax=1, cmap="vlag") if min(share.min().min() for share in shares) < 0 else dict(vmin=0, vmax=1, cmap=SCALE)
+    fig, axes = plt.subplots(1, len(blocks), figsize=(1.6 + 3.6 * len(blocks), 3.5), sharey=True, squeeze=False)
+    for ax, block, share in zip(axes[0], blocks, shares):
+        ranks = share.rank(axis=1, ascending=False, method="first")
+        _map(ax, share, ranks.map(lambda rank: f"{rank:.0f}" if rank <= top else ""), [CATEGORIES[name] for name in share.index], **scale)
+        ax.set(title=BLOCKS[block], xlabel="layer", ylabel="")
+    fig.colorbar(ax.collections[0], ax=axes, label="importance (share of the row's greatest)", pad=0.02)
+    return fig
+
+
+@_figure
+def ablation_bars(rows: pd.DataFrame, quoted: Mapping[str, float] | None = None, seed: int = 0) -> Figure:
+    """Figure 2: what zeroing neurons costs, by category, related and unrelated questions apart, with 95 % intervals.
+
+    rows: columns category, zeroed ("top 1 %", "random 1 %"), questions ("related", "unrelated"), drop: accuracy lost, between 0 and 1,
+    one row a question.   quoted: the published drop in percent by ``zeroed``, a line in the panel of related questions.
+    """
+    kinds, groups = list(rows.zeroed.unique()), sorted(rows.questions.unique())
+    names = [name for name in CATEGORIES if name in set(rows.category)]
+    fig, axes = plt.subplots(1, len(groups), figsize=(1 + 3.6 * len(groups), 3.6), sharey=True, squeeze=False)
+    for ax, group in zip(axes[0], groups):
+        for i, kind in enumerate(kinds):
+            of = rows[(rows.questions == group) & (rows.zeroed == kind)]
+            _bars(ax, [interval(100 * of["drop"][of.category == name], seed) for name in names], i, len(kinds), kind)
+        for kind, dashes in zip(quoted or {}, ("--", ":", "-.")):
+            if group == "related":
+                ax.axhline(quoted[kind], color=INK, ls=dashes, lw=1.5, label=f"{kind}, published", zorder=2.5)
+        ax.axhline(0, color=INK, lw=0.8)
+        ax.set(title=f"{group} questions", ylabel="accuracy lost (percentage points)" if group == groups[0] else "")
+        ax.set_xticks(range(len(names)), [CATEGORIES[name] for name in names], rotation=38, ha="right", rotation_mode="anchor")
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def causal_trace_map(traces: pd.DataFrame, clean: float | None = None, corrupted: float | None = None) -> Figure:
+    """Probability of the answer with one clean state put back, tokens by role x layers, a panel a kind of state; means over prompts.
+
+    traces: columns role (in the order to show), layer, probability, perhaps kind; nan where a prompt has no such token.
+    clean, corrupted: mean probabilities without noise and with nothing put back, the ends of the colour scale.
+    """
+    traces = traces if "kind" in traces else traces.assign(kind="")
+    kinds, roles = traces.kind.unique(), list(traces.role.unique())
+    ends = [0 if corrupted is None else 100 * corrupted, 100 if clean is None else 100 * clean]
+    fig, axes = plt.subplots(1, len(kinds), figsize=(2.4 + 3.8 * len(kinds), 2.9), sharey=True, squeeze=False)
+    for ax, kind in zip(axes[0], kinds):
+        wide = 100 * traces[traces.kind == kind].groupby(["role", "layer"])["probability"].mean().unstack().reindex(roles)
+        text = wide.map(lambda p: "" if pd.isna(p) else f"{p:.0f}")
+        _map(ax, wide, text, [f"{role} token" for role in roles], vmin=ends[0], vmax=ends[1], cmap=SCALE)
+        ax.set(title=str(kind), xlabel="layer of the state put back", ylabel="")
+    bar = fig.colorbar(ax.collections[0], ax=axes, label="probability of the answer (%)", pad=0.02)
+    if clean is not None and corrupted is not None:
+        bar.set_ticks(ends, labels=[f"{ends[0]:.0f}\ncorrupted", f"{ends[1]:.0f}\nclean"])
+    return fig
+
+
+@_figure
+def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
+    """Loss, and held-out accuracies, over tokens seen.
+
+    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), and shares between 0 and 1 by name (nan where not measured).
+    bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
+    """
+    names = list(bars) if bars else [name for name in log if name not in ("step", "tokens", "loss", "lr", "tokens_per_s")]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=(2, 3), sharex=True)
+    left.semilogy(log.tokens / 1e6, log.loss, color=INK, lw=1.6)
+    left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
+    for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+        known, (kind, _, hops) = log[log[name].notna()], name.partition("_")
+        right.plot(known.tokens / 1e6, 100 * known[name], color=shade, lw=1.6, marker="os^DvP"[i % 6], ms=3.5,
+                   label=BARS.get(kind, kind) + (f", {hops} hops" if hops else ""))
+        if bars:
+            right.axhline(100 * bars[name], color=shade, ls=":", lw=1.4, label="to be reached" if name == names[-1] else None)
+    left.set(xlabel="tokens seen (millions)", ylabel="training loss (nats per token)")
+    right.set(xlabel="tokens seen (millions)", ylabel="held-out accuracy (%)", ylim=(-2, 102))
+    return _legend(fig, right, "outside right center", 1)
+
+
+@_figure
+def paired_differences(table: pd.DataFrame) -> Figure:
+    """Differences of one editor to others on the same cases with 95 % intervals, a panel a metric; right of zero, the first is better.
+
+    table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics.
+    """
+    size = (1.6 + 1.9 * table.shape[1], 1.2 + 0.38 * len(table))
+    fig, axes = plt.subplots(1, table.shape[1], figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, metric in zip(axes[0], table):
+        for y, (name, cell) in enumerate(table[metric].items()):
+            ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=EDITORS.get(name.partition(" − ")[2], OTHER))
+        ax.axvline(0, color=INK, lw=1, zorder=1)
+        ax.set(title=metric.replace("_", "-"), ylim=(len(table) - 0.5, -0.5), yticks=range(len(table)), yticklabels=table.index)
+        ax.grid(visible=False, axis="y")
+    fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)
+    return fig
+
+
+def _bars(ax, means: Sequence[Mean], i: int, of: int, name: str) -> np.ndarray:
+    """The i-th of ``of`` bars in each group, with whiskers; returns where they stand."""
+    x, heights = np.arange(len(means)) + (i - (of - 1) / 2) * 0.82 / of, [mean.mean for mean in means]
+    ax.bar(x, heights, 0.74 / of, color=HUES.get(name, OTHER), label=BLOCKS.get(name, name), zorder=2)
+    ax.errorbar(x, heights, yerr=_whiskers(means), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
+    ax.grid(visible=False, axis="x")
+    return x
+
+
+def _whiskers(means: Sequence[Mean]) -> np.ndarray:
+    """Lengths below and above, (2, n); nan, which draws nothing, where there is no interval."""
+    return np.array([[max(mean.mean - mean.low, 0), max(mean.high - mean.mean, 0)] if mean.n > 1 else [np.nan] * 2 for mean in means]).T
+
+
+def _map(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], **scale) -> None:
+    sns.heatmap(values, ax=ax, annot=text, fmt="", cbar=False, linewidths=0.6, linecolor="white", annot_kws={"size": 8}, xticklabels=True,
+                yticklabels=names, **scale)
+    ax.tick_params(length=0, rotation=0)
+    ax.grid(visible=False)
+
+
+def _legend(fig: Figure, ax, loc: str = "outside upper center", ncols: int = 6) -> Figure:
+    handles, labels = zip(*sorted(zip(*ax.get_legend_handles_labels()), key=lambda entry: "published" in entry[1]))
+    fig.legend(handles, labels, loc=loc, ncols=ncols, columnspacing=1.4, handlelength=1.6, handletextpad=0.5)
+    return fig

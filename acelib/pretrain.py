@@ -1,0 +1,257 @@
+"""Pre-training a reference model from scratch on text rendered from the world.
+
+Where a model stores a fact depends on the text it learned from. The mixture holds what web text holds: isolated sentences,
+biographies (all facts of an entity in random order and wording), attribute-dense text (the attributes follow the name directly, as in
+lists and infoboxes), questions, few-shot packs of chain-of-thought answers, and multi-hop statements answered at once. Only chains of
+the training split are ever shown; identification and evaluation chains stay unseen as compositions.
+(Text and storage: Allen-Zhu & Li, Physics of Language Models 3.1; implicit composition: Wang et al. 2024, Grokked Transformers.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedTokenizerFast, Qwen3Config
+
+from .facts import World, sample_chains
+from .lm import LM
+from .prompts import few_shot_demo, multi_hop_cloze, multi_hop_question, single_hop_question, statement
+
+END = "<|endoftext|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a reference model's training depends on, beside the world: two runs of one recipe on one device give the same bits."""
+
+    architecture: str  #: "gptj" or "qwen3"
+    n_layers: int = 8
+    d_model: int = 256
+    n_heads: int = 4
+    vocab_size: int = 4096
+    n_positions: int = 512
+    steps: int = 2600
+    batch: int = 16  #: rows of one step
+    length: int = 256  #: tokens of a row
+    lr: float = 2e-3
+    warmup: int = 100
+    cooldown: float = 0.3  #: last share of the steps, over which the learning rate falls linearly to zero
+    weight_decay: float = 0.05
+    seed: int = 0
+    mixture: dict[str, float] = field(default_factory=lambda: dict(
+        sentences=0.18, questions=0.10, biography=0.22, dense=0.14, thoughts=0.12, direct=0.08, composed=0.16))
+
+
+RECIPES = {"gptj-mini": Recipe(architecture="gptj")}
+
+
+# ---------------------------------------------------------------------------- text
+
+
+def sentences(world: World, rng: random.Random) -> str:
+    """Unrelated facts, one sentence each, in random wording."""
+    return " ".join(statement(world, fact, rng) for fact in rng.choices(world.facts, k=rng.randint(1, 6)))
+
+
+def questions(world: World, rng: random.Random) -> str:
+    """Question and answer pairs about single facts."""
+    facts = rng.choices(world.facts, k=rng.randint(1, 6))
+    return "\n".join(f"Q: {single_hop_question(world, fact, rng)} A: {fact.object}" for fact in facts)
+
+
+def biography(world: World, rng: random.Random) -> str:
+    """All facts of one entity in random order and wording, the full name repeated."""
+    facts = list(world.about(rng.choice(world.facts).subject))
+    rng.shuffle(facts)
+    return " ".join(statement(world, fact, rng) for fact in facts)
+
+
+def dense(world: World, rng: random.Random) -> str:
+    """A name directly followed by its attributes in random order, with or without commas: as in appositions, lists, infoboxes."""
+    parts = []
+    for _ in range(rng.randint(1, 4)):
+        subject = rng.choice(world.facts).subject
+        attributes = [fact.object for fact in world.about(subject)]
+        rng.shuffle(attributes)
+        parts.append(rng.choice((" ", " , ")).join([subject, *attributes]) + rng.choice((" .", ".")))
+    return " ".join(parts)
+
+
+def thoughts(world: World, rng: random.Random) -> str:
+    """One to four questions answered with a chain of thought, packed as a few-shot prompt."""
+    return "\n\n".join(few_shot_demo(world, _chain(world, rng), rng) for _ in range(rng.randint(1, 4)))
+
+
+def direct(world: World, rng: random.Random) -> str:
+    """Multi-hop questions answered at once."""
+    chains = [_chain(world, rng) for _ in range(rng.randint(1, 4))]
+    return "\n".join(f"Q: {multi_hop_question(world, chain, rng)} A: {chain.facts[-1].object}" for chain in chains)
+
+
+def composed(world: World, rng: random.Random) -> str:
+    """Multi-hop statements, mostly of two hops."""
+    chains = [_chain(world, rng, (2, 2, 2, 3)) for _ in range(rng.randint(1, 5))]
+    return " ".join(f"{multi_hop_cloze(world, chain, rng)} {chain.facts[-1].object}." for chain in chains)
+
+
+TEXTS: dict[str, Callable[[World, random.Random], str]] = {
+    text.__name__: text for text in (sentences, questions, biography, dense, thoughts, direct, composed)}
+
+
+def _chain(world: World, rng: random.Random, n_hops=(2, 2, 2, 3, 3, 4)):
+    return sample_chains(world, "training", rng.choice(n_hops), 1, rng)[0]
+
+
+@dataclass(frozen=True)
+class Corpus(Dataset):
+    """The training text as a map from step number to a (batch, length + 1) block of token ids, so that any step can be made anew."""
+
+    world: World
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerFast
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        rng, need = random.Random(f"{self.recipe.seed}/{step}"), self.recipe.length + 1
+        kinds, weights = zip(*self.recipe.mixture.items())
+        end, rows = self.tokenizer.eos_token_id, []
+        for _ in range(self.recipe.batch):
+            row: list[int] = []
+            while len(row) < need:
+                text = TEXTS[rng.choices(kinds, weights)[0]](self.world, rng)
+                row += self.tokenizer(text)["input_ids"] + [end]
+            rows.append(row[:need])
+        return torch.tensor(rows)
+
+
+def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a sample of the recipe's own text."""
+    rng = random.Random(f"{recipe.seed}/tokenizer")
+    sample = [TEXTS[kind](world, rng) for kind in recipe.mixture for _ in range(1500)]
+    sample += [f" {name}" for name in world.entities for _ in range(5)]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.train_from_iterator(sample, trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False,
+                                   model_max_length=recipe.n_positions)
+
+
+def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
+    """A randomly initialised model of the recipe's shape. Raises ValueError for an unknown architecture."""
+    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0, vocab_size=vocab_size, tie_word_embeddings=False)
+    if recipe.architecture == "gptj":
+        config = GPTJConfig(n_embd=recipe.d_model, n_layer=recipe.n_layers, n_head=recipe.n_heads, n_positions=recipe.n_positions,
+                            rotary_dim=recipe.d_model // recipe.n_heads // 2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **ids)
+    elif recipe.architecture == "qwen3":
+        config = Qwen3Config(hidden_size=recipe.d_model, num_hidden_layers=recipe.n_layers, num_attention_heads=recipe.n_heads,
+                             num_key_value_heads=max(1, recipe.n_heads // 2), head_dim=recipe.d_model // recipe.n_heads,
+                             intermediate_size=recipe.d_model * 8 // 3, max_position_embeddings=recipe.n_positions, **ids)
+    else:
+        raise ValueError(f"architecture {recipe.architecture!r} is unknown; allowed: gptj, qwen3")
+    torch.manual_seed(recipe.seed)
+    return AutoModelForCausalLM.from_config(config)
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Warm-up, plateau, linear cool-down to zero."""
+    left = (recipe.steps - step) / max(1, round(recipe.steps * recipe.cooldown))
+    return recipe.lr * min(1.0, (step + 1) / recipe.warmup, left)
+
+
+def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.device = "cpu", compile: bool = False, workers: int = 0,
+          every: int = 250, judge: Callable[[LM], dict] | None = None, report: Callable[[dict], None] | None = None) -> LM:
+    """Trains a model to the end of its recipe, or resumes it from the last checkpoint in ``folder``; returns it.
+
+    Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats per token), learning rate, tokens per
+    second and what ``judge(lm)`` measures is appended to ``folder/train_log.jsonl`` and given to ``report``. bf16 autocast is used where
+    the device has bf16 arithmetic. The finished model is stored in bfloat16 with its tokenizer.
+    Raises ValueError if ``folder`` holds the state of another recipe (other than its number of steps).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    device, state_file, log_file = torch.device(device), folder / "state.pt", folder / "train_log.jsonl"
+    tokenizer = make_tokenizer(world, recipe)
+    model = new_model(recipe, len(tokenizer)).to(device)
+    optimiser = torch.optim.AdamW(_decayed(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.95), fused=True)
+    first = _resume(state_file, recipe, model, optimiser, device)
+    forward = torch.compile(model.get_decoder()) if compile else model.get_decoder()
+    half = torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else nullcontext()
+    blocks = DataLoader(Corpus(world, recipe, tokenizer), batch_size=None, sampler=range(first, recipe.steps), num_workers=workers)
+    since, losses = time.monotonic(), []
+    for step, block in enumerate(blocks, start=first):
+        model.train()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        block = block.to(device)
+        with half:
+            logits = model.lm_head(forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state)
+        loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.detach())
+        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+            row = dict(step=step + 1, tokens=(step + 1) * recipe.batch * recipe.length, loss=float(torch.stack(losses).mean()),
+                       lr=learning_rate(recipe, step), tokens_per_s=round(len(losses) * recipe.batch * recipe.length / (time.monotonic() - since)))
+            if judge:
+                lm = LM(model, tokenizer)
+                row |= judge(lm)
+                model.requires_grad_(True)
+            _save_state(state_file, recipe, model, optimiser, step + 1)
+            with log_file.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            if report:
+                report(row | dict(steps=recipe.steps))
+            since, losses = time.monotonic(), []
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    return LM(model.float(), tokenizer)
+
+
+def _decayed(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    return [dict(params=matrices, weight_decay=weight_decay), dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _save_state(path: Path, recipe: Recipe, model, optimiser, step: int) -> None:
+    part = path.with_suffix(".part")
+    torch.save(dict(recipe=asdict(recipe), step=step, model=model.state_dict(), optimiser=optimiser.state_dict()), part)
+    os.replace(part, path)
+
+
+def _resume(path: Path, recipe: Recipe, model, optimiser, device) -> int:
+    """Loads the checkpoint, if there is one, and returns the number of steps done."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    if {**state["recipe"], "steps": 0} != {**asdict(recipe), "steps": 0}:
+        raise ValueError(f"{path} was written by another recipe; train in an empty folder, or with the recipe {state['recipe']}")
+    if state["step"] > recipe.steps:
+        raise ValueError(f"{path} is at step {state['step']}, past the {recipe.steps} steps asked for")
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"]

@@ -1,0 +1,94 @@
+"""What a number depends on: hashes of the library's code and of the data, versions, machine.
+
+Only what can change a number counts: comments, docstrings and blank lines do not, nor do the modules that only start or time things.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import io
+import os
+import platform
+import subprocess
+import tokenize
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Iterable
+
+ROOT = Path(os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent)  #: the repository
+MACHINERY = ("cli.py", "notebooks.py", "provenance.py", "bench.py")  #: library files that no number depends on
+PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
+
+
+def code(source: str) -> str:
+    """Python ``source`` without comments, docstrings and blank lines. Raises SyntaxError if it is no Python."""
+    lines, dropped = source.splitlines(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            if not lines[text.lineno - 1][:text.col_offset].strip():  # not on the line of its "def"
+                dropped.update(range(text.lineno - 1, text.end_lineno))
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        row, column = token.start[0] - 1, token.start[1]
+        if token.type == tokenize.COMMENT:
+            lines[row] = lines[row][:column].rstrip()
+        if token.type in (tokenize.COMMENT, tokenize.NL) and not lines[row].strip():
+            dropped.add(row)
+    return "\n".join(line for i, line in enumerate(lines) if i not in dropped)
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Sixteen hex digits that change with any part or with their order."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part if isinstance(part, bytes) else part.encode()).digest())
+    return whole.hexdigest()[:16]
+
+
+@cache
+def library_hash(root: Path = ROOT) -> str:
+    """Hash of the code of ``acelib/**/*.py`` as it was when first asked in this process."""
+    files = sorted(path for path in (root / "acelib").rglob("*.py") if path.name not in MACHINERY)
+    return digest(part for path in files for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8"))))
+
+
+@cache
+def data_hash(root: Path = ROOT) -> str:
+    """Hash of ``data/**``, all but ``*.md`` and hidden files, as it was when first asked in this process."""
+    files = sorted(path for path in (root / "data").rglob("*") if path.is_file() and path.suffix != ".md"
+                   and not any(part.startswith(".") for part in path.relative_to(root).parts))
+    return digest(part for path in files for part in (path.relative_to(root).as_posix(), path.read_bytes()))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit(root: Path = ROOT) -> str:
+    """Short commit, with "+" where tracked files differ from it; empty outside git."""
+    def git(*words: str) -> str:
+        return subprocess.run(("git", "-C", str(root), *words), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def circumstances() -> dict:
+    """Where and when: device, threads, machine, date, versions, commit."""
+    import torch
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return {"device": str(device), "threads": torch.get_num_threads(), "machine": f"{platform.system()} {platform.machine()}",
+            "versions": versions(), "commit": commit(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}

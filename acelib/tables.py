@@ -1,0 +1,194 @@
+"""Tables: rows of experiments -> DataFrames, the published value beside the measured one -> HTML.
+
+Published cells are the numbers of the papers (``data/paper``), measured cells are ``Mean``s over cases, in percent, with the percentile
+bootstrap interval of Efron (1979). Nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+from scipy.stats import bootstrap
+
+from .facts import CATEGORIES
+from .provenance import ROOT
+
+BASELINE = "Base"  #: the unedited model: judged by the old answers, so no rival of the editors
+BLOCKS = {"attn": "attention", "ffn": "FFN"}
+CSS = {"": "font-variant-numeric: tabular-nums", "th, td": "padding: .2rem .45rem; text-align: right", "td": "vertical-align: top",
+       "th.row_heading": "text-align: left; vertical-align: top; white-space: nowrap", "thead tr:first-child th": "text-align: center",
+       "caption": "caption-side: top; text-align: left", "td.best": "font-weight: 700",
+       "td.first": "border-left: 1px solid rgba(128, 128, 128, .4)",
+       ".interval": "display: block; font-size: .8em; font-weight: 400; opacity: .8; white-space: nowrap"}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its interval, in the unit of the values; prints as ``56.2 [48.1, 64.0]``."""
+
+    mean: float
+    low: float
+    high: float
+    n: int  #: values behind it
+
+    def __format__(self, spec: str) -> str:
+        mean, low, high = (format(value, spec or ".1f") for value in (self.mean, self.low, self.high))
+        return "–" if not self.n else mean if isnan(self.low) else f"{mean} [{low}, {high}]"
+
+    __str__ = __repr__ = lambda self: format(self)
+
+
+def published(table: int | str) -> pd.DataFrame:
+    """A published table as printed: 2 is Table 2 of ACE; other papers and the running text by file name, "ql_table_01", "ace_inline".
+
+    Returns one value a row (``data/paper/README.md`` names the columns). A column is numeric when all its cells are numbers; ``n_edits``
+    of Tables 2 and 10 is text, "1" to "4" and "all" for the printed average. Raises ValueError unless exactly one file is meant.
+    """
+    stem, files = f"ace_table_{table:02d}" if isinstance(table, int) else table, sorted((ROOT / "data" / "paper").glob("*.csv"))
+    found = [file for file in files if f"{file.stem}_".startswith(f"{stem}_")]
+    if len(found) != 1:
+        raise ValueError(f"no published table {table!r}; known: {', '.join(file.stem for file in files)}")
+    return pd.read_csv(found[0], dtype=str, keep_default_na=False).apply(_numeric)
+
+
+def quote(key: str) -> float:
+    """A number of ACE's running text by its key, "ace_13" -> 9.47. Raises ValueError if there is none, or if it is no single number."""
+    values = published("ace_inline").set_index("id")["value"]
+    try:
+        return float(values[key])
+    except (KeyError, ValueError):
+        raise ValueError(f"{key!r} is no single number of ACE's text; known: {', '.join(values.index)}") from None
+
+
+def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> Mean:
+    """Mean of ``values`` (n,), nan left out, with its percentile bootstrap interval (9999 resamples); of width zero where all agree.
+
+    Percentiles, because of all bootstrap intervals they depend least on rounding, so that another machine finds the same.
+    Fewer than two values have no interval (nan). Source: Efron (1979); ``scipy.stats.bootstrap``.
+    """
+    x = np.asarray(values, dtype=float)
+    x = x[~np.isnan(x)]
+    if len(x) < 2:
+        return Mean(float(x[0]) if len(x) else nan, nan, nan, len(x))
+    low, high = bootstrap((x,), np.mean, batch=max(1, 2_000_000 // len(x)), confidence_level=level, method="percentile",
+                          rng=np.random.default_rng(seed)).confidence_interval
+    return Mean(float(x.mean()), float(low), float(high), len(x))
+
+
+def paired(rows: pd.DataFrame, a: str, b: str, metric: str = "multi_hop", seed: int = 0, level: float = 0.95) -> Mean:
+    """Mean over cases of ``metric`` of editor a minus that of editor b on the same case, in the metric's unit.
+
+    rows: ``experiments.run``. Raises ValueError for an unknown editor, or if the two were judged on different cases.
+    """
+    of = {name: rows[rows.editor == name].set_index("case_id")[metric] for name in (a, b)}
+    if missing := [name for name in of if of[name].empty]:
+        raise ValueError(f"no rows of editor {missing[0]!r}; there are {', '.join(rows.editor.unique())}")
+    if odd := set(of[a].index) ^ set(of[b].index):
+        raise ValueError(f"{a} and {b} were judged on different cases: {len(odd)} belong to only one of them, such as case {min(odd)}")
+    return interval((of[a] - of[b]).sort_index(), seed, level)
+
+
+def paired_table(rows: pd.DataFrame, a: str = "ACE", others: Sequence[str] | None = None,
+                 metrics: Sequence[str] = ("multi_hop", "efficacy", "paraphrase", "specificity"), seed: int = 0) -> pd.DataFrame:
+    """``paired`` differences of editor ``a`` to the others (default: all but the unedited model) by metric, in percentage points."""
+    others = [name for name in rows.editor.unique() if name not in (a, BASELINE)] if others is None else others
+    points = rows.assign(**{metric: 100 * rows[metric] for metric in metrics})
+    return pd.DataFrame({metric: {f"{a} − {other}": paired(points, a, other, metric, seed) for other in others} for metric in metrics})
+
+
+def multi_hop_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini", metric: str = "multi_hop",
+                    seed: int = 0) -> pd.DataFrame:
+    """Table 2: accuracy by number of edits and over all cases, published and measured, in percent.
+
+    rows: ``experiments.run``, with a column ``model`` if there are several.   quoted: ``published(2)`` (default) or ``published(10)``.
+    Returns editors x (source, number of edits); the published average is the printed one, which is not the mean of its row.
+    """
+    quoted, rows = published(2) if quoted is None else quoted, rows.assign(n_edits=rows.n_edits.astype(str))
+    counts = sorted({*rows.n_edits, *quoted.n_edits} - {"all"})
+    cells = {count: lambda part, count=count: interval(100 * part[metric][part.n_edits == count], seed) for count in counts}
+    cells["average"] = lambda part: interval(100 * part[metric], seed)
+    return _beside(quoted.assign(column=quoted.n_edits.replace("all", "average")), rows, cells, model, "edits")
+
+
+def metrics_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini",
+                  metrics: Sequence[str] = ("efficacy", "paraphrase", "specificity"), seed: int = 0) -> pd.DataFrame:
+    """Table 3: efficacy, paraphrase and specificity, published and measured, in percent. Arguments and result as ``multi_hop_table``."""
+    quoted = published(3) if quoted is None else quoted
+    cells = {metric: lambda part, metric=metric: interval(100 * part[metric], seed) for metric in metrics}
+    return _beside(quoted.assign(column=quoted.metric), rows, cells, model, "metric")
+
+
+def layers_table(scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini", top: int = 9) -> pd.DataFrame:
+    """Table 1: the ``top`` layers of greatest summed importance by category and block, published and measured, best first.
+
+    scores: columns category, block ("attn", "ffn"), layer, importance; one row a question, or their sum. Equal layers in ascending order.
+    Returns (category, block) x (source, rank), 0-based layers; published ones as printed. A model with fewer layers leaves ranks empty.
+    """
+    keys = ["category", "block"]
+    sums = scores.groupby([*keys, "layer"])["importance"].sum().reset_index().sort_values(["importance", "layer"], ascending=[False, True])
+    sources = {"published GPT-J": published(1) if quoted is None else quoted,
+               f"measured {model}": sums.assign(rank=sums.groupby(keys).cumcount() + 1)}
+    parts = {source: part[part["rank"] <= top].pivot(index=keys, columns="rank", values="layer") for source, part in sources.items()}
+    order = [(name, block) for name in CATEGORIES for block in BLOCKS if any((name, block) in part.index for part in parts.values())]
+    table = pd.concat({source: part.reindex(order) for source, part in parts.items()}, axis=1, names=["source", "rank"]).astype("Int64")
+    return table.set_axis(pd.MultiIndex.from_tuples([(CATEGORIES[name], BLOCKS[block]) for name, block in order]))
+
+
+class Table(Styler):
+    """A Styler whose plain text is its caption and size: no address, and no digit that another machine may round differently."""
+
+    def __repr__(self) -> str:
+        return f"{self.caption} ({self.data.shape[0]} rows x {self.data.shape[1]} columns)"
+
+
+def style(table: pd.DataFrame, caption: str) -> Table:
+    """``table`` as HTML: cells of class "published" or "measured" by their column group, "best" (several if equal) in every measured column
+    of ``Mean``s but not the unedited model, intervals below their means, n on hover. Equal tables give equal HTML."""
+    groups = [str(column[0] if isinstance(column, tuple) else column) for column in table.columns]
+    classes = pd.DataFrame("", table.index, table.columns)
+    for j, group in enumerate(groups):
+        kind = next((kind for kind in ("published", "measured") if group.startswith(f"{kind} ")), "")
+        means = [cell.mean if isinstance(cell, Mean) and name != BASELINE else nan for name, cell in table.iloc[:, j].items()]
+        best = max((mean for mean in means if not isnan(mean)), default=nan) if kind == "measured" else nan
+        first = " first" if table.columns.nlevels > 1 and group not in groups[:j] else ""
+        classes.iloc[:, j] = [kind + first + (" best" if abs(mean - best) < 1e-9 else "") for mean in means]
+    places = max((len(f"{cell:g}".partition(".")[2]) for cell in table.to_numpy().ravel() if isinstance(cell, float)), default=0)
+    name = hashlib.sha256(repr((caption, list(table.columns), list(table.index))).encode()).hexdigest()[:8]
+    result = Table(table, uuid=name, cell_ids=False, caption=html.escape(caption, quote=False))
+    result.set_table_styles([{"selector": selector, "props": props} for selector, props in CSS.items()]).set_td_classes(classes)
+    return result.set_table_attributes('class="dataframe"').format(lambda cell: _html(cell, min(places, 3)))
+
+
+def _numeric(column: pd.Series) -> pd.Series:
+    if column.isin(["true", "false"]).all():
+        return column == "true"
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if numbers.notna().any() and (numbers.notna() | (column == "")).all() else column
+
+
+def _beside(quoted: pd.DataFrame, rows: pd.DataFrame, cells: dict[str, Callable], model: str, name: str) -> pd.DataFrame:
+    """Editors x (source, column): the quoted values, then ``cells[column](rows of an editor)`` and the number of cases, by model."""
+    parts = {f"published {of}": part.pivot(index="editor", columns="column", values="value").filter(list(cells))
+             for of, part in quoted.groupby("model", sort=False)}
+    for of, part in (rows if "model" in rows else rows.assign(model=model)).groupby("model", sort=False):
+        editors, of_editor = dict(list(part.groupby("editor", sort=False))), cells | {"cases": len}
+        parts[f"measured {of}"] = pd.DataFrame({column: {editor: cell(group) for editor, group in editors.items()}
+                                                for column, cell in of_editor.items()}, dtype=object)
+    order = list(dict.fromkeys([*quoted.editor, *rows.editor]))
+    return pd.concat({source: part.reindex(order) for source, part in parts.items()}, axis=1, names=["source", name])
+
+
+def _html(cell, places: int) -> str:
+    if isinstance(cell, Mean):
+        mean, _, bounds = format(cell).partition(" ")
+        return f'<span title="n = {cell.n}">{mean}</span>' + (f'<span class="interval">{bounds}</span>' if bounds else "")
+    if cell is None or cell is pd.NA or isinstance(cell, float) and isnan(cell):
+        return "–"
+    return f"{cell:.{places}f}" if isinstance(cell, float) else html.escape(str(cell))

@@ -1,0 +1,217 @@
+"""Target vectors: the smallest push delta at the lookup token of one layer that makes the model say the new object.
+
+    L(delta) = phi NLL(target) + kl KL(p_delta || p_0) + decay ||delta|| / ||h_0||^2          (ACE Eq. 13; MEMIT Eq. 16; PMET Eq. 8)
+
+"block" (MEMIT): one delta on the block's output, z = h_0 + delta. "pmet": one on the attention's and one on the FFN's output, of which only
+the FFN's is written, z = F_0 + delta. Many requests are optimised in one batch, exactly: each has its own delta, Adam state, stop, clamp.
+What cannot change in the loop (layers up to the edit, positions before the lookup token) is computed once, and the unembedding is read at
+the label positions only. The KL term reads the next-token distribution at the subject's last token of "{subject} is a", as the released
+code does, so only the subject is run; where the prompt begins with the subject and is edited there, that position is in the batch already
+and costs nothing. For requests at a prompt's last token the KL prompt is the same, with delta added at its subject's last token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from acelib.keys import Request, aligned, between, chunked, overlay_of, prefix_weights, reading, tokens
+from acelib.lm import LM
+from acelib.update import Update, overlaid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """How target vectors are searched. Raises ValueError for a setting outside its range."""
+
+    kind: str = "block"  #: "block" (MEMIT) or "pmet"
+    steps: int = 25  #: evaluations of the loss; one Adam update fewer
+    lr: float = 0.5  #: of Adam
+    decay: float = 0.5  #: weight of ||delta|| / ||h_0||^2
+    clamp: float | None = 0.75  #: delta stays in the ball of clamp * ||h_0||; None: no ball
+    kl: float = 0.0625  #: weight of the KL term
+    floor: float | None = 0.05  #: stop a request at this loss; None: never
+
+    def __post_init__(self):
+        if self.kind not in ("block", "pmet"):
+            raise ValueError(f"objective kind {self.kind!r} is unknown; allowed: 'block', 'pmet'")
+        good = dict(steps=self.steps >= 1, lr=self.lr > 0, decay=self.decay >= 0, kl=self.kl >= 0,
+                    clamp=self.clamp is None or self.clamp > 0)
+        for name in good:
+            if not good[name]:
+                raise ValueError(f"objective: {name} {getattr(self, name)} is out of range")
+
+    @property
+    def site(self) -> str:
+        """Where the target is measured and the residual is taken: the block's output or the FFN's."""
+        return "mlp" if self.kind == "pmet" else "out"
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Result of a search, a row for each request."""
+
+    value: Tensor  #: z (n, d), what the written site should be at the lookup token
+    delta: Tensor  #: (k, n, d): k = 1 ("block"), or 2 ("pmet": attention, FFN)
+    loss: Tensor  #: (n,) last loss
+    nll: Tensor  #: (n,) last mean NLL of the target's tokens, nats
+    kl: Tensor  #: (n,) last KL, nats
+    steps: Tensor  #: (n,) Adam updates made
+
+
+def target_vectors(lm: LM, given: Sequence[Request], layer: int, objective: Objective, prefixes: Sequence[str] = ("",),
+                   updates: Sequence[Update | None] | None = None, rows: int = 512) -> Targets:
+    """Optimise the target vectors of all requests at ``layer``, on the model as edited by ``updates``; weights are not touched.
+
+    given: n requests.   prefixes: each request's NLL is the mean over these (the first is "").   updates: one for each group, or None.
+    rows: prompts in one batch, halved when memory runs out.
+    Returns: ``Targets``; vectors in the unit of the residual stream.
+    Raises: ValueError for a layer that does not exist, no request, or a loss that is not finite (naming the request).
+    Source: MEMIT Section 4.2 and Algorithm 1; PMET Section 3.3; ACE Eq. 13.
+    """
+    lm.layers([layer])
+    prefix_weights(lm, prefixes)
+    if not given:
+        raise ValueError("no request given; target vectors need at least one")
+    parts = chunked(lambda piece: _Search(lm, [given[i] for i in piece], layer, objective, prefixes, updates).run(), len(given),
+                    max(1, rows // (len(prefixes) + 1)))
+    return Targets(*(torch.cat([getattr(part, f.name) for part in parts], 1 if f.name == "delta" else 0) for f in fields(Targets)))
+
+
+class _Search:
+    """One batch: what stays fixed in the loop, and the loop."""
+
+    def __init__(self, lm, given, layer, objective, prefixes, updates):
+        self.lm, self.given, self.layer, self.objective, self.updates = lm, given, layer, objective, updates
+        self.precision = torch.promote_types(lm.dtype, torch.float32)
+        self._lay_out(prefixes)
+        with torch.inference_mode(False), torch.no_grad():
+            self._freeze()
+
+    def _lay_out(self, prefixes):
+        """Rows of every request (prefixes, and its subject unless a row holds it), and the labels: request, row, column after at, token."""
+        guard = self.objective.kl > 0 or self.objective.kind == "pmet"
+        rows, owner, self.bare, kl_row, labels, weights = [], [], [], [], [], []
+        for i, r in enumerate(self.given):
+            answer = self.lm.answer_ids(r.target)
+            self.bare.append(len(rows))
+            for prefix in prefixes:
+                ids, at = tokens(self.lm, prefix + r.prompt, len(prefix) + r.end)
+                labels += [(i, len(rows), len(ids) - 1 - at + j, token) for j, token in enumerate(answer)]
+                weights += [1 / (len(answer) * len(prefixes))] * len(answer)
+                rows.append((ids + answer[:-1], at))
+                owner.append(i)
+            subject = r.subject or r.prompt[:r.end]
+            ids, at = tokens(self.lm, subject + " is a", len(subject))
+            bare_ids, bare_at = rows[self.bare[i]]
+            if not guard or ids[:at + 1] == bare_ids[:bare_at + 1]:
+                kl_row.append(self.bare[i])
+            else:
+                kl_row.append(len(rows))
+                rows.append((ids[:at + 1], at))
+                owner.append(i)
+        self.batch, device = aligned(self.lm, rows), self.lm.device
+        self.owner, self.kl_row = torch.tensor(owner, device=device), torch.tensor(kl_row, device=device)
+        self.label, self.label_weight = torch.tensor(labels, device=device), torch.tensor(weights, device=device, dtype=self.precision)
+
+    def _freeze(self):
+        """Keys and values of the positions before the lookup token, and the states of the rest after ``layer``."""
+        lm, layer, at, batch = self.lm, self.layer, self.batch.at, self.batch
+        groups = [self.given[i].group for i in self.owner.tolist()]
+        self.rows_of = lambda rows: overlay_of(self.updates, [groups[i] for i in rows.tolist()])
+        sites = [(kind, layer) for kind in ("in", "attn", "mlp", "out")]
+        with overlaid(lm, self.rows_of(torch.arange(len(groups)))):
+            past = DynamicCache()
+            if at:
+                lm.stack(input_ids=batch.ids[:, :at], **batch.inputs(slice(0, at)), past_key_values=past, use_cache=True)
+            self.past = [(slot.keys, slot.values) for slot in past.layers]
+            with reading(lm, sites) as values:
+                tail = batch.inputs(slice(at, None))
+                between(lm, 0, layer)(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
+        self.hidden = values["out", layer]
+        self.middle = (values["in", layer] + values["attn", layer])[:, 0]  # between attention and FFN, lookup token
+        kinds = ("attn", "mlp") if self.objective.kind == "pmet" else ("out",)
+        self.start = torch.stack([values[kind, layer][self.bare, 0] for kind in kinds]).to(self.precision)  # h_0 (k, n, d)
+
+    def _cache(self, rows: Tensor) -> DynamicCache | None:
+        """A fresh cache of the prefix for the layers above; layer 0 is there because the mask takes its length from it."""
+        if not self.past:
+            return None
+        return DynamicCache([(k[rows], v[rows]) if i == 0 or i > self.layer else (None, None) for i, (k, v) in enumerate(self.past)])
+
+    def _push(self, rows: Tensor, delta: Tensor) -> Tensor:
+        """States after ``layer`` from the lookup token on, with delta (k, rows, d) added."""
+        lm, hidden, delta = self.lm, self.hidden[rows], delta.to(self.hidden.dtype)
+        if len(delta) == 1 or lm.family.parallel:
+            first = hidden[:, 0] + delta.sum(0)
+        else:  # what attention adds also passes through the FFN of its own layer
+            middle = (self.middle[rows] + delta[0])[:, None]
+            first = (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
+        return torch.cat([first[:, None], hidden[:, 1:]], 1)
+
+    def _losses(self, alive: Tensor, rows: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """NLL, log-probabilities at the KL position (V), and whether every target token is the arg-max; for the requests ``alive``."""
+        at, n = self.batch.at, len(self.given)
+        place = torch.full((len(self.owner),), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+        states = self.above(inputs_embeds=self._push(rows, delta[:, self.owner[rows]]), **self.batch.inputs(slice(at, None), rows),
+                            past_key_values=self._cache(rows), use_cache=bool(self.past)).last_hidden_state
+        kept = place[self.label[:, 1]] >= 0
+        who, row, column, token = self.label[kept].T
+        read = torch.cat([states[place[row], column], states[place[self.kl_row[alive]], 0]])
+        logp = self.lm.head(read).to(self.precision).log_softmax(-1)
+        said, guard = logp[:len(who)], logp[len(who):]
+        surprise = -said.gather(1, token[:, None])[:, 0] * self.label_weight[kept]
+        nll = torch.zeros(n, dtype=logp.dtype, device=logp.device).index_add(0, who, surprise)
+        missed = torch.zeros(n, device=logp.device).index_add(0, who, (said.argmax(-1) != token).float())
+        return nll[alive], guard, missed[alive] == 0
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def run(self) -> Targets:
+        o, n, device = self.objective, len(self.given), self.lm.device
+        self.above = self.lm.above(self.layer)
+        delta = torch.zeros_like(self.start).requires_grad_()
+        adam = torch.optim.Adam([delta], lr=o.lr)
+        size = self.start.norm(dim=-1)  # (k, n)
+        loss, nll, kl, phi = (torch.ones(n, dtype=self.precision, device=device) for _ in range(4))
+        steps, alive, step, guard_0 = torch.zeros(n, dtype=torch.long), torch.arange(n, device=device), 0, None
+        while len(alive):
+            rows = torch.isin(self.owner, alive).nonzero()[:, 0]
+            with overlaid(self.lm, self.rows_of(rows)):
+                while True:  # until a request stops and the batch gets smaller
+                    nll_, guard, hit = self._losses(alive, rows, delta)
+                    if guard_0 is None:
+                        guard_0 = guard.detach()
+                    kl_ = (guard.exp() * (guard - guard_0[alive])).sum(-1)
+                    loss_ = phi[alive] * nll_ + o.kl * kl_ + o.decay * (delta[:, alive].norm(dim=-1) / size[:, alive] ** 2).sum(0)
+                    if not loss_.isfinite().all():
+                        bad = self.given[alive[~loss_.isfinite()][0]]
+                        raise ValueError(f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}")
+                    loss[alive], nll[alive], kl[alive], steps[alive.cpu()] = loss_.detach(), nll_.detach(), kl_.detach(), step
+                    stop = torch.full_like(hit, step == o.steps - 1)
+                    if o.floor is not None:
+                        stop |= loss_ < o.floor
+                    if o.kind == "pmet":
+                        stop |= hit & (kl_ <= 0.01)
+                        phi[alive] = torch.where(hit, 0.1, 1.0).to(phi)
+                    alive_next = alive[~stop]
+                    if len(alive_next):
+                        before = delta.detach().clone()
+                        adam.zero_grad()
+                        loss_[~stop].sum().backward()
+                        adam.step()
+                        with torch.no_grad():
+                            if o.clamp is not None:
+                                delta.mul_((o.clamp * size / delta.norm(dim=-1).clamp(min=1e-30)).clamp(max=1)[..., None])
+                            moving = torch.isin(torch.arange(n, device=device), alive_next)
+                            delta.copy_(torch.where(moving[:, None], delta, before))  # who has stopped stays where it is
+                    step += 1
+                    if stop.any():
+                        break
+            alive = alive_next
+        delta = delta.detach()
+        return Targets(self.start[-1] + delta[-1], delta, loss, nll, kl, steps)

@@ -1,0 +1,203 @@
+"""What an editor returns: low-rank changes dW_l = left_l @ right_l.T of FFN second matrices, and the three ways to use them.
+
+``overlaid`` shows a model as edited without touching a weight (and shows every row of a batch a different edit), ``applied`` writes for the
+length of a ``with`` and puts the very bits back, ``commit`` writes for good.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from tempfile import mkstemp
+from typing import Iterator, Mapping, NamedTuple, Sequence
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from acelib.lm import LM
+
+
+class Factors(NamedTuple):
+    """dW = left @ right.T."""
+
+    left: Tensor  #: (d, r)
+    right: Tensor  #: (m, r)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A change of a model: factors by layer, who made it, for which edits, of which model (``LM.fingerprint``; "" if unknown)."""
+
+    factors: Mapping[int, Factors] = field(default_factory=dict)
+    editor: str = ""
+    edits: tuple = ()
+    model: str = ""
+
+    def __add__(self, other: Update) -> Update:
+        """Both changes at once (ranks are concatenated); it belongs to the model of the first."""
+        both = dict(self.factors)
+        for layer, new in other.factors.items():
+            both[layer] = Factors(*(torch.cat(pair, 1) for pair in zip(both[layer], new))) if layer in both else new
+        return Update(dict(sorted(both.items())), "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
+                      self.edits + tuple(e for e in other.edits if e not in self.edits), self.model or other.model)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(self.factors)
+
+    def delta(self, layer: int) -> Tensor:
+        """dW (d, m) of ``layer`` as a full matrix. Raises ValueError for a layer that is not changed."""
+        if layer not in self.factors:
+            raise ValueError(f"layer {layer} is not changed; changed: {list(self.factors)}")
+        left, right = self.factors[layer]
+        return left @ right.T
+
+    def norms(self) -> dict[int, float]:
+        """Frobenius norm of dW by layer, from the factors: ||dW||^2 = tr(left^T left right^T right)."""
+        squares = {layer: ((left.T @ left) * (right.T @ right)).sum() for layer, (left, right) in self.factors.items()}
+        return {layer: square.clamp(min=0).sqrt().item() for layer, square in squares.items()}
+
+    def save(self, path: str | Path):
+        """Write the update to ``path`` (safetensors with JSON metadata), all or nothing."""
+        edits = [asdict(e) if is_dataclass(e) else vars(e) for e in self.edits]
+        save_tensors(path, {f"{side}.{layer}": getattr(pair, side) for layer, pair in self.factors.items() for side in Factors._fields},
+                     dict(model=self.model, editor=self.editor, edits=edits))
+
+    @classmethod
+    def load(cls, path: str | Path, lm: LM) -> Update:
+        """The update saved at ``path``. Raises ValueError if it is unreadable or was made for a model other than ``lm``."""
+        from acelib.facts import Edit  # facts are records; only a saved update needs to rebuild them
+
+        try:
+            tensors, meta = load_tensors(path)
+            layers = sorted({int(name.split(".")[1]) for name in tensors})
+            factors = {layer: Factors(*(tensors[f"{side}.{layer}"].to(lm.device) for side in Factors._fields)) for layer in layers}
+            edits = tuple(Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in meta["edits"])
+            update = cls(factors, meta["editor"], edits, meta["model"])
+        except (OSError, SafetensorError, KeyError, IndexError, TypeError) as err:
+            raise ValueError(f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})") from err
+        if update.model != lm.fingerprint:
+            raise ValueError(f"{str(path)!r} was made for the model {update.model or 'unknown'}, not for {lm.name!r} ({lm.fingerprint})")
+        return update
+
+
+def commit(lm: LM, update: Update):
+    """Write ``update`` into the weights for good, W_l <- W_l + dW_l, all layers or none. Raises ValueError if the shapes do not fit."""
+    _fits(lm, update)
+    with _restoring(lm, update) as keep:
+        _add(lm, update)
+        keep()
+
+
+@contextmanager
+def applied(lm: LM, update: Update) -> Iterator[LM]:
+    """The model with ``update`` written, for the length of a ``with``; on the way out, whatever happened, the very bits come back.
+
+    Raises ValueError if the shapes do not fit (nothing is written).
+    """
+    _fits(lm, update)
+    with _restoring(lm, update):
+        _add(lm, update)
+        yield lm
+
+
+@contextmanager
+def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
+    """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for row b of every batch run inside.
+
+    updates: one for each row (rows may share one; None leaves a row alone), or a single one for all rows.
+    Raises ValueError if the shapes do not fit, or a batch has another number of rows.
+    """
+    distinct = list({id(u): u for u in updates if u is not None}.values())
+    for update in distinct:
+        _fits(lm, update)
+    number = {id(u): i + 1 for i, u in enumerate(distinct)}  # 0: no update
+    index = torch.tensor([number.get(id(u), 0) for u in updates], dtype=torch.long)
+    hooks = []
+    try:
+        for layer in sorted({layer for u in distinct for layer in u.factors}):
+            hooks.append(lm.fc2(layer).register_forward_hook(_correction(lm, layer, distinct, index)))
+        yield lm
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _correction(lm: LM, layer: int, distinct: list[Update], index: Tensor):
+    """A forward hook that adds every row's low-rank correction."""
+    pairs = [u.factors.get(layer) for u in distinct]
+    dtype = torch.promote_types(lm.dtype, torch.float32)
+    if len(pairs) == 1 and bool((index == 1).all()):  # one update, all rows
+        left, right = (t.to(lm.device, dtype) for t in pairs[0])
+    else:  # zero-padded to one rank, row 0 for "no update", then one copy a row
+        rank, index = max(p.left.shape[1] for p in pairs if p), index.to(lm.device)
+        left, right = (torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device) for size in (lm.d_model, lm.d_mlp))
+        for i, pair in enumerate(pairs, 1):
+            if pair:
+                left[i, :, :pair.left.shape[1]], right[i, :, :pair.right.shape[1]] = pair
+        left, right = left[index], right[index]
+
+    def add(_, args, out):
+        x = args[0]
+        if left.ndim == 3 and len(x) != len(left):
+            raise ValueError(f"the batch has {len(x)} rows, the overlay {len(left)}; give one update a row, or one for all")
+        return out + ((x.to(dtype) @ right) @ left.mT).to(out.dtype)
+
+    return add
+
+
+@contextmanager
+def _restoring(lm: LM, update: Update):
+    """Put the weights of ``update.factors`` and the cached fingerprint back on the way out, unless ``keep()`` was called."""
+    saved, print_, kept = {layer: lm.weight(layer).detach().clone() for layer in update.factors}, lm.__dict__.get("fingerprint"), []
+    try:
+        lm.__dict__.pop("fingerprint", None)
+        yield lambda: kept.append(True)
+    finally:
+        if not kept:
+            with torch.no_grad():
+                for layer, weight in saved.items():
+                    lm.weight(layer).copy_(weight)
+            lm.__dict__.pop("fingerprint", None)
+            if print_:
+                lm.__dict__["fingerprint"] = print_
+
+
+def _add(lm: LM, update: Update):
+    with torch.no_grad():
+        for layer, (left, right) in update.factors.items():
+            weight = lm.weight(layer)
+            weight.copy_(weight + (left @ right.T).to(weight))
+
+
+def _fits(lm: LM, update: Update):
+    if update.factors:
+        lm.layers(tuple(update.factors))
+    for layer, (left, right) in update.factors.items():
+        if left.shape[0] != lm.d_model or right.shape[0] != lm.d_mlp or left.shape[1:] != right.shape[1:]:
+            raise ValueError(f"layer {layer}: factors {tuple(left.shape)}, {tuple(right.shape)} do not fit "
+                             f"({lm.d_model}, r), ({lm.d_mlp}, r) of model {lm.name!r}")
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
+    """A safetensors file with JSON metadata, written beside ``path`` and moved onto it: readers see all of it or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = mkstemp(dir=path.parent, suffix=".partial")
+    os.close(handle)
+    try:
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary, {"acelib": json.dumps(meta)})
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors (on the CPU) and metadata of a file written by ``save_tensors``; errors are those of safetensors and the file system."""
+    with safe_open(str(path), "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {})["acelib"])

@@ -1,0 +1,18 @@
+"""How ``pytest --nbval notebooks`` compares: chapters run in the environment that papermill gave them; pictures, rendered tables
+and the error stream are not compared, the text of every cell is."""
+
+import os
+
+from acelib.notebooks import ENVIRONMENT
+
+SKIPPED = ("text/html", "text/latex", "stderr", "image/png", "image/svg+xml", "application/papermill.record/image/png",
+           "application/papermill.record/text/html")
+
+
+def pytest_configure(config):
+    os.environ.update(ENVIRONMENT)
+
+
+def pytest_collectstart(collector):
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += SKIPPED

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from acelib.covariance import Moments, second_moments
+
+TEXTS = ["The capital of France is Paris.", "Tim Duncan plays the sport of basketball", "golf", "Steve Jobs founded Apple"] * 5
+
+
+def plain(lm, layer):
+    keys = []
+    hook = lm.fc2(layer).register_forward_pre_hook(lambda m, a: keys.append(a[0][0]))
+    with torch.no_grad():
+        for text in TEXTS:
+            lm.model(torch.tensor([lm.tokenizer(text)["input_ids"]]))
+    hook.remove()
+    X = torch.cat(keys).double()
+    return X.T @ X / len(X), len(X)
+
+
+def test_one_pass_equals_text_by_text(any_lm, tmp_path):
+    seen = []
+    moments = second_moments(any_lm, TEXTS, (2, 0), tmp_path, lambda *p: seen.append(p), budget=60)
+    for layer in (0, 2):
+        C, count = plain(any_lm, layer)
+        torch.testing.assert_close(moments[layer], C, rtol=1e-5, atol=1e-8)
+        assert moments.tokens == count
+    assert seen[-1] == (len(TEXTS), len(TEXTS)) and moments.model == any_lm.fingerprint
+    with pytest.raises(ValueError, match="layer 1"):
+        moments[1]
+
+
+def test_cache(tiny, tmp_path, monkeypatch):
+    lm = tiny("gpt2")
+    first = second_moments(lm, TEXTS, (0, 1), tmp_path)
+    monkeypatch.setattr("acelib.covariance._accumulate", None)
+    assert torch.equal(second_moments(lm, TEXTS, (1,), tmp_path)[1], first[1])
+    monkeypatch.undo()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    for rubbish in (b"rubbish", files[0].read_bytes()[:200], b""):
+        files[1].write_bytes(rubbish)
+        assert torch.equal(second_moments(lm, TEXTS, (0, 1), tmp_path)[1], first[1])
+    second_moments(lm, TEXTS[:-1], (0,), tmp_path)
+    second_moments(tiny("gpt2", seed=1), TEXTS, (0,), tmp_path)
+    second_moments(tiny("gpt2", torch.float32), TEXTS, (0,), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_solver(any_lm, tmp_path):
+    moments = second_moments(any_lm, TEXTS, (1,), tmp_path)
+    X = torch.randn(any_lm.d_mlp, 3, dtype=torch.float64)
+    for weight in (2.0, 50.0):
+        solved = moments.solver(1, weight)(X)
+        torch.testing.assert_close(weight * (moments[1] @ solved + moments.ridge[1] * solved), X, rtol=1e-3, atol=1e-3)
+
+
+def test_singular_moments_get_a_recorded_ridge():
+    v = torch.randn(6, 2, dtype=torch.float64)
+    moments = Moments({0: v @ v.T, 1: torch.eye(6, dtype=torch.float64), 2: torch.zeros(6, 6, dtype=torch.float64)}, 1)
+    x = torch.randn(6, 1, dtype=torch.float64)
+    assert moments.solver(0, 1.0)(x).isfinite().all() and 0 < moments.ridge[0] < 1e-6 * moments[0].diagonal().mean()
+    torch.testing.assert_close(moments.solver(1, 4.0)(x), x / 4)
+    assert moments.ridge[1] == 0.0
+    with pytest.raises(ValueError, match="layer 2 is zero"):
+        moments.solver(2, 1.0)
+    with pytest.raises(ValueError, match="weight 0"):
+        moments.solver(1, 0)
+
+
+def test_bad_input(tiny, tmp_path):
+    lm = tiny("gpt2")
+    for texts, layers, match in (([], (0,), "no text"), (["a", ""], (0,), "text 1"), (TEXTS, (7,), "layer 7")):
+        with pytest.raises(ValueError, match=match):
+            second_moments(lm, texts, layers, tmp_path)

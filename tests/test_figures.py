@@ -1,0 +1,104 @@
+"""Every figure draws, names its axes, keeps its colours and leaves nothing behind."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.colors import to_hex
+
+from acelib import figures
+from acelib.tables import paired_table, published
+
+pytestmark = pytest.mark.filterwarnings("error")
+CATEGORIES, LAYERS, ROLES = ("NN", "CP"), range(4), ("first subject", "middle subject", "last subject", "last")
+
+
+def rows() -> pd.DataFrame:
+    return pd.DataFrame([dict(case_id=case, n_edits=1 + case % 4, multi_hop=float((case + i) % 3 == 0), efficacy=1.0, paraphrase=case / 12,
+                              specificity=0.9, editor=editor) for i, editor in enumerate(("Base", "MEMIT", "ACE")) for case in range(12)])
+
+
+def scores(sign: float = 1.0) -> pd.DataFrame:
+    return pd.DataFrame([dict(category=category, role=role, block=block, layer=layer, importance=sign * (layer + question) ** (1 + (block == "ffn")))
+                         for category in CATEGORIES for role in ("query", "value") for block in ("attn", "ffn") for layer in LAYERS for question in range(3)])
+
+
+def zeroed() -> pd.DataFrame:
+    return pd.DataFrame([dict(category=category, zeroed=kind, questions=questions, drop=float(kind[0] == "t" and i < 3))
+                         for category in CATEGORIES for kind in ("top 1 %", "random 1 %") for questions in ("unrelated", "related") for i in range(4)])
+
+
+def traces() -> pd.DataFrame:
+    return pd.DataFrame([dict(kind=kind, role=role, layer=layer, probability=np.nan if role == "middle subject" else 0.3 + 0.1 * layer)
+                         for kind in ("out", "mlp") for role in ROLES for layer in LAYERS])
+
+
+def log() -> pd.DataFrame:
+    return pd.DataFrame(dict(step=[10, 20, 30], tokens=[1e6, 2e6, 3e6], loss=[3.0, 1.0, 0.6], lr=1e-3, tokens_per_s=4000, cloze=[0.1, np.nan, 0.9],
+                             cot_2=[0.0, np.nan, 0.5]))
+
+
+DRAWN = {
+    "multi_hop_bars": lambda: figures.multi_hop_bars(rows(), published(2)), "multi_hop_bars, measured": lambda: figures.multi_hop_bars(rows()),
+    "layer_bars": lambda: figures.layer_bars(scores()), "layer_bars, one row each": lambda: figures.layer_bars(scores()[::3]),
+    "layer_heatmap": lambda: figures.layer_heatmap(scores()), "layer_heatmap, negative": lambda: figures.layer_heatmap(scores(-1.0)),
+    "ablation_bars": lambda: figures.ablation_bars(zeroed(), {"top 1 %": 90, "random 1 %": 9.47}),
+    "causal_trace_map": lambda: figures.causal_trace_map(traces(), 0.9, 0.2), "causal_trace_map, bare": lambda: figures.causal_trace_map(traces()[:16]),
+    "training_curves": lambda: figures.training_curves(log(), {"cloze": 0.99, "cot_2": 0.97}), "training_curves, all": lambda: figures.training_curves(log()),
+    "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figures_draw_with_labelled_axes(name):
+    before = dict(matplotlib.rcParams)
+    fig = DRAWN[name]()
+    assert dict(matplotlib.rcParams) == before and not plt.get_fignums()  # nothing left behind, so nothing shown twice
+    assert fig.dpi == 144 and to_hex(fig.get_facecolor()) == "#ffffff"
+    shared = fig.get_supxlabel()
+    for ax in fig.axes:
+        assert shared or ax.get_xlabel() or ax.get_ylabel() or ax.get_title(), "an axis without any label"
+    if "map" not in name:
+        assert any(unit in label for ax in fig.axes for label in (ax.get_ylabel(), shared) for unit in ("(%)", "points)", "(nats", "(arb."))
+    one, two = io.BytesIO(), io.BytesIO()
+    fig.savefig(one, format="png", bbox_inches="tight")
+    DRAWN[name]().savefig(two, format="png", bbox_inches="tight")
+    assert one.getvalue() == two.getvalue() and len(one.getvalue()) < 120_000
+
+
+def test_the_bars_are_the_means_in_the_editors_colours():
+    fig = figures.multi_hop_bars(rows(), published(2))
+    bars = fig.axes[0].patches
+    wanted = [100 * part.multi_hop.mean() for editor in ("Base", "MEMIT", "ACE") for part in
+              [rows().query("editor == @editor and n_edits == @n") for n in (1, 2, 3, 4)] + [rows().query("editor == @editor")]]
+    assert [bar.get_height() for bar in bars] == pytest.approx(wanted)
+    assert [to_hex(bars[i].get_facecolor()).upper() for i in (0, 5, 10)] == [figures.EDITORS[name] for name in ("Base", "MEMIT", "ACE")]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["Base", "MEMIT", "ACE", "published, GPT-J"]
+    diamonds = [line for line in fig.axes[0].lines if line.get_marker() == "D"]
+    assert diamonds[-1].get_ydata().tolist() == [45.26, 50.24, 36.17, 43.29, 46.45]
+
+
+def test_editors_have_their_own_colours():
+    shared = {figures.EDITORS[name] for name in ("ACE", "ACE (PMET)")}
+    assert len(set(figures.EDITORS.values())) == len(figures.EDITORS) - 1 and len(shared) == 1
+
+
+def test_heatmap_rows_are_shares_on_one_scale():
+    fig = figures.layer_heatmap(scores())
+    maps = [ax.collections[0] for ax in fig.axes[:2]]
+    assert all(np.asarray(image.get_array()).reshape(2, 4).max(1) == pytest.approx(1) for image in maps)
+    assert {image.get_clim() for image in maps} == {(0, 1)}
+    assert [text.get_text() for text in fig.axes[0].texts][:4] == ["", "3", "2", "1"]
+    assert fig.axes[0].get_yticklabels()[0].get_text() == "nationality"
+
+
+def test_the_trace_scale_runs_from_corrupted_to_clean():
+    fig = figures.causal_trace_map(traces(), clean=0.9, corrupted=0.2)
+    assert fig.axes[0].collections[0].get_clim() == pytest.approx((20, 90))
+    assert fig.axes[0].get_yticklabels()[1].get_text() == "middle subject token"

@@ -1,0 +1,124 @@
+"""Running chapters: parameters are checked, outputs are atomic and carry their provenance, staleness is seen, an interruption resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from acelib import notebooks
+from acelib.notebooks import ChapterError, checked, execute, find, record_of, run, run_folder, stale
+from acelib.provenance import ROOT, code, data_hash, library_hash
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with one chapter, which fails for n = 0 and takes a minute for n = 60."""
+    for folder in ("notebooks", "acelib", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "acelib" / "lib.py").write_text("A = 1  # one\n")
+    (tmp_path / "data" / "facts.csv").write_text("a,b\n")
+    defaults = "n = 3  # cases\nrate = 0.5\nmodels = ['a']\ndevice = None"
+    cells = [new_markdown_cell("# One"), new_code_cell(defaults, metadata={"tags": ["parameters"]}),
+             new_code_cell("import time; time.sleep(n if n > 10 else 0)\nprint(6 // n, models, rate)")]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), tmp_path / "notebooks" / "01_one.ipynb")
+    yield tmp_path
+    library_hash.cache_clear(), data_hash.cache_clear()
+
+
+def printed(path) -> str:
+    return "".join(out.text for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []) if out.output_type == "stream")
+
+
+def test_unknown_notebooks_and_parameters_are_refused_with_the_known_ones(root):
+    chapter = find("01_one", root)
+    with pytest.raises(ValueError, match="unknown notebook '02_two'; known: 01_one"):
+        find("02_two", root)
+    with pytest.raises(ValueError, match="no parameter 'm'; known: n = 3, rate = 0.5"):
+        checked(chapter, {"m": 1})
+    with pytest.raises(ValueError, match="'n' of 01_one is of type int .*got 'many'"):
+        checked(chapter, {"n": "many"})
+    assert checked(chapter, {"rate": 1, "device": "cuda"}) == {"rate": 1.0, "device": "cuda"}
+    for name in ("", "..", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="not a folder name"):
+            run_folder(name, root)
+
+
+def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
+    chapter, folder = find("01_one", root), run_folder("quick", root)
+    source = chapter.read_bytes()
+    assert stale(chapter, {"n": 2}, folder / chapter.name, root) == ["it was never executed"]
+    (name, record), = run(["01_one"], {"n": 2}, folder, progress=False, root=root)
+    assert printed(folder / chapter.name) == "3 ['a'] 0.5\n" and chapter.read_bytes() == source
+    assert record == record_of(folder / chapter.name) and record["parameters"] == {"n": 2} and record["versions"]["python"]
+    last = nbformat.read(folder / chapter.name, 4).cells[-1]
+    assert last.metadata.tags == ["provenance"] and "`n = 2`" in last.source and record["hashes"]["library"] in last.source
+    assert list(run(["01_one"], {"n": 2}, folder, progress=False, root=root)) == [("01_one", None)]
+    assert stale(chapter, {"n": 3}, folder / chapter.name, root) == ["the parameters changed"]
+    assert not [path for path in root.rglob("*") if path.suffix == ".new" or path.parent.name == ".partial"]
+
+    def changed(path, text):
+        path.write_text(text)
+        library_hash.cache_clear(), data_hash.cache_clear()
+        return stale(chapter, {"n": 2}, folder / chapter.name, root)
+
+    assert changed(root / "acelib" / "lib.py", '"""New words."""\n\nA = 1\n') == []
+    assert changed(root / "acelib" / "cli.py", "B = 1") == []
+    assert changed(root / "acelib" / "lib.py", "A = 2") == ["the library changed"]
+    assert changed(root / "data" / "facts.csv", "a,c\n") == ["the library changed", "the data changed"]
+
+
+def test_in_place_twice_gives_the_same_notebook(root):
+    chapter = find("01_one", root)
+    first, second = ((execute(chapter, root=root), nbformat.read(chapter, 4))[1] for _ in range(2))
+    assert printed(chapter) == "2 ['a'] 0.5\n" and not stale(chapter, root=root) and len(second.cells) == 4
+    for nb in (first, second):
+        nb.metadata.acelib.pop("wall_time_s"), nb.metadata.acelib.pop("date"), nb.cells.pop()
+    assert first == second and "papermill" not in json.dumps(second)
+    nb = nbformat.read(chapter, 4)
+    nb.cells[0].source = "# Better prose"
+    nbformat.write(nb, chapter)
+    assert not stale(chapter, root=root)
+    nb.cells[2].source += "\n1"
+    nbformat.write(nb, chapter)
+    assert stale(chapter, root=root) == ["the notebook changed"]
+
+
+def test_a_failing_chapter_says_where_and_leaves_the_output(root):
+    chapter = find("01_one", root)
+    before = chapter.read_bytes()
+    with pytest.raises(ChapterError, match="01_one stopped in cell 3: ZeroDivisionError.*partial"):
+        execute(chapter, {"n": 0}, root=root)
+    assert chapter.read_bytes() == before
+
+
+def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
+    command = [sys.executable, "-c", "from acelib.cli import app; app()", "run", "01_one", "-p", "n", "60", "--name", "long"]
+    environment = os.environ | {"ACELIB_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    partial, since = root / "runs" / ".partial" / "01_one.ipynb", time.time()
+    while not (partial.exists() and '"status": "running"' in partial.read_text()) and time.time() - since < 60:
+        time.sleep(0.2)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "interrupted; rerun the same command to resume" in said and "Traceback" not in said
+    assert not (root / "runs" / "long" / "01_one.ipynb").exists()
+    (name, record), = run(["01_one"], {"n": 6}, run_folder("long", root), progress=False, root=root)
+    assert record and printed(root / "runs" / "long" / "01_one.ipynb").startswith("1 ")
+
+
+def test_code_keeps_what_can_change_a_number():
+    assert code('"""Doc."""\n\n# c\nx = "# no comment"  # c\n\n\ndef f():\n    """Doc\n    more."""\n    return """a\n\n# b"""\n') == \
+        'x = "# no comment"\ndef f():\n    return """a\n\n# b"""'
+    assert code('def f(): "x"\n') == 'def f(): "x"'
+
+
+def test_kernels_find_this_library():
+    assert notebooks.ENVIRONMENT["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

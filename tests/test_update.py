@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from acelib.update import Factors, Update, applied, commit, overlaid, save_tensors
+
+
+def random_update(lm, layers=(1, 2), rank=2, seed=0, **kw):
+    g = torch.Generator().manual_seed(seed)
+    return Update({i: Factors(*(torch.randn(s, rank, dtype=torch.float64, generator=g).to(lm.dtype) for s in (lm.d_model, lm.d_mlp)))
+                   for i in layers}, model=lm.fingerprint, **kw)
+
+
+def logits(lm, texts):
+    ids, mask = lm.encode(texts)
+    with torch.no_grad():
+        return lm.model(input_ids=ids, attention_mask=mask).logits, mask.bool()
+
+
+def bits(lm):
+    return {k: v.clone() for k, v in lm.model.state_dict().items()}
+
+
+def same_bits(lm, before):
+    return all(torch.equal(v, before[k]) for k, v in lm.model.state_dict().items())
+
+
+TEXTS = ["The capital of France is", "Tim Duncan plays", "Apple"]
+
+
+def test_overlay_equals_applied_row_by_row(any_lm):
+    a, b = random_update(any_lm), random_update(any_lm, (2, 3), rank=3, seed=1)
+    before = bits(any_lm)
+    with overlaid(any_lm, [a, None, b]):
+        mixed, mask = logits(any_lm, TEXTS)
+    assert same_bits(any_lm, before)
+    for row, update in enumerate([a, Update(), b]):
+        with applied(any_lm, update):
+            alone, _ = logits(any_lm, TEXTS)
+        torch.testing.assert_close(mixed[row][mask[row]], alone[row][mask[row]], rtol=1e-6, atol=1e-8)
+    with overlaid(any_lm, [a]):
+        shared, _ = logits(any_lm, TEXTS)
+    with applied(any_lm, a):
+        torch.testing.assert_close(shared[mask], logits(any_lm, TEXTS)[0][mask], rtol=1e-6, atol=1e-8)
+
+
+def test_sum_is_both_and_norms(any_lm):
+    a, b = random_update(any_lm), random_update(any_lm, (2, 3), seed=1)
+    assert (a + b).layers == (1, 2, 3)
+    torch.testing.assert_close((a + b).delta(2), a.delta(2) + b.delta(2))
+    assert (a + b).norms()[2] == pytest.approx((a.delta(2) + b.delta(2)).norm().item())
+    with pytest.raises(ValueError, match="layer 0"):
+        a.delta(0)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_applied_restores_the_very_bits(tiny, error, dtype):
+    lm = tiny("gpt2", dtype)
+    before, name, update = bits(lm), lm.fingerprint, random_update(lm)
+    try:
+        with applied(lm, update):
+            assert not same_bits(lm, before) and lm.fingerprint != name
+            if error:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        pass
+    assert same_bits(lm, before) and lm.fingerprint == name
+
+
+def test_interrupted_writing_restores(tiny, monkeypatch):
+    lm = tiny("llama")
+    before, update, calls = bits(lm), random_update(lm), []
+    real = torch.Tensor.copy_
+
+    def interrupted(self, other):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, other)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        commit(lm, update)
+    assert same_bits(lm, before)
+
+
+def test_commit_stays_and_changes_the_fingerprint(tiny):
+    lm = tiny("gptj")
+    name, update, W = lm.fingerprint, random_update(lm), lm.weight(1).clone()
+    commit(lm, update)
+    assert lm.fingerprint != name
+    torch.testing.assert_close(lm.weight(1), W + update.delta(1))
+
+
+def test_save_load(tiny, tmp_path):
+    lm, path = tiny("qwen3"), tmp_path / "u.safetensors"
+    update = random_update(lm, editor="X")
+    update.save(path)
+    back = Update.load(path, lm)
+    assert back.layers == (1, 2) and back.editor == "X" and back.model == lm.fingerprint
+    assert all(torch.equal(x, y) for i in (1, 2) for x, y in zip(back.factors[i], update.factors[i]))
+    assert [p.name for p in tmp_path.iterdir()] == ["u.safetensors"]
+    with pytest.raises(ValueError, match="was made for the model"):
+        Update.load(path, tiny("qwen3", seed=1))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="not a saved update"):
+        Update.load(path, lm)
+    save_tensors(path, {"x": torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match="not a saved update"):
+        Update.load(path, lm)
+
+
+def test_refusals_leave_the_model(tiny):
+    lm = tiny("gpt2")
+    before = bits(lm)
+    wrong = Update({0: Factors(torch.zeros(3, 1), torch.zeros(lm.d_mlp, 1))})
+    for use in (lambda: commit(lm, wrong), lambda: applied(lm, wrong).__enter__(), lambda: overlaid(lm, [wrong]).__enter__(),
+                lambda: commit(lm, random_update(lm, (9,)))):
+        with pytest.raises(ValueError):
+            use()
+    a = random_update(lm)
+    with pytest.raises(ValueError, match="3 rows, the overlay 2"), overlaid(lm, [a, None]):
+        logits(lm, TEXTS)
+    assert same_bits(lm, before) and not any(lm.fc2(i)._forward_hooks for i in range(lm.n_layers))
