@@ -1,74 +1,28 @@
-"""The command line: ``acelib run | book | edit | locate | pretrain | bench``.
+"""The command line: ``acelib run | book | edit | locate | tune | pretrain | bench``.
 
-Commands read their arguments, call the library and draw tables; they compute nothing themselves. A user's mistake (ValueError)
-becomes one red line and exit code 2, a failed chapter or build exit code 1, Ctrl-C exit code 130. Heavy modules are imported
-inside the commands, so that ``--help`` is immediate.
+Commands read their arguments and call the library; ``console`` shows what comes back. They compute nothing themselves. Heavy modules
+are imported inside the commands, so that ``--help`` is immediate.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand, TyperGroup
+
+from acelib.console import Pairs, Polite, bar, bars_table, examples, fail, layer_table, probe_table, say, training_line, waiting
 
 
-def _say(*what: Any):
-    Console(highlight=False, soft_wrap=all(isinstance(part, str) for part in what)).print(*what)
-
-
-def _fail(message: str, code: int):
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]{escape(' '.join(message.split()))}[/bold red]")
-    raise typer.Exit(code)
-
-
-class _Polite(TyperGroup):
-    """Turns errors that a user caused, or can understand, into one line and an exit code."""
-
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except ValueError as err:
-            _fail(str(err), 2)
-        except KeyboardInterrupt:
-            _fail("interrupted; rerun the same command to resume", 130)
-        except ModuleNotFoundError as err:
-            _fail(f"the package {err.name!r} is missing: pip install 'acelib[book]'", 1)
-        except RuntimeError as err:
-            if type(err).__name__ != "ChapterError":
-                raise
-            _fail(str(err), 1)
-
-
-class _Pairs(TyperCommand):
-    """Lets ``-p`` take two words, a name and a value, any number of times."""
-
-    def parse_args(self, ctx, args):
-        words, joined = iter(args), []
-        for word in words:
-            joined.append(word)
-            if word in ("-p", "--parameter") and (name := next(words, None)) is not None:
-                value = None if "=" in name else next(words, None)
-                joined.append(name if value is None else f"{name}={value}")
-        return super().parse_args(ctx, joined)
-
-
-def _examples(text: str, *lines: str) -> str:
-    return text + "\n\n[bold]Examples[/bold]\n\n" + "\n\n".join(f"[cyan]acelib {escape(line)}[/cyan]" for line in lines)
-
-
-app = typer.Typer(cls=_Polite, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
-                  help=_examples(
+app = typer.Typer(cls=Polite, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+                  help=examples(
     "Edit facts in language models, find where they are stored, and rerun the book that measures both.",
     "run 03_ace -p n_cases 10 --name quick",
     'edit --subject "Tim Duncan" --prompt "{} plays the sport of" --target tennis', "locate --category ST"))
@@ -78,10 +32,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 # ---------------------------------------------------------------------- chapters
 
-@app.command(cls=_Pairs, help=_examples(
+@app.command(cls=Pairs, help=examples(
     "Execute chapters under papermill and keep them, with their provenance, in runs/NAME, or in place with --update. "
     "Chapters that nothing has changed for are skipped; after Ctrl-C the same command continues.",
-    "run 03_ace -p n_cases 10 --name quick", "run 03_ace -p models '[\"EleutherAI/gpt-j-6b\"]' --name gptj", "run --all --update"))
+    "run 03_ace -p n_cases 10 --name quick", "run 03_ace -p model EleutherAI/gpt-j-6b --name gptj", "run --all --update"))
 def run(
     chapters: Annotated[Optional[list[str]], typer.Argument(help="Names of chapters, e.g. 03_ace.")] = None,
     parameter: Annotated[Optional[list[str]], typer.Option("-p", "--parameter", metavar="NAME VALUE",
@@ -100,8 +54,8 @@ def run(
     chosen = dict(map(_pair, parameter or ()))
     folder = None if update else notebooks.run_folder(name)
     for chapter, record in notebooks.run(chapters or list(notebooks.known()), chosen, folder, force):
-        _say(f"[green]{chapter}: " + (f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"))
-    _say(f"in {folder}; as a book: acelib book --runs {name}" if folder else "to run chapters that are up to date again, add --force")
+        say(f"[green]{chapter}: " + (f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"))
+    say(f"in {folder}; as a book: acelib book --runs {name}" if folder else "to run chapters that are up to date again, add --force")
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -114,7 +68,7 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
-@app.command(help=_examples("Build the book from the committed chapters, or with the chapters of a run in their place.",
+@app.command(help=examples("Build the book from the committed chapters, or with the chapters of a run in their place.",
                             "book", "book --runs quick"))
 def book(
     runs: Annotated[Optional[str], typer.Option("--runs", metavar="NAME", help="Take the executed chapters of runs/NAME.")] = None,
@@ -145,45 +99,13 @@ def _build(source: Path, output: Path):
     main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", main, "build", str(source), "--path-output", str(output), "-W", "-n", "--keep-going"])
     if done.returncode:
-        _fail("the book was not built; its warnings are above", 1)
-    _say(f"[bold green]the book is at {output / '_build' / 'html' / 'index.html'}")
+        fail("the book was not built; its warnings are above", 1)
+    say(f"[bold green]the book is at {output / '_build' / 'html' / 'index.html'}")
 
 
 # ---------------------------------------------------------------------- one edit
 
-class Probe(NamedTuple):
-    """A prompt, what it asks about the edit, and the answer that an ideal editor gives."""
-
-    kind: str
-    prompt: str
-    expected: str
-
-
-def probes(world, edit, n_unrelated: int, seed: int) -> list[Probe]:
-    """The fact, its paraphrases, multi-hop consequences and a sample of unrelated facts; what the world does not know is left out."""
-    rows = [Probe("fact", edit.text, edit.target_new)]
-    for relation in [relation for relation in world.relations.values() if edit.prompt in relation.cloze][:1]:
-        rows += [Probe("paraphrase", cloze.format(edit.subject), edit.target_new) for cloze in relation.cloze if cloze != edit.prompt]
-        for after in world.about(edit.target_new):
-            phrase = world.relations[after.relation].nouns[0].format(relation.nouns[0].format(edit.subject))
-            rows.append(Probe("multi-hop", f"{phrase[0].upper()}{phrase[1:]} is", after.object))
-    others = [fact for fact in world.facts if edit.subject not in (fact.subject, fact.object)]
-    rows += [Probe("unrelated", world.relations[fact.relation].cloze[0].format(fact.subject), fact.object)
-             for fact in random.Random(seed).sample(others, min(n_unrelated, len(others)))]
-    return rows
-
-
-def probe_table(rows: Sequence[Probe], before: Sequence[str], after: Sequence[str], agrees) -> Table:
-    """Answers before and after an edit; green where ``agrees(answer, expected)``, red where not."""
-    table = Table("", "prompt", "ideal", "before", "after", title="answers before and after")
-    for i, (row, old, new) in enumerate(zip(rows, before, after)):
-        color = "green" if agrees(new, row.expected) else "red"
-        table.add_row(row.kind, escape(row.prompt), escape(row.expected), escape(old), f"[{color}]{escape(new)}[/{color}]",
-                      end_section=i + 1 < len(rows) and rows[i + 1].kind != row.kind)
-    return table
-
-
-@app.command(help=_examples(
+@app.command(help=examples(
     "Change one fact of a model and compare its answers before and after: the fact, paraphrases, multi-hop consequences, unrelated facts.",
     'edit --editor ace --subject "Tim Duncan" --prompt "{} plays the sport of" --target tennis',
     'edit --editor memit --subject France --prompt "The capital of {} is" --target Rome --save update.safetensors'))
@@ -197,114 +119,139 @@ def edit(
     save: Annotated[Optional[Path], typer.Option("--save", help="Keep the update in this file.")] = None,
     seed: Seed = 0,
 ):
-    from acelib import covariance, evaluate, facts, lm, prompts
+    from acelib import covariance, editors, evaluate, facts, lm, pretrain, probe
 
-    request, world, chosen = facts.Edit(subject, prompt, target), facts.load_world(), preset(editor, model)
+    if save and not save.absolute().parent.is_dir():
+        raise ValueError(f"the folder of --save {save} does not exist")
+    request, chosen, world = facts.Edit(subject, prompt, target), editors.preset(editor, model), facts.load_world()
     host = lm.load(model)
     if evaluate.recall(host, [request.text], [target]).correct[0]:
         raise ValueError(f"{model} answers {target!r} to {request.text!r} already; choose another target")
-    rows = probes(world, request, unrelated, seed)
-
-    def answers(updates):
-        ended = lambda text: "\n" in text or "." in text
-        return [text.strip() for text in evaluate.generate(host, [row.prompt for row in rows], updates, max_new_tokens=12, until=ended)]
-
-    before = answers(None)
-    with Console(stderr=True).status(f"{editor} edits {model}"):
-        layers = getattr(chosen, "layers", None) or (*chosen.query_layers, *chosen.value_layers)
-        moments = covariance.second_moments(host, [prompts.statement(world, fact) for fact in world.facts], layers)
+    layers = getattr(chosen, "layers", None) or (*chosen.query_layers, *chosen.value_layers)
+    with bar("second moments, kept for the next time") as tell:
+        moments = covariance.second_moments(host, pretrain.documents(world, 2000), layers, progress=tell)
+    with waiting(f"{editor} edits {model}"):
         update = chosen(host, [request], moments)
-    agrees = lambda text, answer: prompts.normalise(text).startswith(prompts.normalise(answer))
-    _say(probe_table(rows, before, answers([update] * len(rows)), agrees))
-    _say("norm of the change by layer: " + ", ".join(f"{layer}: {norm:.3g}" for layer, norm in update.norms().items()))
+        answers = probe.before_and_after(host, probe.probes(world, request, unrelated, seed), update)
+    say(probe_table(answers))
+    kinds = answers.groupby("kind", sort=False).ok
+    say("ideal after the edit: " + ", ".join(f"{kind} {ok.sum()} of {len(ok)}" for kind, ok in kinds))
+    say("norm of the change by layer: " + ", ".join(f"{layer}: {norm:.3g}" for layer, norm in update.norms().items()))
     if save:
         update.save(save)
-        _say(f"kept in {save}")
-
-
-def preset(editor: str, model: str):
-    """The named editor with its settings for a model. Raises ValueError listing the known editors, or the models it has settings for."""
-    from acelib.editors import ace, memit, pmet
-
-    known = {"memit": memit.PRESETS, "pmet": pmet.PRESETS, "ace": ace.PRESETS}
-    if editor.lower() not in known:
-        raise ValueError(f"unknown editor {editor!r}; known: {', '.join(known)}")
-    settings, name = known[editor.lower()], Path(model).name.lower()
-    if name not in settings:
-        raise ValueError(f"{editor} has no settings for model {model!r}; it has for: {', '.join(settings)}")
-    return settings[name]
+        say(f"kept in {save}")
 
 
 # ---------------------------------------------------------------------- where knowledge is
 
-def layer_table(title: str, scores: Mapping[str, Sequence[float]], top: int) -> Table:
-    """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best first."""
-    best = {kind: sorted(range(len(row)), key=lambda layer: -row[layer])[:top] for kind, row in scores.items()}
-    table = Table("layer", *scores, title=title)
-    for layer in range(max(map(len, scores.values()))):
-        table.add_row(str(layer), *(f"[{'bold' if layer in best[kind] else 'default'}]{row[layer]:.3f}" for kind, row in scores.items()))
-    table.add_section()
-    table.add_row("top", *(", ".join(map(str, best[kind])) for kind in scores))
-    return table
-
-
-@app.command(help=_examples("Find the query and the value layers of a model, for a category of facts or for all.",
-                            "locate", "locate --category CP", "locate --category ST --model gptj-mini --top 3"))
+@app.command(help=examples("Find the query and the value layers of a model by held-out two-hop questions, or by single facts.",
+                           "locate", "locate --category CP", "locate --category ST --single --model gptj-mini --top 3"))
 def locate(
-    category: Annotated[Optional[str], typer.Option("--category", "-c", help="NN CT LG CP LS AT ST or CF; all if not given.")] = None,
+    category: Annotated[Optional[str], typer.Option("--category", "-c",
+                                                    help="NN CT LG CP LS AT ST or CF, of the last hop; default: all.")] = None,
+    single: Annotated[bool, typer.Option("--single", help="Ask single facts instead of two-hop questions.")] = False,
     model: Model = "gptj-mini",
-    n: Annotated[int, typer.Option("--facts", "-n", help="Facts asked, at most.", min=1)] = 64,
+    n: Annotated[int, typer.Option("--questions", "-n", help="Questions asked, at most.", min=1)] = 96,
     top: Annotated[int, typer.Option("--top", help="Layers named of each kind.", min=1)] = 3,
     seed: Seed = 0,
 ):
-    from acelib import facts, lm, prompts
-    from acelib.locate import locate as scores
+    from acelib import facts, lm
+    from acelib.locate import locate as find, questions
 
-    world = facts.load_world()
-    pool = world.facts if category is None else world.facts_of(category)
-    asked = random.Random(seed).sample(pool, min(n, len(pool)))
-    found = scores(lm.load(model), [prompts.single_hop_cloze(world, fact) for fact in asked], [fact.object for fact in asked], top, top)
-    by_layer = {"query": found.query_by_layer, "value": found.value_by_layer}
-    _say(layer_table(f"{category or 'all facts'}, {model}, {len(asked)} prompts", by_layer, top))
+    asked = questions(facts.load_world(), n, seed, category, single)
+    host = lm.load(model)
+    with bar("questions") as tell:
+        found = find(host, *zip(*asked), top, top, progress=tell)
+    by_layer = dict(query=found.query_by_layer, value=found.value_by_layer)
+    title = f"{model}, sum over {len(asked)} {'single facts' if single else 'two-hop questions'}, {category or 'all categories'}"
+    say(layer_table(title, by_layer, top))
+
+
+@app.command(help=examples("Search the settings of editors for a model on identification cases, as many trials for each. Resumable.",
+                           "tune", "tune --model gptj-mini --editors ace,memit --trials 12 --cases 24"))
+def tune(
+    model: Model = "gptj-mini",
+    editors: Annotated[str, typer.Option("--editors", "-e", help="Which, with commas between.")] = "MEMIT,PMET,ACE",
+    trials: Annotated[int, typer.Option("--trials", help="Settings tried of each editor.", min=1)] = 12,
+    cases: Annotated[int, typer.Option("--cases", help="Cases that each setting edits.", min=1)] = 24,
+    seed: Seed = 0,
+):
+    from acelib import covariance, facts, lm, pretrain, provenance, tune as search
+    from acelib.editors import EDITORS
+    from acelib.locate import locate as find, questions
+
+    world, names = facts.load_world(), [name.strip().upper() for name in editors.split(",")]
+    if unknown := [name for name in names if name not in EDITORS]:
+        raise ValueError(f"unknown editor {unknown[0]!r}; known: {', '.join(EDITORS)}")
+    host = lm.load(model)
+    with bar("locating layers") as tell:
+        found = find(host, *zip(*questions(world, 96, seed)), progress=tell)
+    with bar("second moments") as tell:
+        moments = covariance.second_moments(host, pretrain.documents(world, 2000), range(host.n_layers), progress=tell)
+    spaces = search.spaces(host.n_layers, found.query_layers, found.value_layers)
+    chosen, root = search.identification(host, world, cases, seed), provenance.ROOT
+    with bar("trials") as tell:
+        rows = search.tune(host, world, chosen, moments, {name: spaces[name] for name in names}, trials, root / "runs" / "tune",
+                           seed=seed, progress=tell)
+    path = root / "data" / "presets" / f"{Path(model).name.lower()}.csv"
+    search.keep(rows, path)
+    for row in rows.drop_duplicates("editor").itertuples():
+        say(escape(f'# {row.editor}: {row.score:.3f} on {row.n_cases} cases; for PRESETS in acelib/editors/{row.editor.lower()}.py'))
+        say(escape(f'    "{path.stem}": {row.settings},'))
+    say(f"all trials are in {path}")
 
 
 # ---------------------------------------------------------------------- training, timing
 
-@app.command(help=_examples("Train a reference model from scratch on the world, or resume its training. CPU or accelerator.",
-                            "pretrain gptj-mini --out runs/gptj-mini", "pretrain gptj-mini --out runs/short --steps 200"))
+@app.command(help=examples("Train a reference model from scratch on the world, or resume its training; with --evaluate, measure one.",
+                           "pretrain gptj-mini --out runs/gptj-mini", "pretrain gptj-mini --out runs/short --steps 200 --every 50",
+                           "pretrain --evaluate gptj-mini", "pretrain --evaluate runs/short"))
 def pretrain(
-    name: Annotated[str, typer.Argument(help="A recipe.")] = "gptj-mini",
-    out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoints, the log and the finished model.")] = Path("runs/pretrain"),
+    name: Annotated[str, typer.Argument(help="A recipe; with --evaluate a model or its folder.")] = "gptj-mini",
+    out: Annotated[Optional[Path], typer.Option("--out", help="Folder of checkpoints, log and model. Default: runs/pretrain/NAME.")] = None,
     steps: Annotated[Optional[int], typer.Option("--steps", help="Steps other than the recipe's.", min=1)] = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed other than the recipe's.")] = None,
     device: Annotated[Optional[str], typer.Option("--device", help="Default: the accelerator if there is one.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model: faster, needs a C++ compiler.")] = False,
+    every: Annotated[int, typer.Option("--every", help="Steps between checkpoints, each with a small measurement.", min=1)] = 250,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Train nothing; measure a model against the bars.")] = False,
 ):
     from dataclasses import replace
 
     import torch
-    from acelib import facts, pretrain as training
+    from acelib import bars, facts, lm, pretrain as training, provenance
 
+    world, devices = facts.load_world(), ["cpu"] + [torch.accelerator.current_accelerator().type] * torch.accelerator.is_available()
+    if device and device.split(":")[0] not in devices:
+        raise ValueError(f"device {device!r} is not on this machine; there are: {', '.join(devices)}")
+    if evaluate:
+        host = lm.load(name, device)
+        with waiting(f"measuring {name}"):
+            found = bars.measure(host, world)
+        say(bars_table(name, found, bars.BARS))
+        missed = [key for key, least in bars.BARS.items() if not found[key] >= least]
+        return say("[red]missed: " + ", ".join(missed) if missed else "[green]all bars are reached")
     if name not in training.RECIPES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(training.RECIPES)}")
-    changed = {key: value for key, value in dict(steps=steps, seed=seed).items() if value is not None}
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    report = lambda row: _say(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
-    training.train(replace(training.RECIPES[name], **changed), facts.load_world(), out, device=device, report=report)
-    _say(f"[bold green]the model is in {out}; use it as --model {out}")
+    recipe = replace(training.RECIPES[name], **{key: value for key, value in dict(steps=steps, seed=seed).items() if value is not None})
+    folder = out or provenance.ROOT / "runs" / "pretrain" / name
+    with bar(f"{name}, steps") as tell:
+        def report(row):
+            tell(row["step"], row["steps"], f"{row['tokens_per_s']:,} tokens/s")
+            say(training_line(row))
+        training.train(recipe, world, folder, device=device or devices[-1], compile=compiled, every=every, report=report,
+                       judge=lambda host: bars.measure(host, world, n_facts=120, n_chains=40))
+    say(f"[bold green]the model is in {folder}; measure it: acelib pretrain --evaluate {folder}")
 
 
-@app.command(help=_examples("Time the library against the plain procedures that it replaces; ratios are of one run on this machine.",
-                            "bench", "bench targets"))
+@app.command(help=examples("Time the library against the plain procedures that it replaces; ratios are of one run on this machine.",
+                            "bench", "bench targets update"))
 def bench(what: Annotated[Optional[list[str]], typer.Argument(help="Names of benchmarks; all if not given.")] = None):
     from acelib import bench as benchmarks
 
-    for name in what or benchmarks.BENCHMARKS:
-        if name not in benchmarks.BENCHMARKS:
-            raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(benchmarks.BENCHMARKS)}")
-    table = Table("benchmark", "plain, s", "acelib, s", "ratio")
-    for name in what or benchmarks.BENCHMARKS:
-        with Console(stderr=True).status(name):
-            plain, ours = benchmarks.BENCHMARKS[name]()
-        table.add_row(name, f"{plain:.3f}", f"{ours:.3f}", f"{plain / ours:.1f}")
-    _say(table)
+    with bar("benchmarks") as tell:
+        rows = benchmarks.bench(what or (), tell)
+    table = Table("benchmark", "plain, s", "acelib, s", "ratio", "of what")
+    for row in rows:
+        table.add_row(row.name, f"{row.baseline_s:.3g}", f"{row.ours_s:.3g}", f"{row.ratio:.1f}", escape(row.note))
+    say(table)

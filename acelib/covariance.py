@@ -16,7 +16,6 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from acelib.keys import between
 from acelib.lm import LM
 from acelib.solve import Solver
 from acelib.update import load_tensors, save_tensors
@@ -108,7 +107,7 @@ def _cached(path: Path, size: int) -> tuple[Tensor, int] | None:
 def _accumulate(lm: LM, texts: Sequence[str], layers: Sequence[int], progress, budget: int) -> tuple[dict[int, Tensor], int]:
     longest = getattr(lm.model.config, "max_position_embeddings", budget)
     rows = sorted((lm.tokenizer(text)["input_ids"][:longest] for text in texts), key=len, reverse=True)
-    part, sums, mask = between(lm, 0, max(layers)), {}, None
+    part, sums, mask = lm.between(0, max(layers)), {}, None
 
     def tally(layer: int):
         def hook(_, args):

@@ -16,6 +16,7 @@ from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 
 from .lm import LM
+from .prompts import parse_answer
 from .update import Update, overlaid
 
 
@@ -32,11 +33,11 @@ def recall(lm: LM, prompts: Sequence[str], answers: Sequence[str], updates: Sequ
     """Whether greedy decoding continues each prompt with its answer, and the answer's log-probability.
 
     prompts, answers: n texts each; an answer follows its prompt after one space.   updates: one a prompt, or None for the model as it is.
-    Raises ValueError if the numbers differ or an answer is empty.
+    Raises ValueError if the numbers differ, or a prompt or an answer is empty.
     """
     if len(prompts) != len(answers) or (updates is not None and len(updates) != len(prompts)):
         raise ValueError(f"{len(prompts)} prompts, {len(answers)} answers, {len(updates or prompts)} updates: give the same number of each")
-    heads = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    heads = _tokens(lm, prompts)
     tails = [lm.answer_ids(answer) for answer in answers]
     order = sorted(range(len(prompts)), key=lambda i: len(heads[i]) + len(tails[i]))
     correct, logprob = [False] * len(prompts), [0.0] * len(prompts)
@@ -63,7 +64,10 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
     """Greedy continuations of ``prompts``, each cut where ``until(continuation)`` first holds or the text ends.
 
     The tokens that all prompts of a batch share at their start (few-shot demonstrations) are computed once per distinct update.
+    Raises ValueError if the numbers differ or a prompt is empty.
     """
+    if updates is not None and len(updates) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts, {len(updates)} updates: give one update a prompt")
     texts: list[str] = []
     for start in range(0, len(prompts), batch_size):
         chosen = slice(start, start + batch_size)
@@ -72,7 +76,7 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
 
 
 def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str]:
-    rows = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    rows = _tokens(lm, prompts)
     shared = min(len(row) - 1 for row in rows)
     while any(row[:shared] != rows[0][:shared] for row in rows):
         shared -= 1
@@ -96,6 +100,13 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
             if not any(open_):
                 break
     return text
+
+
+def _tokens(lm: LM, prompts: Sequence[str]) -> list[list[int]]:
+    rows = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    if not all(rows):
+        raise ValueError(f"prompt {rows.index([])} is empty; a model needs a token to go on from")
+    return rows
 
 
 def _shared_cache(lm: LM, ids: list[int], updates, n_rows: int) -> DynamicCache:
@@ -122,4 +133,4 @@ def first_answer(text: str) -> bool:
 def multi_hop(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | None = None, max_new_tokens: int = 80) -> list[str]:
     """The answers a model gives to few-shot chain-of-thought prompts, greedily: (n,) texts after "Answer:", empty where it gave none."""
     texts = generate(lm, prompts, updates, max_new_tokens, first_answer)
-    return [text.partition("Answer:")[2].strip().split("\n")[0].strip() for text in texts]
+    return [parse_answer(text) for text in texts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from .covariance import Moments
 from .evaluate import multi_hop, recall
 from .facts import Case, Edit, Fact, World
 from .lm import LM
-from .prompts import few_shot, matches, normalise
+from .prompts import few_shot, matches, single_hop_cloze
 from .provenance import library_hash
 from .update import Update
 
@@ -70,7 +71,7 @@ def unrelated_facts(world: World, case: Case, n: int, seed: int) -> list[Fact]:
     same = [fact for fact in world.facts if fact.relation in relations and (fact.subject, fact.relation) not in edited]
     other = [fact for fact in world.facts if fact.relation not in relations]
     near = rng.sample(same, min(n // 2, len(same)))
-    return near + rng.sample(other, n - len(near))
+    return near + rng.sample(other, min(n - len(near), len(other)))
 
 
 def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update] | None, protocol: Protocol) -> list[dict]:
@@ -91,10 +92,10 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
     answers = multi_hop(lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens)
     target = lambda edit: edit.target_new if new else edit.target_true
     cloze, cloze_owner = flat([[(edit.text, target(edit)) for edit in case.edits] for case in cases])
-    wordings, wordings_owner = flat([[(template.format(edit.subject), target(edit)) for edit in case.edits for template in edit.paraphrases]
+    wordings, wordings_owner = flat([[(template.replace("{}", edit.subject), target(edit)) for edit in case.edits for template in edit.paraphrases]
                                      for case in cases])
     facts = [unrelated_facts(world, case, protocol.n_unrelated, protocol.seed) for case in cases]
-    others, others_owner = flat([[(world.relations[f.relation].cloze[0].format(f.subject), f.object) for f in chosen] for chosen in facts])
+    others, others_owner = flat([[(single_hop_cloze(world, f), f.object) for f in chosen] for chosen in facts])
     said = [recall(lm, [p for _, (p, _) in group], [a for _, (_, a) in group], group_owner).correct
             for group, group_owner in ((cloze, cloze_owner), (wordings, wordings_owner), (others, others_owner))]
 
@@ -111,7 +112,7 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
         far = [ok for ok, fact in zip(kept, facts[i]) if fact.relation not in relations]
         rows.append(dict(
             case_id=case.case_id, n_edits=case.n_edits, n_hops=case.n_hops, answers=given, multi_hop=float(any(exact)), multi_hop_each=_mean(exact),
-            multi_hop_substring=float(any(normalise(a) in normalise(answer) for answer in given for a in accepted)),
+            multi_hop_substring=float(any(matches(answer, accepted, substring=True) for answer in given)),
             efficacy=_mean(of(cloze, said[0], i)), paraphrase=_mean(of(wordings, said[1], i)),
             specificity=_mean(kept), specificity_near=_mean(near), specificity_far=_mean(far)))
     return rows
@@ -128,10 +129,12 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
     editors: name -> editor (anything with ``each(lm, groups, moments) -> [Update]``), None for the unedited model.
     Rows are appended chunk by chunk to one file an editor, whose name is a hash of all it depends on: model, editor, cases, protocol,
     library. An interrupted run continues; a file cut in mid-line loses that line only.
-    Returns one row an editor and case. Raises ValueError for an empty list of cases.
+    Returns one row an editor and case. Raises ValueError for no case, no editor, or a chunk below 1.
     """
     if not cases:
         raise ValueError("no case to judge; ask for more cases or another split")
+    if not editors or chunk < 1:
+        raise ValueError(f"{len(editors)} editors, chunks of {chunk} cases: both must be at least 1")
     total, done = len(editors) * len(cases), 0
     frames = []
     for name, editor in editors.items():
@@ -155,28 +158,40 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
 
 
 def _key(lm, editor, cases, moments, protocol) -> str:
-    parts = (lm.fingerprint, str(lm.dtype), repr(editor), repr(protocol), moments.name if moments else "", library_hash(),
+    parts = (lm.fingerprint, str(lm.dtype), repr(editor), repr(protocol), _moments_name(moments), _library(editor),
              json.dumps([asdict(case) for case in cases], sort_keys=True))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def _library(editor) -> str:
+    """Hash of the code that rows depend on: this module, the editor's, and all that they import."""
+    return library_hash(of=(__name__, type(editor).__module__))
+
+
+def _moments_name(moments: Moments | None) -> str:
+    """The model, the tokens and the traces of second moments; six digits, so that another order of summation is no other moment."""
+    traces = [(layer, f"{C.trace().item():.6g}") for layer, C in sorted(moments.matrices.items())] if moments else []
+    return f"{moments.model} {moments.tokens} {traces}" if moments else ""
+
+
 def _manifest(lm, name, editor, cases, protocol) -> dict:
     return dict(manifest=dict(model=lm.name, fingerprint=lm.fingerprint, dtype=str(lm.dtype), device=str(lm.device), editor=name, settings=repr(editor),
-                              n_cases=len(cases), protocol=asdict(protocol), library=library_hash(), torch=torch.__version__))
+                              n_cases=len(cases), protocol=asdict(protocol), library=_library(editor), torch=torch.__version__))
 
 
 def _read(path: Path, manifest: dict) -> list[dict]:
     """The complete rows of a result file; a new file is begun with the manifest, a half-written last line is cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().split("\n") if path.exists() else []
-    whole = [line for line in lines[:-1]]
+    whole = lines[:-1]
     try:
         rows = [json.loads(line) for line in whole]
     except json.JSONDecodeError:
         rows = []
     if not rows or "manifest" not in rows[0]:
-        path.write_text(json.dumps(manifest) + "\n")
-        return []
-    if lines[-1]:
-        path.write_text("\n".join(whole) + "\n")
+        rows, whole = [{}], [json.dumps(manifest)]
+    if whole != lines[:-1] or lines[-1]:
+        part = path.with_suffix(".part")
+        part.write_text("\n".join(whole) + "\n")
+        os.replace(part, path)
     return rows[1:]

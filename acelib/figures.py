@@ -25,8 +25,8 @@ from .tables import BASELINE, BLOCKS, Mean, interval
 
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
 EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73", "AlphaEdit": "#E69F00",
-           "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (PMET)": "#D55E00", "ACE (AlphaEdit)": "#882255"}
-HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top 1 %": "#D55E00", "random 1 %": "#9A9A9A"}
+           "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
+HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A"}
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
 LOOK = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | {
     "figure.dpi": 144, "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
@@ -185,7 +185,7 @@ def paired_differences(table: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(1, table.shape[1], figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, metric in zip(axes[0], table):
         for y, (name, cell) in enumerate(table[metric].items()):
-            ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=EDITORS.get(name.partition(" − ")[2], OTHER))
+            ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.partition(" − ")[2]))
         ax.axvline(0, color=INK, lw=1, zorder=1)
         ax.set(title=metric.replace("_", "-"), ylim=(len(table) - 0.5, -0.5), yticks=range(len(table)), yticklabels=table.index)
         ax.grid(visible=False, axis="y")
@@ -193,10 +193,15 @@ def paired_differences(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def _hue(name: str) -> str:
+    """Its own colour, or that of its first word: "top 2 %" is as "top 1 %", "ACE (PMET)" as "ACE"."""
+    return HUES.get(name) or HUES.get(name.split(" ")[0], OTHER)
+
+
 def _bars(ax, means: Sequence[Mean], i: int, of: int, name: str) -> np.ndarray:
     """The i-th of ``of`` bars in each group, with whiskers; returns where they stand."""
     x, heights = np.arange(len(means)) + (i - (of - 1) / 2) * 0.82 / of, [mean.mean for mean in means]
-    ax.bar(x, heights, 0.74 / of, color=HUES.get(name, OTHER), label=BLOCKS.get(name, name), zorder=2)
+    ax.bar(x, heights, 0.74 / of, color=_hue(name), label=BLOCKS.get(name, name), zorder=2)
     ax.errorbar(x, heights, yerr=_whiskers(means), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
     ax.grid(visible=False, axis="x")
     return x

@@ -7,13 +7,12 @@ Source of keys, prefixes and their weights: MEMIT (Section 4.3, and its released
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from acelib.lm import LM
 from acelib.update import Update, overlaid
@@ -144,13 +143,6 @@ def aligned(lm: LM, rows: Sequence[tuple[Sequence[int], int]]) -> Batch:
     return Batch(ids, mask, at)
 
 
-def between(lm: LM, first: int, last: int) -> nn.Module:
-    """The stack with blocks ``first`` to ``last`` only, sharing all parameters; it takes ids if ``first`` is 0, else ``inputs_embeds``."""
-    part = copy.copy(lm.above(first - 1) if first else lm.stack)
-    part._modules = {**part._modules, lm.family.layers: nn.ModuleList(list(lm.blocks)[first:last + 1])}
-    return part
-
-
 @contextmanager
 def reading(lm: LM, sites: Iterable[tuple[str, int]]) -> Iterator[dict[tuple[str, int], Tensor]]:
     """Fill a dict with activations (b, p, .) of the forward inside: "in", "out" of a block, "attn", "mlp" output, "key" (fc2's input)."""
@@ -218,7 +210,7 @@ class Walk:
 
     @torch.no_grad()
     def _run(self, chosen: range, last: int, sites: list, updates) -> dict:
-        part = between(self.lm, self.layer, last)
+        part = self.lm.between(self.layer, last)
 
         def forward(piece: range) -> dict:
             rows = [chosen[i] for i in piece]

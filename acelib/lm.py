@@ -183,15 +183,20 @@ class LM:
         return matrix * self.ffn_norm(layer).weight
 
     def above(self, layer: int) -> nn.Module:
-        """The stack with only the blocks above ``layer`` (then the final norm): call it with ``inputs_embeds`` = output of ``layer``.
+        """The stack with only the blocks above ``layer`` (then the final norm): call it with ``inputs_embeds`` = output of ``layer``."""
+        return self.between(layer + 1, self.n_layers - 1)
+
+    def between(self, first: int, last: int) -> nn.Module:
+        """The stack with blocks ``first`` to ``last`` only (then the final norm); it takes ids if ``first`` is 0, else ``inputs_embeds``.
 
         Shares every parameter with the model, changes nothing in it. Masks, positions and key-value caches are the library's own:
         pass ``position_ids``, ``attention_mask`` and ``past_key_values`` as to the full stack (the cache keeps its layer numbers).
         """
         part = copy.copy(self.stack)
-        part._modules = dict(self.stack._modules)
-        part._modules[self.family.layers] = nn.ModuleList(list(self.blocks)[layer + 1:])
-        if self.family.positions:
+        for name in ("forward", "__nnsight__"):  # a traced stack carries a forward that is bound to itself; its copy has its own
+            part.__dict__.pop(name, None)
+        part._modules = {**self.stack._modules, self.family.layers: nn.ModuleList(list(self.blocks)[first:last + 1])}
+        if first and self.family.positions:
             part._modules[self.family.positions] = _NoPositions()
         return part
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 from .attribution import first_tokens, query_scores, top, value_scores
+from .facts import World, chains, sample_chains, split_of
 from .lm import LM
+from .prompts import multi_hop_cloze, single_hop_cloze
 from .trace import Site, trace
 
 #: Tokens of a prompt by their part in causal tracing.
@@ -87,6 +90,26 @@ def locate(lm: LM, prompts: Sequence[str], answers: Sequence[str], n_query: int 
         if progress:
             progress(start + len(rows), len(order))
     return Located(value, query, tuple(count.tolist()), len(prompts), n_query, n_value)
+
+
+def questions(world: World, n: int, seed: int = 0, category: str | None = None, single: bool = False) -> list[tuple[str, str]]:
+    """``n`` prompts with their answers, or as many as there are, to locate layers with: held-out two-hop statements, or single facts.
+
+    category: of the last hop, one of the eight; None for all facts.
+    Raises ValueError for an unknown category, or one in which no held-out chain of two hops ends.
+    """
+    pool, rng = world.facts if category is None else world.facts_of(category), Random(seed)
+    if single:
+        return [(single_hop_cloze(world, fact), fact.object) for fact in rng.sample(pool, min(n, len(pool)))]
+    if category is None:
+        chosen = sample_chains(world, "identification", 2, n, rng)
+    else:
+        last = set(pool)
+        chosen = [chain for chain in chains(world, 2) if chain.facts[-1] in last and split_of(chain) == "identification"]
+        chosen = rng.sample(chosen, min(n, len(chosen)))
+    if not chosen:
+        raise ValueError(f"no held-out chain of two hops ends in a fact of category {category}; ask single facts")
+    return [(multi_hop_cloze(world, chain), chain.answer) for chain in chosen]
 
 
 class CausalTrace(NamedTuple):

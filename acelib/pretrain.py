@@ -114,6 +114,12 @@ def _chain(world: World, rng: random.Random, n_hops=(2, 2, 2, 3, 3, 4)):
     return sample_chains(world, "training", rng.choice(n_hops), 1, rng)[0]
 
 
+def documents(world: World, n: int, seed: int = 0, recipe: Recipe = Recipe(architecture="gptj")) -> list[str]:
+    """``n`` texts of the mixture that a reference model learns from: what second moments are taken over."""
+    rng, (kinds, weights) = random.Random(f"{seed}/documents"), zip(*recipe.mixture.items())
+    return [TEXTS[kind](world, rng) for kind in rng.choices(kinds, weights, k=n)]
+
+
 @dataclass(frozen=True)
 class Corpus(Dataset):
     """The training text as a map from step number to a (batch, length + 1) block of token ids, so that any step can be made anew."""

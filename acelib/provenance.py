@@ -1,6 +1,7 @@
 """What a number depends on: hashes of the library's code and of the data, versions, machine.
 
-Only what can change a number counts: comments, docstrings and blank lines do not, nor do the modules that only start or time things.
+Only what can change a number counts: comments, docstrings and blank lines do not, nor do the modules that only start, tune or time
+things. A chapter depends on the whole library; a row of an experiment on the modules that made it and all that they import.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Iterable
 
 ROOT = Path(os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent)  #: the repository
-MACHINERY = ("cli.py", "notebooks.py", "provenance.py", "bench.py")  #: library files that no number depends on
+MACHINERY = ("cli.py", "console.py", "notebooks.py", "provenance.py", "bench.py", "tune.py")  #: library files that no number depends on
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
 
 
@@ -49,16 +51,40 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 @cache
-def library_hash(root: Path = ROOT) -> str:
-    """Hash of the code of ``acelib/**/*.py`` as it was when first asked in this process."""
-    files = sorted(path for path in (root / "acelib").rglob("*.py") if path.name not in MACHINERY)
-    return digest(part for path in files for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8"))))
+def library_hash(root: Path = ROOT, of: tuple[str, ...] = ()) -> str:
+    """Hash of the library's code as it was when first asked in this process: of all of it, or of some modules and what they import.
+
+    of: dotted names, ("acelib.experiments", "acelib.editors.ace"); all modules if none. Names outside the library count for nothing.
+    """
+    files = _reached(root, of) if of else (root / "acelib").rglob("*.py")
+    return digest(part for path in sorted(files) if path.name not in MACHINERY
+                  for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8"))))
+
+
+def _reached(root: Path, names: Iterable[str]) -> set[Path]:
+    """The library's files that importing ``names`` can import, wherever in a file an import stands; machinery is not followed."""
+    found, todo = set(), list(names)
+    while todo:
+        name = todo.pop()
+        stem = root.joinpath(*name.split("."))
+        path = next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
+        if not name.startswith("acelib.") or path is None or path in found or path.name in MACHINERY:
+            continue
+        found.add(path)
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                todo += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                todo += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 @cache
 def data_hash(root: Path = ROOT) -> str:
-    """Hash of ``data/**``, all but ``*.md`` and hidden files, as it was when first asked in this process."""
-    files = sorted(path for path in (root / "data").rglob("*") if path.is_file() and path.suffix != ".md"
+    """Hash of ``data/**`` as it was when first asked in this process: all but ``*.md``, hidden files and the state of a training."""
+    files = sorted(path for path in (root / "data").rglob("*") if path.is_file() and path.suffix != ".md" and path.stem != "state"
                    and not any(part.startswith(".") for part in path.relative_to(root).parts))
     return digest(part for path in files for part in (path.relative_to(root).as_posix(), path.read_bytes()))
 

@@ -145,7 +145,7 @@ class Table(Styler):
     """A Styler whose plain text is its caption and size: no address, and no digit that another machine may round differently."""
 
     def __repr__(self) -> str:
-        return f"{self.caption} ({self.data.shape[0]} rows x {self.data.shape[1]} columns)"
+        return f"{html.unescape(self.caption)} ({self.data.shape[0]} rows x {self.data.shape[1]} columns)"
 
 
 def style(table: pd.DataFrame, caption: str) -> Table:

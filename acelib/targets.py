@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from acelib.keys import Request, aligned, between, chunked, overlay_of, prefix_weights, reading, tokens
+from acelib.keys import Request, aligned, chunked, overlay_of, prefix_weights, reading, tokens
 from acelib.lm import LM
 from acelib.update import Update, overlaid
 
@@ -131,7 +131,7 @@ class _Search:
             self.past = [(slot.keys, slot.values) for slot in past.layers]
             with reading(lm, sites) as values:
                 tail = batch.inputs(slice(at, None))
-                between(lm, 0, layer)(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
+                lm.between(0, layer)(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
         self.hidden = values["out", layer]
         self.middle = (values["in", layer] + values["attn", layer])[:, 0]  # between attention and FFN, lookup token
         kinds = ("attn", "mlp") if self.objective.kind == "pmet" else ("out",)

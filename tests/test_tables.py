@@ -14,13 +14,15 @@ from acelib import tables
 from acelib.tables import Mean, interval, layers_table, metrics_table, multi_hop_table, paired, paired_table, published, quote, style
 
 pytestmark = pytest.mark.filterwarnings("error")
-ROWS_OF_ACE = {1: 144, 2: 60, 3: 30, 4: 50, 5: 6, 6: 24, 7: 6, 8: 3, 9: 4, 10: 80, 11: 4, 12: 16, 13: 24, 14: 144, 15: 144, 16: 8, 17: 8, 18: 40, 19: 16}
+ROWS_OF_ACE = {1: 144, 2: 60, 3: 30, 4: 50, 5: 6, 6: 24, 7: 6, 8: 3, 9: 4, 10: 80, 11: 4, 12: 16,
+               13: 24, 14: 144, 15: 144, 16: 8, 17: 8, 18: 40, 19: 16}
 
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    """What experiments.run gives: 12 cases, 3 for each number of edits; ACE answers every second case, MEMIT every fourth."""
-    frame = [dict(case_id=case, n_edits=1 + case % 4, multi_hop=float(editor == "Base" or case // 4 % 2 == 0 and (editor == "ACE" or case < 2)),
+    """What experiments.run gives: 12 cases, 3 for each number of edits; ACE answers two of the three, MEMIT fewer but with one edit."""
+    answered = {"Base": range(12), "ACE": (0, 1, 2, 3, 8, 9, 10, 11), "MEMIT": (0, 1, 8)}
+    frame = [dict(case_id=case, n_edits=1 + case % 4, multi_hop=float(case in answered[editor]),
                   efficacy=1.0 if editor == "ACE" else 0.5, paraphrase=np.nan if case == 3 else 0.25, specificity=case / 11, editor=editor)
              for editor in ("Base", "MEMIT", "ACE") for case in range(12)]
     return pd.DataFrame(frame)
@@ -45,7 +47,7 @@ def test_every_table_of_the_paper_parses(table):
 def test_published_values_and_averages():
     table = published(2).set_index(["editor", "model", "n_edits"])["value"]
     assert table["ACE", "GPT-J", "1"] == 45.26 and table["ACE", "Qwen3-8B", "all"] == 58.24 and table["Base", "GPT-J", "1"] == 99.7
-    assert published(14).changed.dtype == bool and published(4).skipped_ranks.tolist()[1] == "1;2"
+    assert published(14).changed.dtype == bool and "1;2" in set(published(4).skipped_ranks)
     assert quote("ace_13") == 9.47 and len(published("ace_inline")) == 71
 
 
@@ -65,7 +67,8 @@ def test_unknown_quotes_are_refused(wrong):
 
 def test_interval_is_the_bootstrap_of_scipy():
     x = np.random.default_rng(1).random(40)
-    found, plain = interval(x, seed=3, level=0.9), bootstrap((x,), np.mean, confidence_level=0.9, method="percentile", rng=np.random.default_rng(3))
+    found = interval(x, seed=3, level=0.9)
+    plain = bootstrap((x,), np.mean, confidence_level=0.9, method="percentile", rng=np.random.default_rng(3))
     assert (found.low, found.high) == tuple(plain.confidence_interval) and found.mean == x.mean() and found.n == 40
     assert found == interval(x, seed=3, level=0.9) != interval(x, seed=4, level=0.9)
 
@@ -117,7 +120,7 @@ def test_table_2_sets_measured_beside_published(rows):
     assert table.loc["ACE", ("measured gptj-mini", "2")] == interval([100, 0, 100])
     assert table.loc["ACE", ("measured gptj-mini", "average")].n == 12 == table.loc["ACE", ("measured gptj-mini", "cases")]
     assert table["measured gptj-mini"].loc["ROME"].isna().all()
-    assert multi_hop_table(rows, published(10)).index[-1] == "ACE (AlphaEdit)" or "AlphaEdit" in multi_hop_table(rows, published(10)).index
+    assert {"AlphaEdit", "ACE (AlphaEdit)"} <= set(multi_hop_table(rows, published(10)).index)
 
 
 def test_several_measured_models_stand_side_by_side(rows):
@@ -147,8 +150,8 @@ def test_table_1_ranks_layers_by_their_sum(scores):
 
 def test_html_is_the_same_every_time(rows):
     one, two = (style(multi_hop_table(rows), "Accuracy, in % & by edits") for _ in range(2))
-    assert one.to_html() == two.to_html() and repr(one) == "Accuracy, in % &amp; by edits (6 rows x 16 columns)" or repr(one) == repr(two)
-    assert "0x" not in repr(one) and not set(re.findall(r'id="([^"]*)"', one.to_html())) - {f"T_{one.uuid}"}
+    assert one.to_html() == two.to_html() and repr(one) == "Accuracy, in % & by edits (6 rows x 16 columns)"
+    assert not set(re.findall(r'id="([^"]*)"', one.to_html())) - {f"T_{one.uuid}"}
     assert style(metrics_table(rows), "Accuracy, in % & by edits").uuid != one.uuid
 
 

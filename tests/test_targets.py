@@ -138,3 +138,11 @@ def test_refusals(tiny):
     with pytest.raises(ValueError, match="Paris is.*-> 'golf' is not finite"):
         target_vectors(lm, [request(EDITS[0]), Request("In Paris is", 8, "golf")], 1, BLOCK)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+
+
+def test_a_model_that_was_traced_gives_the_same_targets(any_lm):
+    """nnsight leaves a forward on the stack that is bound to it; a partial stack must run its own."""
+    given = requests(EDITS)
+    before = target_vectors(any_lm, given, 1, BLOCK)
+    any_lm.traced
+    torch.testing.assert_close(target_vectors(any_lm, given, 1, BLOCK).value, before.value, rtol=0, atol=0)

@@ -57,7 +57,8 @@ def test_the_worst_cell_is_named(table, reference):
                               "found [56.2, 48.1, 94.0, 30], tolerance 0.01 + 0 |expected|")
 
 
-@pytest.mark.parametrize("row, column, value", [(0, 2, "Ace"), (1, 0, 0.0), (0, 0, np.nan), (0, 0, "45.26"), (0, 1, 56.2), (0, 0, True), (0, 0, np.inf)])
+@pytest.mark.parametrize("row, column, value", [
+    (0, 2, "Ace"), (1, 0, 0.0), (0, 0, np.nan), (0, 0, "45.26"), (0, 1, 56.2), (0, 0, True), (0, 0, np.inf)])
 def test_kinds_are_not_confused(table, reference, row, column, value):
     table.iloc[row, column] = value
     with pytest.raises(AssertionError, match="1 of 6 values differ"):
@@ -65,13 +66,15 @@ def test_kinds_are_not_confused(table, reference, row, column, value):
 
 
 def test_labels_and_their_order_count(table, reference):
-    for other, kind in ((table.iloc[::-1], "rows"), (table[table.columns[::-1]], "columns"), (table.iloc[:1], "rows"), (table.rename({"FT": "ft"}), "rows")):
+    for other, kind in ((table.iloc[::-1], "rows"), (table.iloc[:1], "rows"), (table.rename({"FT": "ft"}), "rows"),
+                        (table[table.columns[::-1]], "columns")):
         with pytest.raises(AssertionError, match=f"the {kind} are"):
             assert_table(other, reference)
 
 
 def test_numpy_and_pandas_numbers(tmp_path):
-    frame = pd.DataFrame({"a": np.float32([0.1, 2]), "b": pd.array([1, None], "Int64"), "c": [True, False], "d": [[1, 0.5], []]}, index=[3, 7])
+    frame = pd.DataFrame({"a": np.float32([0.1, 2]), "b": pd.array([1, None], "Int64"),
+                          "c": [True, False], "d": [[1, 0.5], []]}, index=[3, 7])
     assert_table(frame, tmp_path / "x.json", update=True)
     assert_table(frame, tmp_path / "x.json", rtol=0)
     with pytest.raises(ValueError, match="a reference cannot hold"):

@@ -1,7 +1,26 @@
 """Editors: frozen dataclasses of hyper-parameters; calling one returns an ``Update`` and leaves the model as it was."""
 
+from pathlib import Path
+
+from acelib.editors import ace, memit, pmet
 from acelib.editors.ace import ACE
 from acelib.editors.memit import MEMIT
 from acelib.editors.pmet import PMET
 
-__all__ = ["ACE", "MEMIT", "PMET"]
+__all__ = ["ACE", "EDITORS", "MEMIT", "PMET", "preset"]
+
+EDITORS = {"MEMIT": memit, "PMET": pmet, "ACE": ace}  #: name -> module, which holds the class and its ``PRESETS``
+
+
+def preset(editor: str, model: str):
+    """The named editor with its settings for a model (a name, a folder or a hub id of one that has settings).
+
+    Raises ValueError listing the known editors, or the models that the editor has settings for.
+    """
+    known = {name.lower(): module.PRESETS for name, module in EDITORS.items()}
+    if editor.lower() not in known:
+        raise ValueError(f"unknown editor {editor!r}; known: {', '.join(EDITORS)}")
+    settings, name = known[editor.lower()], Path(model).name.lower()
+    if name not in settings:
+        raise ValueError(f"{editor} has no settings for model {model!r}; it has for: {', '.join(settings)}")
+    return settings[name]

@@ -60,4 +60,7 @@ def signed(lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[U
     return [replace(u, editor=name, edits=tuple(dict.fromkeys(edits)), model=model) for u, edits in zip(updates, groups)]
 
 
-PRESETS = {"gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8))}
+PRESETS = {
+    "gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8)),
+    "gptj-mini": MEMIT(layers=(1, 2), weight=30.0, objective=Objective(kind="block", steps=100, lr=0.1, decay=0.0, clamp=None), n_prefixes=2),
+}

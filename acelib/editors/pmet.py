@@ -20,4 +20,7 @@ class PMET(MEMIT):
     share: str = "root"
 
 
-PRESETS = {"gpt-j-6b": PMET(layers=(3, 4, 5, 6, 7, 8))}
+PRESETS = {
+    "gpt-j-6b": PMET(layers=(3, 4, 5, 6, 7, 8)),
+    "gptj-mini": PMET(layers=(1, 2), weight=30.0, objective=Objective(kind="pmet", steps=100, lr=0.1, decay=0.0, clamp=None), n_prefixes=2),
+}

@@ -1,0 +1,117 @@
+"""What a terminal shows: messages, progress bars, tables; a user's mistake as one red line and an exit code.
+
+A ValueError becomes exit code 2, a failed chapter or build exit code 1, Ctrl-C exit code 130. Bugs keep their traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
+
+
+def say(*what: Any):
+    """Print to stdout, with markup; text is not wrapped, tables are."""
+    Console(highlight=False, soft_wrap=all(isinstance(part, str) for part in what)).print(*what)
+
+
+def fail(message: str, code: int):
+    """End with one red line on stderr and an exit code."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]{escape(' '.join(message.split()))}[/bold red]")
+    raise typer.Exit(code)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable]:
+    """A progress bar with the time remaining on stderr; gives the function (done, total, what) that moves it."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty(),
+                  speed_estimate_period=3600) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total, now=what: shown.update(task, completed=done, total=total, description=escape(str(now)))
+
+
+def waiting(what: str):
+    """A context manager that shows a spinner on stderr."""
+    return Console(stderr=True).status(what)
+
+
+class Polite(TyperGroup):
+    """Turns errors that a user caused, or can understand, into one line and an exit code."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except ValueError as err:
+            fail(str(err), 2)
+        except KeyboardInterrupt:
+            fail("interrupted; rerun the same command to resume", 130)
+        except ModuleNotFoundError as err:
+            fail(f"the package {err.name!r} is missing: pip install 'acelib[book]'", 1)
+        except RuntimeError as err:
+            if type(err).__name__ != "ChapterError":
+                raise
+            fail(str(err), 1)
+
+
+class Pairs(TyperCommand):
+    """Lets ``-p`` take two words, a name and a value, any number of times."""
+
+    def parse_args(self, ctx, args):
+        words, joined = iter(args), []
+        for word in words:
+            joined.append(word)
+            if word in ("-p", "--parameter") and (name := next(words, None)) is not None:
+                value = None if "=" in name else next(words, None)
+                joined.append(name if value is None else f"{name}={value}")
+        return super().parse_args(ctx, joined)
+
+
+def examples(text: str, *lines: str) -> str:
+    """A help text with examples."""
+    return text + "\n\n[bold]Examples[/bold]\n\n" + "\n\n".join(f"[cyan]acelib {escape(line)}[/cyan]" for line in lines)
+
+
+def probe_table(answers) -> Table:
+    """The answers of ``probe.before_and_after`` as a table; green where they are ideal after the edit, red where not."""
+    table, rows = Table("", "prompt", "ideal", "before", "after", title="answers before and after"), list(answers.itertuples())
+    for row, following in zip(rows, [*rows[1:], None]):
+        color = "green" if row.ok else "red"
+        table.add_row(row.kind, escape(row.prompt), escape(row.ideal), escape(row.before), f"[{color}]{escape(row.after)}[/{color}]",
+                      end_section=following is not None and following.kind != row.kind)
+    return table
+
+
+def layer_table(title: str, scores: Mapping[str, Sequence[float]], top: int) -> Table:
+    """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best first."""
+    best = {kind: sorted(range(len(row)), key=lambda layer: -row[layer])[:top] for kind, row in scores.items()}
+    table = Table("layer", *scores, title=title)
+    for layer in range(max(map(len, scores.values()))):
+        table.add_row(str(layer), *(f"[{'bold' if layer in best[kind] else 'default'}]{row[layer]:.3f}" for kind, row in scores.items()))
+    table.add_section()
+    table.add_row("top", *(", ".join(map(str, best[kind])) for kind in scores))
+    return table
+
+
+def bars_table(title: str, found: Mapping[str, float], bars: Mapping[str, float]) -> Table:
+    """Shares that were measured and what they must reach; green where they do, red where not."""
+    table = Table("measured", "%", "must reach, %", title=title)
+    for key, share in found.items():
+        color = "default" if key not in bars else "green" if share >= bars[key] else "red"
+        table.add_row(key, f"[{color}]{100 * share:.1f}", f"{100 * bars[key]:.0f}" if key in bars else "")
+    return table
+
+
+def training_line(row: Mapping[str, float]) -> str:
+    """A row of ``train_log.jsonl`` in short: step, loss, speed, what was measured (%), time left."""
+    left = (row["steps"] - row["step"]) * row["tokens"] / row["step"] / max(row["tokens_per_s"], 1) / 60
+    known = ("step", "steps", "tokens", "loss", "lr", "tokens_per_s")
+    shares = " ".join(f"{key} {100 * value:.0f}" for key, value in row.items() if key not in known)
+    return f"step {row['step']}/{row['steps']}, loss {row['loss']:.3f}, {row['tokens_per_s']:,} tokens/s, {shares}, {left:.0f} min left"

@@ -1,0 +1,89 @@
+"""Hyper-parameters for a model, by one protocol for all editors: the same identification cases, the same number of trials, one score.
+
+Each editor has a space of settings; ``n_trials`` of them are drawn with a seed, every one edits the same identification cases, and the one
+with the highest score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity, becomes the preset. Evaluation cases are
+never looked at. The trials are kept in ``data/presets/<model>.csv``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, is_dataclass
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Mapping, Sequence
+
+import pandas as pd
+
+from .cases import make_cases
+from .covariance import Moments
+from .editors import ACE, MEMIT, PMET
+from .experiments import Progress, Protocol, balanced, known_cases, run
+from .facts import Case, World
+from .lm import LM
+from .targets import Objective
+
+SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
+
+
+def spaces(n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]) -> dict[str, list]:
+    """All settings of each editor that a model of ``n_layers`` is searched over: {"MEMIT": [...], ...}.
+
+    One-range editors may write any two or three neighbouring layers of the lower three quarters; ACE any such range of the lower half, or
+    the attributed query layers, and any two or three neighbours of the upper half, or the attributed value layers. The objective (100
+    steps, no clamp, no decay: at small widths the published 25-30 steps do not converge) and the two learning rates are the same for all.
+    """
+    ranges = [tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)]
+    lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
+    shallow = {*(r for r in ranges if r[-1] < n_layers // 2), tuple(sorted(query_layers))}
+    deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
+    weights, rates = (3.0, 30.0, 300.0), (0.1, 0.3)
+    objective = lambda kind, lr: Objective(kind=kind, steps=100, lr=lr, decay=0.0, clamp=None, kl=0.0625, floor=0.05)  # noqa: E731
+    common = dict(n_prefixes=2)
+    return {
+        "MEMIT": [MEMIT(layers=r, weight=w, objective=objective("block", lr), **common) for r, w, lr in product(lower, weights, rates)],
+        "PMET": [PMET(layers=r, weight=w, objective=objective("pmet", lr), **common) for r, w, lr in product(lower, weights, rates)],
+        "ACE": [ACE(query_layers=q, value_layers=v, weight=w, objective=objective("pmet", lr), **common)
+                for q, v, w, lr in product(sorted(shallow), sorted(deep), weights, rates)],
+    }
+
+
+def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
+    """``n`` (or a few more) identification cases of which the model recalls every fact, as many with one edit as with two, three, four."""
+    return balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
+
+
+def tune(lm: LM, world: World, cases: Sequence[Case], moments: Moments, candidates: Mapping[str, Sequence], n_trials: int, folder: Path, *,
+         seed: int = 0, protocol: Protocol = Protocol(), progress: Progress | None = None) -> pd.DataFrame:
+    """Scores of ``n_trials`` settings of every editor in ``candidates`` on ``cases``, best first within an editor; resumable.
+
+    progress: called with (cases done, cases of all trials, editor).
+    Returns one row a trial: editor, settings (``source``), the means of SCORE and their mean ``score``, n_cases.
+    """
+    trials = [(name, editor) for name, settings in candidates.items()
+              for editor in Random(f"{seed}/{name}").sample(list(settings), min(n_trials, len(settings)))]
+    rows = []
+    for i, (name, editor) in enumerate(trials):
+        tell = progress and (lambda done, _, what: progress(i * len(cases) + done, len(trials) * len(cases), what))
+        means = run(lm, world, {name: editor}, cases, moments, folder, protocol=protocol, progress=tell)[list(SCORE)].mean()
+        rows.append(dict(editor=name, settings=source(editor), **means.round(4), score=round(means.mean(), 4), n_cases=len(cases)))
+    return pd.DataFrame(rows).sort_values(["editor", "score"], ascending=[True, False], ignore_index=True)
+
+
+def source(settings) -> str:
+    """The Python expression for an editor, without the fields that are at their defaults: what a preset is written as."""
+    given = {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default}
+    return f"{type(settings).__name__}({', '.join(f'{k}={source(v) if is_dataclass(v) else repr(v)}' for k, v in given.items())})"
+
+
+def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Write ``trials`` to a csv file in one step; the trials that it holds of other editors stay. Returns all."""
+    if path.exists():
+        old = pd.read_csv(path)
+        trials = pd.concat([trials, old[~old.editor.isin(trials.editor)]]).sort_values("editor", kind="stable", ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.new")
+    trials.to_csv(part, index=False, lineterminator="\n")
+    os.replace(part, path)
+    return trials

@@ -1,0 +1,162 @@
+"""Runs: one row a case, the same whether batched, alone, or interrupted and continued; results are named by all they depend on."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+from test_update import bits, random_update, same_bits
+
+from acelib import experiments
+from acelib.cases import make_cases
+from acelib.covariance import Moments
+from acelib.evaluate import Recall
+from acelib.experiments import Protocol, balanced, judge, known_cases, run, unrelated_facts
+from acelib.facts import Entity, Fact, Relation, World
+
+PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
+
+
+def relation(key, noun, subject, object_):
+    cloze = (f"The {noun} of {{}} is", f"{{}} has the {noun}", f"{{}}, {noun}:", f"Of {{}} the {noun} is", f"{{}} {noun}")
+    return Relation(key, "P" + key, key, None, (subject,), object_, cloze, (f"What is the {noun} of {{}}?", f"Which {noun} has {{}}?"),
+                    (f"the {noun} of {{}}", f"{{}}'s {noun}"))
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    people, cities, countries = ([f"{kind}{i}" for i in range(n)] for kind, n in (("P", 60), ("C", 8), ("L", 4)))
+    kinds = {name: kind for kind, names in (("person", people), ("city", cities), ("land", countries)) for name in names}
+    facts = [Fact(name, "home", cities[i % 8]) for i, name in enumerate(people)]
+    facts += [Fact(name, "land", countries[i % 4]) for i, name in enumerate(cities)]
+    return World({name: Entity(name, kind) for name, kind in kinds.items()},
+                 {"home": relation("home", "home", "person", "city"), "land": relation("land", "land", "city", "land")}, tuple(facts))
+
+
+@pytest.fixture(scope="module")
+def cases(world):
+    return make_cases(world, "evaluation", 6, seed=0, n_hops=(2,), n_edits=(1, 2))
+
+
+@dataclass(frozen=True)
+class Fake:
+    """An editor whose updates are noise, each a function of its edits; from call ``fail`` on it breaks."""
+
+    strength: float = 0.1
+    fail: int = field(default=99, repr=False)
+    calls: list = field(default_factory=list, repr=False)
+
+    def each(self, lm, groups, moments):
+        self.calls.append(len(groups))
+        if len(self.calls) >= self.fail:
+            raise KeyboardInterrupt
+        return [random_update(lm, (1,), rank=1, seed=sum(map(ord, edits[0].subject + edits[0].target_new))) for edits in groups]
+
+
+def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
+    lm, fake, told = tiny("qwen3"), Fake(), []
+    before = bits(lm)
+    frame = run(lm, world, {"base": None, "fake": fake}, cases, None, tmp_path, protocol=PROTOCOL, chunk=4,
+                progress=lambda *state: told.append(state))
+    assert same_bits(lm, before) and fake.calls == [4, 2]
+    assert told == [(4, 12, "base"), (6, 12, "base"), (10, 12, "fake"), (12, 12, "fake")]
+    assert frame.editor.tolist() == ["base"] * 6 + ["fake"] * 6 and frame.case_id.tolist() == [case.case_id for case in cases] * 2
+    assert frame.n_edits.tolist() == [case.n_edits for case in cases] * 2 and all(len(answers) == 3 for answers in frame.answers)
+    for column in ("multi_hop", "multi_hop_each", "multi_hop_substring", "efficacy", "paraphrase", "specificity"):
+        assert frame[column].between(0, 1).all()
+    alone = [judge(lm, world, [case], fake.each(lm, [case.edits], None), PROTOCOL)[0] for case in cases]
+    assert_frame_equal(frame[6:].drop(columns="editor").reset_index(drop=True), pd.DataFrame(alone))
+
+
+def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
+    """The judge on a made-up model that says the new answers in a sentence to one question, and knows one wording of each edit."""
+    case, known = cases[1], {(edit.text, edit.target_new) for edit in cases[1].edits}
+    assert case.n_edits == 2
+    said, recall = case.new_answer, lambda lm, prompts, answers, _: Recall([pair in known for pair in zip(prompts, answers)], [])
+    monkeypatch.setattr(experiments, "multi_hop", lambda *_: [f"The {said}!", f"it is {said} now", f"{said}x"])
+    monkeypatch.setattr(experiments, "recall", recall)
+    row, = judge(tiny("gpt2"), world, [case], [None], PROTOCOL)
+    assert (row["multi_hop"], row["multi_hop_each"], row["multi_hop_substring"]) == (1, 1 / 3, 1)
+    assert (row["efficacy"], row["paraphrase"], row["specificity"]) == (1, 0, 0)
+    row, = judge(tiny("gpt2"), world, [case], None, PROTOCOL)
+    assert (row["multi_hop"], row["efficacy"]) == (0, 0)  # the unedited model is asked for the old answers
+
+
+def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
+    lm, go = tiny("qwen3"), dict(protocol=PROTOCOL, chunk=2)
+    whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path / "whole", **go)
+    with pytest.raises(KeyboardInterrupt):
+        run(lm, world, {"fake": Fake(fail=2)}, cases, None, tmp_path / "cut", **go)
+    fake, told = Fake(), []
+    again = run(lm, world, {"fake": fake}, cases, None, tmp_path / "cut", **go, progress=lambda *state: told.append(state))
+    assert_frame_equal(again, whole)
+    assert fake.calls == [2, 2] and told == [(4, 6, "fake"), (6, 6, "fake")]
+    idle = Fake()
+    assert_frame_equal(run(lm, world, {"fake": idle}, cases, None, tmp_path / "cut", **go), whole)
+    assert idle.calls == [] and len(list((tmp_path / "cut").iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage, lost", [
+    (lambda text: text[:-9], 1), (lambda text: text[:-1], 1), (lambda text: "", 6), (lambda text: text[:30], 6),
+    (lambda text: "{}\n" + text, 6), (lambda text: text.replace('"case_id"', '"case_id', 1), 6)], ids=["torn", "no newline", "empty", "torn manifest", "no manifest", "garbage"])
+def test_a_damaged_file_loses_what_is_damaged(tiny, world, cases, tmp_path, damage, lost):
+    lm = tiny("qwen3")
+    whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)
+    path, = tmp_path.iterdir()
+    content = path.read_text()
+    path.write_text(damage(content))
+    fake = Fake()
+    assert_frame_equal(run(lm, world, {"fake": fake}, cases, None, tmp_path, protocol=PROTOCOL), whole)
+    assert fake.calls == [lost] and path.read_text() == content
+    manifest = json.loads(content.split("\n")[0])["manifest"]
+    assert manifest["fingerprint"] == lm.fingerprint and manifest["settings"] == "Fake(strength=0.1)" and manifest["n_cases"] == 6
+
+
+def test_the_name_of_a_result_holds_all_it_depends_on(tiny, cases):
+    lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7, "model")
+    base = dict(lm=lm, editor=Fake(), cases=cases, moments=moments, protocol=PROTOCOL)
+    changes = [dict(lm=tiny("qwen3", seed=1)), dict(editor=Fake(0.2)), dict(editor=None), dict(cases=cases[1:]),
+               dict(cases=[replace(cases[0], new_answer="x"), *cases[1:]]), dict(moments=None), dict(moments=replace(moments, tokens=8)),
+               dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})), dict(protocol=replace(PROTOCOL, seed=1))]
+    assert experiments._key(**base) == experiments._key(**base | dict(editor=Fake(fail=3)))
+    assert len({experiments._key(**base | change) for change in [{}, *changes]}) == len(changes) + 1
+
+
+def test_known_cases_ask_for_every_fact_that_must_be_known(tiny, cases, monkeypatch):
+    """Old and new chain, but not the edited facts' new objects; one unknown hop drops the case."""
+    asked, unknown = [], cases[2].hops[1].cloze
+
+    def recall(lm, prompts, answers):
+        asked.extend(zip(prompts, answers))
+        return Recall([prompt != unknown for prompt in prompts], [])
+
+    monkeypatch.setattr(experiments, "recall", recall)
+    kept = known_cases(tiny("gpt2"), cases)
+    assert cases[2] not in kept and kept == [case for case in cases if unknown not in {hop.cloze for hop in case.hops + case.new_hops}]
+    assert not {(edit.text, edit.target_new) for case in cases for edit in case.edits} & set(asked)
+    assert {(hop.cloze, hop.answer) for case in cases for hop in case.hops} <= set(asked)
+    assert known_cases(tiny("gpt2"), []) == []
+
+
+def test_unrelated_facts_leave_out_the_edited_ones(world, cases):
+    for case in cases:
+        edited, relations = {(e.subject, e.relation) for e in case.edits}, {e.relation for e in case.edits}
+        chosen = unrelated_facts(world, case, 6, 0)
+        assert chosen == unrelated_facts(world, case, 6, 0) and len(set(chosen)) == len(chosen)
+        assert not {(f.subject, f.relation) for f in chosen} & edited and set(chosen) <= set(world.facts)
+        assert sum(f.relation in relations for f in chosen) == 3
+        assert len(chosen) == (6 if len(relations) == 1 else 3)  # two relations edited: this world has no other
+    assert unrelated_facts(world, cases[0], 6, 0) != unrelated_facts(world, cases[0], 6, 1)
+    assert len(unrelated_facts(world, cases[0], 10_000, 0)) == len(world.facts) - 1
+
+
+def test_balanced_and_refusals(tiny, world, cases, tmp_path):
+    assert [case.case_id for case in balanced(cases, 2)] == [0, 1, 2, 3]
+    lm = tiny("gpt2")
+    base = {"base": None}
+    for editors, chosen, chunk, said in ((base, [], 4, "no case to judge"), ({}, cases, 4, "0 editors"), (base, cases, 0, "chunks of 0")):
+        with pytest.raises(ValueError, match=said):
+            run(lm, world, editors, chosen, None, tmp_path, chunk=chunk)
+    assert not list(tmp_path.iterdir())
