@@ -25,9 +25,24 @@ app = typer.Typer(cls=Polite, no_args_is_help=True, rich_markup_mode="rich", pre
                   help=examples(
     "Edit facts in language models, find where they are stored, and rerun the book that measures both.",
     "run 03_ace -p n_cases 10 --name quick",
-    'edit --subject "Tim Duncan" --prompt "{} plays the sport of" --target tennis', "locate --category ST"))
+    'edit --subject "Tim Duncan" --prompt "{} plays the sport of" --target cricket', "locate --category ST"))
 Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model, a local folder, or a Hugging Face id.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+
+def _load(name: str, device: str | None = None):
+    from acelib import lm
+
+    if name in lm.shipped() or Path(name).is_dir():
+        _no_foreign_bars()
+    return lm.load(name, device)
+
+
+def _no_foreign_bars():
+    """transformers shows a bar of its own for everything; only downloads need one."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 # ---------------------------------------------------------------------- chapters
@@ -107,7 +122,7 @@ def _build(source: Path, output: Path):
 
 @app.command(help=examples(
     "Change one fact of a model and compare its answers before and after: the fact, paraphrases, multi-hop consequences, unrelated facts.",
-    'edit --editor ace --subject "Tim Duncan" --prompt "{} plays the sport of" --target tennis',
+    'edit --editor ace --subject "Tim Duncan" --prompt "{} plays the sport of" --target cricket',
     'edit --editor memit --subject France --prompt "The capital of {} is" --target Rome --save update.safetensors'))
 def edit(
     subject: Annotated[str, typer.Option("--subject", "-s", help="Whom or what the fact is about.")],
@@ -119,12 +134,12 @@ def edit(
     save: Annotated[Optional[Path], typer.Option("--save", help="Keep the update in this file.")] = None,
     seed: Seed = 0,
 ):
-    from acelib import covariance, editors, evaluate, facts, lm, pretrain, probe
+    from acelib import covariance, editors, evaluate, facts, pretrain, probe
 
     if save and not save.absolute().parent.is_dir():
         raise ValueError(f"the folder of --save {save} does not exist")
     request, chosen, world = facts.Edit(subject, prompt, target), editors.preset(editor, model), facts.load_world()
-    host = lm.load(model)
+    host = _load(model)
     if evaluate.recall(host, [request.text], [target]).correct[0]:
         raise ValueError(f"{model} answers {target!r} to {request.text!r} already; choose another target")
     layers = getattr(chosen, "layers", None) or (*chosen.query_layers, *chosen.value_layers)
@@ -155,11 +170,11 @@ def locate(
     top: Annotated[int, typer.Option("--top", help="Layers named of each kind.", min=1)] = 3,
     seed: Seed = 0,
 ):
-    from acelib import facts, lm
+    from acelib import facts
     from acelib.locate import locate as find, questions
 
     asked = questions(facts.load_world(), n, seed, category, single)
-    host = lm.load(model)
+    host = _load(model)
     with bar("questions") as tell:
         found = find(host, *zip(*asked), top, top, progress=tell)
     by_layer = dict(query=found.query_by_layer, value=found.value_by_layer)
@@ -176,16 +191,16 @@ def tune(
     cases: Annotated[int, typer.Option("--cases", help="Cases that each setting edits.", min=1)] = 24,
     seed: Seed = 0,
 ):
-    from acelib import covariance, facts, lm, pretrain, provenance, tune as search
+    from acelib import covariance, facts, pretrain, provenance, tune as search
     from acelib.editors import EDITORS
     from acelib.locate import locate as find, questions
 
     world, names = facts.load_world(), [name.strip().upper() for name in editors.split(",")]
     if unknown := [name for name in names if name not in EDITORS]:
         raise ValueError(f"unknown editor {unknown[0]!r}; known: {', '.join(EDITORS)}")
-    host = lm.load(model)
+    host = _load(model)
     with bar("locating layers") as tell:
-        found = find(host, *zip(*questions(world, 96, seed)), progress=tell)
+        found = find(host, *zip(*questions(world, 96, seed)), 2, 2, progress=tell)
     with bar("second moments") as tell:
         moments = covariance.second_moments(host, pretrain.documents(world, 2000), range(host.n_layers), progress=tell)
     spaces = search.spaces(host.n_layers, found.query_layers, found.value_layers)
@@ -219,13 +234,15 @@ def pretrain(
     from dataclasses import replace
 
     import torch
-    from acelib import bars, facts, lm, pretrain as training, provenance
+    from acelib import bars, facts, pretrain as training, provenance
 
-    world, devices = facts.load_world(), ["cpu"] + [torch.accelerator.current_accelerator().type] * torch.accelerator.is_available()
+    world, devices = facts.load_world(), ["cpu"]
+    if torch.accelerator.is_available():
+        devices.append(torch.accelerator.current_accelerator().type)
     if device and device.split(":")[0] not in devices:
         raise ValueError(f"device {device!r} is not on this machine; there are: {', '.join(devices)}")
     if evaluate:
-        host = lm.load(name, device)
+        host = _load(name, device)
         with waiting(f"measuring {name}"):
             found = bars.measure(host, world)
         say(bars_table(name, found, bars.BARS))
@@ -234,6 +251,7 @@ def pretrain(
     if name not in training.RECIPES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(training.RECIPES)}")
     recipe = replace(training.RECIPES[name], **{key: value for key, value in dict(steps=steps, seed=seed).items() if value is not None})
+    _no_foreign_bars()
     folder = out or provenance.ROOT / "runs" / "pretrain" / name
     with bar(f"{name}, steps") as tell:
         def report(row):

@@ -30,10 +30,11 @@ def fail(message: str, code: int):
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable]:
-    """A progress bar with the time remaining on stderr; gives the function (done, total, what) that moves it."""
+    """A progress bar with the time remaining, where stderr is a terminal; gives the function (done, total, what) that moves it."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty(),
-                  speed_estimate_period=3600) as shown:
+    console, both = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=both, speed_estimate_period=3600,
+                  disable=not console.is_terminal) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total, now=what: shown.update(task, completed=done, total=total, description=escape(str(now)))
 

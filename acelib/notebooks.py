@@ -87,8 +87,11 @@ def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
 
 
 def record_of(path: Path) -> dict:
-    """The provenance of an executed notebook; empty if acelib never executed it."""
-    return dict(nbformat.read(path, 4).metadata.get("acelib", {})) if path.is_file() else {}
+    """The provenance of an executed notebook; empty if acelib never executed it, or if it cannot be read."""
+    try:
+        return dict(nbformat.read(path, 4).metadata.get("acelib", {}))
+    except (OSError, ValueError, AttributeError):  # not there, no JSON, no notebook
+        return {}
 
 
 def stale(notebook: Path, chosen: Mapping[str, Any] | None = None, output: Path | None = None, root: Path = ROOT) -> list[str]:

@@ -30,22 +30,21 @@ SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
 def spaces(n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]) -> dict[str, list]:
     """All settings of each editor that a model of ``n_layers`` is searched over: {"MEMIT": [...], ...}.
 
-    One-range editors may write any two or three neighbouring layers of the lower three quarters; ACE any such range of the lower half, or
-    the attributed query layers, and any two or three neighbours of the upper half, or the attributed value layers. The objective (100
-    steps, no clamp, no decay: at small widths the published 25-30 steps do not converge) and the two learning rates are the same for all.
+    One-range editors may write any two or three neighbouring layers of the lower three quarters; ACE any such range of the lower half but its first layer, or
+    the attributed query layers, and any two or three neighbours of the upper half, or the attributed value layers. The objective (up to
+    100 steps, no clamp, no decay: at small widths the published 25-30 steps do not converge) is the same for all but in its kind.
     """
     ranges = [tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)]
     lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
-    shallow = {*(r for r in ranges if r[-1] < n_layers // 2), tuple(sorted(query_layers))}
+    shallow = {*(r for r in ranges if 0 < r[0] and r[-1] < n_layers // 2), tuple(sorted(query_layers))}
     deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
-    weights, rates = (3.0, 30.0, 300.0), (0.1, 0.3)
-    objective = lambda kind, lr: Objective(kind=kind, steps=100, lr=lr, decay=0.0, clamp=None, kl=0.0625, floor=0.05)  # noqa: E731
-    common = dict(n_prefixes=2)
+    block, pmet = (Objective(kind=kind, steps=100, lr=0.3, decay=0.0, clamp=None) for kind in ("block", "pmet"))
+    weights = (1.0, 10.0, 100.0)
     return {
-        "MEMIT": [MEMIT(layers=r, weight=w, objective=objective("block", lr), **common) for r, w, lr in product(lower, weights, rates)],
-        "PMET": [PMET(layers=r, weight=w, objective=objective("pmet", lr), **common) for r, w, lr in product(lower, weights, rates)],
-        "ACE": [ACE(query_layers=q, value_layers=v, weight=w, objective=objective("pmet", lr), **common)
-                for q, v, w, lr in product(sorted(shallow), sorted(deep), weights, rates)],
+        "MEMIT": [MEMIT(layers=r, weight=w, objective=block, n_prefixes=2) for r, w in product(lower, weights)],
+        "PMET": [PMET(layers=r, weight=w, objective=pmet, n_prefixes=2) for r, w in product(lower, weights)],
+        "ACE": [ACE(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2)
+                for q, v, w in product(sorted(shallow), sorted(deep), weights)],
     }
 
 

@@ -1,11 +1,22 @@
-"""The command line: help with examples, one clear line for a mistake, exit codes."""
+"""The command line: help with examples, one clear line for a mistake, exit codes, and each command wired to the library."""
 
+import json
+
+import pandas as pd
 import pytest
+import torch
+from conftest import make_tiny, tiny_tokenizer
+from test_pretrain import RECIPE
+from test_tune import SPACES, fake_run
 from typer.testing import CliRunner
 
-from acelib import cli
+from acelib import cli, console
+from acelib.bars import BARS
+from acelib.bench import Timing
+from acelib.editors import MEMIT
+from acelib.targets import Objective
 
-COMMANDS = ("run", "book", "edit", "locate", "pretrain", "bench")
+COMMANDS = ("run", "book", "edit", "locate", "tune", "pretrain", "bench")
 
 
 def call(*words: str):
@@ -30,12 +41,21 @@ EDIT = ("edit", "--subject", "Tim Duncan", "--prompt", "{} plays the sport of", 
     (("run", "a", "-p", "n", "1", "--update"), "--update writes the book at its default parameters"),
     (("run", "a", "--name", "../up"), "run name '../up' is not a folder name"),
     (("book", "--runs", "no_such_run"), "runs/no_such_run holds no executed chapter"),
-    ((*EDIT, "--editor", "surgeon"), "unknown editor 'surgeon'; known: memit, pmet, ace"),
-    ((*EDIT, "--model", "no-such-model"), "'no-such-model'"),
+    ((*EDIT, "--editor", "surgeon"), "unknown editor 'surgeon'; known: MEMIT, PMET, ACE"),
+    ((*EDIT, "--model", "no-such-model"), "ace has no settings for model 'no-such-model'; it has for: gpt-j-6b"),
+    ((*EDIT, "--save", "no/such/folder/update"), "the folder of --save no/such/folder/update does not exist"),
     ((*EDIT[:3], "--prompt", "plays the sport of", "--target", "tennis"), "exactly one '{}'"),
     ((*EDIT[:5], "--target", " "), "target_new of an edit must be a non-empty text"),
+    (("edit", "--subject", " ", *EDIT[3:]), "subject of an edit must be a non-empty text"),
+    (("edit", "--subject", "A", "--prompt", "{} and {} play", "--target", "tennis"), "exactly one '{}'"),
     (("locate", "--category", "XX"), "category 'XX' is none of NN"),
+    (("locate", "--category", "AT"), "no held-out chain of two hops ends in a fact of category AT; ask single facts"),
+    (("locate", "--model", "no-such-model"), "model 'no-such-model' cannot be loaded: it is neither shipped"),
+    (("tune", "--editors", "ace,surgeon"), "unknown editor 'SURGEON'; known: MEMIT, PMET, ACE"),
     (("pretrain", "no-such-recipe"), "unknown recipe 'no-such-recipe'; known: gptj-mini"),
+    (("pretrain", "--device", "abacus"), "device 'abacus' is not on this machine; there are: cpu"),
+    (("pretrain", "--evaluate", "no-such-model"), "model 'no-such-model' cannot be loaded"),
+    (("bench", "juggling"), "unknown benchmark 'juggling'; known: targets"),
 ])
 def test_a_mistake_is_one_line_and_exit_code_2(words, said):
     result = call(*words)
@@ -68,8 +88,100 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 
 def test_tables_show_plain_data(capsys):
-    rows = [cli.Probe("fact", "A plays", "chess"), cli.Probe("unrelated", "B [x] plays", "go")]
-    cli._say(cli.probe_table(rows, ["golf", "go"], ["chess.", "ludo"], lambda text, answer: text.startswith(answer)))
-    cli._say(cli.layer_table("all", {"query": [0.1, 0.9], "value": [0.5, 0.2]}, 1))
+    rows = [("fact", "A plays", "chess", "golf", "chess.", True), ("unrelated", "B [x] plays", "go", "go", "ludo", False)]
+    console.say(console.probe_table(pd.DataFrame(rows, columns=["kind", "prompt", "ideal", "before", "after", "ok"])))
+    console.say(console.layer_table("all", {"query": [0.1, 0.9], "value": [0.5, 0.2]}, 1))
+    console.say(console.bars_table("mini", {"cot_2": 0.961, "direct_2": 0.5}, {"cot_2": 0.97}))
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("golf", "chess.", "ludo", "B [x] plays", "0.900", "top"))
+    assert all(word in shown for word in ("golf", "chess.", "ludo", "B [x] plays", "0.900", "top", "96.1", "97", "50.0"))
+
+
+def test_a_training_row_in_short():
+    row = dict(step=50, steps=200, tokens=50_000, loss=1.23456, lr=0.002, tokens_per_s=1000, cloze=0.987, cot_2=0.5)
+    assert console.training_line(row) == "step 50/200, loss 1.235, 1,000 tokens/s, cloze 99 cot_2 50, 2 min left"  # 150,000 tokens to go
+
+
+# ---------------------------------------------------------------------- commands, on tiny models
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    """A tiny model under any name, few texts, a cache and a repository of their own."""
+    lm = make_tiny("gptj", torch.float32)
+    monkeypatch.setattr("acelib.covariance.user_cache_path", lambda name: tmp_path / "cache")
+    monkeypatch.setattr("acelib.lm.load", lambda name, device=None: lm)
+    monkeypatch.setattr("acelib.pretrain.documents", lambda world, n, seed=0: [f"Text number {i} of {n}." for i in range(40)])
+    monkeypatch.setattr("acelib.provenance.ROOT", tmp_path)
+    return lm
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    editor = MEMIT(layers=(1, 2), weight=2.0, objective=Objective(steps=3), n_prefixes=0)
+    monkeypatch.setattr("acelib.editors.memit.PRESETS", {"mini": editor})
+
+
+@pytest.mark.parametrize("subject, prompt, kinds", [
+    ("Tim Duncan", "{} plays the sport of", {"fact", "paraphrase", "multi-hop", "unrelated"}),
+    ("Zork Blip", "{} likes the taste of", {"fact", "unrelated"})])
+def test_edit_shows_answers_and_keeps_the_update(host, quick, tmp_path, subject, prompt, kinds):
+    before = {name: value.clone() for name, value in host.model.state_dict().items()}
+    result = call("edit", "-e", "memit", "-s", subject, "--prompt", prompt, "-t", "cricket", "-m", "mini", "--unrelated", "2",
+                  "--save", str(tmp_path / "update"))
+    assert result.exit_code == 0, result.output
+    summary = next(line for line in result.stdout.splitlines() if line.startswith("ideal after the edit: "))
+    assert {kind for kind in ("fact", "paraphrase", "multi-hop", "unrelated") if f" {kind} " in summary} == kinds
+    assert "norm of the change by layer: 1: " in result.stdout and (tmp_path / "update").is_file()
+    assert all(torch.equal(value, before[name]) for name, value in host.model.state_dict().items())
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # one moment a layer
+
+
+@pytest.mark.parametrize("words, said", [(("-n", "3"), "3 two-hop questions"), (("-c", "ST", "--single", "-n", "2"), "2 single facts")])
+def test_locate_ranks_the_layers(host, words, said):
+    result = call("locate", "-m", "mini", *words)
+    assert result.exit_code == 0 and said in " ".join(result.stdout.split()) and "top" in result.stdout
+
+
+def test_tune_keeps_the_trials_and_prints_presets(host, monkeypatch, tmp_path):
+    monkeypatch.setattr("acelib.tune.run", fake_run)
+    monkeypatch.setattr("acelib.tune.spaces", lambda n_layers, query, value: SPACES)
+    monkeypatch.setattr("acelib.tune.identification", lambda lm, world, n, seed: [None] * n)
+    result = call("tune", "-m", "models/Mini", "--editors", "memit, pmet", "--trials", "2", "--cases", "5")
+    assert result.exit_code == 0, result.output
+    assert '    "mini": MEMIT(layers=(1,), weight=3.0),' in result.stdout.splitlines() and "# PMET: 0.100 on 5 cases" in result.stdout
+    assert list(pd.read_csv(tmp_path / "data" / "presets" / "mini.csv").editor) == ["MEMIT", "MEMIT", "PMET"]
+
+
+def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_path):
+    measured = []
+
+    def measure(lm, world, n_facts, n_chains):
+        measured.append(lm.n_layers)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return {"cloze": 0.25}
+
+    monkeypatch.setattr("acelib.pretrain.make_tokenizer", lambda *_: tiny_tokenizer())
+    monkeypatch.setattr("acelib.pretrain.RECIPES", {"mini": RECIPE})
+    monkeypatch.setattr("acelib.bars.measure", measure)
+    words = ("pretrain", "mini", "--out", str(tmp_path), "--steps", "4", "--every", "2", "--device", "cpu")
+    cut = call(*words)
+    assert cut.exit_code == 130 and "rerun the same command to resume" in cut.stderr and "step 2/4, loss" in cut.stdout
+    assert not (tmp_path / "config.json").exists()
+    again = call(*words)
+    assert again.exit_code == 0 and "step 2/4" not in again.stdout and "step 4/4, loss" in again.stdout and "cloze 25" in again.stdout
+    assert [json.loads(line)["step"] for line in (tmp_path / "train_log.jsonl").read_text().splitlines()] == [2, 4]
+    assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("share, said", [(0.5, "missed: cloze, qa, cot_2"), (1.0, "all bars are reached")])
+def test_pretrain_evaluate_names_the_bars_that_are_missed(host, monkeypatch, share, said):
+    monkeypatch.setattr("acelib.bars.measure", lambda lm, world: dict.fromkeys([*BARS, "direct_2"], share))
+    result = call("pretrain", "--evaluate", "mini")
+    assert result.exit_code == 0 and said in result.stdout and "must reach" in result.stdout
+
+
+def test_bench_shows_its_rows(monkeypatch):
+    rows = [Timing("targets", 9.0, 0.5, note="4 facts [x]")]
+    monkeypatch.setattr("acelib.bench.bench", lambda what, progress: rows * len(what))
+    shown = call("bench", "targets").stdout
+    assert all(word in shown for word in ("targets", "18.0", "0.5", "[x]"))

@@ -17,7 +17,7 @@ JOINT = Objective(kind="pmet", steps=5, lr=0.1, floor=None)
 EDITORS = {
     "memit": MEMIT(layers=(1, 2), objective=BLOCK, weight=2.0, n_prefixes=2, prefix_length=6),
     "pmet": PMET(layers=(1, 2), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6),
-    "ace": ACE(query_layers=(0, 1), value_layers=(2, 3), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6),
+    "ace": ACE(query_layers=(0, 1), value_layers=(2, 3), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6, chained=True),
     "ace-memit": ACE(query_layers=(0, 1), value_layers=(3,), backbone="memit", objective=BLOCK, weight=2.0, n_prefixes=0,
                      stages=("query", "value")),
 }

@@ -100,7 +100,8 @@ def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
 
 @pytest.mark.parametrize("damage, lost", [
     (lambda text: text[:-9], 1), (lambda text: text[:-1], 1), (lambda text: "", 6), (lambda text: text[:30], 6),
-    (lambda text: "{}\n" + text, 6), (lambda text: text.replace('"case_id"', '"case_id', 1), 6)], ids=["torn", "no newline", "empty", "torn manifest", "no manifest", "garbage"])
+    (lambda text: "{}\n" + text, 6), (lambda text: text.replace('"case_id"', '"case_id', 1), 6)],
+    ids=["torn", "no newline", "empty", "torn manifest", "no manifest", "garbage"])
 def test_a_damaged_file_loses_what_is_damaged(tiny, world, cases, tmp_path, damage, lost):
     lm = tiny("qwen3")
     whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)

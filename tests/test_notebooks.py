@@ -74,6 +74,16 @@ def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
     assert changed(root / "data" / "facts.csv", "a,c\n") == ["the library changed", "the data changed"]
 
 
+def test_a_corrupted_run_is_run_again(root):
+    chapter, folder = find("01_one", root), run_folder("quick", root)
+    folder.mkdir(parents=True)
+    for rubbish in ("", "{", '{"cells": []}', "[]"):
+        (folder / chapter.name).write_text(rubbish)
+        assert stale(chapter, {}, folder / chapter.name, root) == ["it was never executed"]
+    (name, record), = run(["01_one"], {}, folder, progress=False, root=root)
+    assert record and printed(folder / chapter.name) == "2 ['a'] 0.5\n"
+
+
 def test_in_place_twice_gives_the_same_notebook(root):
     chapter = find("01_one", root)
     first, second = ((execute(chapter, root=root), nbformat.read(chapter, 4))[1] for _ in range(2))

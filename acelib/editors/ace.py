@@ -1,9 +1,11 @@
 """ACE: a first edit of the value layers (deep, at the prompt's last token), then one of the query layers (at the subject's last token).
 
 Value stage: each edit's single-hop prompt and its multi-hop prompts ("The sport of the spouse of X is"), each at its last token, written
-into the value layers. Query stage: on the model so edited, the single-hop prompt at the subject's last token, written into the query
+into the value layers. Query stage: the single-hop prompt at the subject's last token, written into the query
 layers. Both by the closed form of a backbone (PMET, MEMIT); the result is the sum. The paper is silent on details; every reading is a
-field, and the defaults follow its text. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
+field, and the defaults follow its text. Algorithm 1 searches all targets first and then writes, so by default no stage searches on a model
+that another has edited (``chained``). The other reading hardly writes its second stage: after the value stage the model says the target,
+and PMET's search stops at once. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class ACE:
     value_weight: float | None = None  #: lambda of the value stage; None: ``weight``
     value_objective: Objective | None = None  #: of the value stage; None: ``objective``
     stages: tuple[str, ...] = ("value", "query")  #: which, in which order
-    chained: bool = True  #: a stage's targets and keys are those of the model the stages before have edited
+    chained: bool = False  #: whether a stage searches its targets on the model that the stages before have edited (see below)
     value_prompts: tuple[str, ...] = ("single", "hops")
     value_position: str = "last"  #: of the single-hop prompt; multi-hop prompts are always edited at their last token
     query_prompts: tuple[str, ...] = ("single",)

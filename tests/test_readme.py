@@ -1,0 +1,39 @@
+"""The README says what is there: its map of functions resolves, its map of files is complete, its commands exist."""
+
+import re
+from functools import reduce
+from importlib import import_module
+
+import pytest
+import typer
+
+from acelib.cli import app
+from acelib.provenance import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+MAPPED = re.findall(r"`(\w+(?:\.\w+)+)`", README.split("## From the paper to the code")[1].split("\n## ")[0])
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_a_mapped_function_exists(name):
+    module, *path = name.split(".")
+    assert callable(reduce(getattr, path, import_module(f"acelib.{module}")))
+
+
+def test_the_map_of_files_has_every_module_once():
+    listed = README.split("nothing imports from further down:\n")[1].split("\nnotebooks/")[0]
+    names = [name.strip(" /") for line in listed.splitlines() for name in re.split(r"\s{2,}", line.strip())[0].split(",")]
+    assert MAPPED and sorted(names) == sorted({path.relative_to(ROOT / "acelib").parts[0].removesuffix(".py") for path in (ROOT / "acelib").rglob("*.py")})
+
+
+def test_the_commands_exist():
+    commands = typer.main.get_command(app).commands
+    assert set(re.findall(r"^acelib (\w+)", README, re.M)) <= set(commands)
+    for line in re.findall(r"^acelib (.*?)(?:\s+#.*)?$", README, re.M):
+        known = {option for parameter in commands[line.split()[0]].params for option in parameter.opts}
+        assert set(re.findall(r"(?<=\s)--?[a-z]+", line)) <= known, line
+
+
+def test_the_example_imports_what_is_there():
+    for module, names in re.findall(r"^from (acelib\S*) import (.*)$", README, re.M):
+        assert all(hasattr(import_module(module), name.strip()) for name in names.split(","))
