@@ -108,5 +108,6 @@ class ACE:
 #: The paper's value layers 26-28 of this model count from 1.
 PRESETS = {
     "gpt-j-6b": ACE(query_layers=(3, 4, 5, 6, 7, 8), value_layers=(25, 26, 27)),
-    "gptj-mini": ACE(query_layers=(1, 2), value_layers=(5, 6), weight=30.0, objective=Objective(kind="pmet", steps=100, lr=0.1, decay=0.0, clamp=None), n_prefixes=2),
+    "gptj-mini": ACE(query_layers=(3, 4), value_layers=(4, 5, 6), weight=10.0,
+                     objective=Objective(kind="pmet", steps=100, lr=0.3, decay=0.0, clamp=None), n_prefixes=2),
 }

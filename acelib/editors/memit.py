@@ -62,5 +62,6 @@ def signed(lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[U
 
 PRESETS = {
     "gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8)),
-    "gptj-mini": MEMIT(layers=(1, 2), weight=30.0, objective=Objective(kind="block", steps=100, lr=0.1, decay=0.0, clamp=None), n_prefixes=2),
+    "gptj-mini": MEMIT(layers=(0, 1, 2), weight=10.0,
+                       objective=Objective(steps=100, lr=0.3, decay=0.0, clamp=None), n_prefixes=2),
 }
