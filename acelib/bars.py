@@ -14,10 +14,11 @@ BARS = {"cloze": 0.99, "qa": 0.99, "cot_2": 0.97, "cot_3": 0.97, "cot_4": 0.97, 
 
 
 def knowledge(lm: LM, world: World, n_facts: int | None = None, seed: int = 0) -> dict[str, float]:
-    """Share of single-hop prompts answered exactly: ``cloze`` over every wording, ``qa`` over every question, of all facts (or a sample)."""
+    """Share of single-hop prompts answered exactly, ``cloze`` in every wording, ``qa`` in every question form, of all facts or a sample."""
     facts = list(world.facts) if n_facts is None else random.Random(seed).sample(world.facts, n_facts)
     cloze = [(template.format(fact.subject), fact.object) for fact in facts for template in world.relations[fact.relation].cloze]
-    qa = [(f"Q: {template.format(fact.subject)} A:", fact.object) for fact in facts for template in world.relations[fact.relation].questions]
+    qa = [(f"Q: {question.format(fact.subject)} A:", fact.object)
+          for fact in facts for question in world.relations[fact.relation].questions]
     return {name: _share(recall(lm, *zip(*asked)).correct) for name, asked in (("cloze", cloze), ("qa", qa))}
 
 

@@ -46,7 +46,8 @@ def known_cases(lm: LM, cases: Sequence[Case]) -> list[Case]:
     after the edit would not be the editor's.
     """
     edited = [{(edit.text, edit.target_new) for edit in case.edits} for case in cases]
-    hops = [[hop for hop in dict.fromkeys(case.hops + case.new_hops) if (hop.cloze, hop.answer) not in new] for case, new in zip(cases, edited)]
+    hops = [[hop for hop in dict.fromkeys(case.hops + case.new_hops) if (hop.cloze, hop.answer) not in new]
+            for case, new in zip(cases, edited)]
     flat = [hop for case in hops for hop in case]
     correct = iter(recall(lm, [hop.cloze for hop in flat], [hop.answer for hop in flat]).correct)
     return [case for case, asked in zip(cases, hops) if all([next(correct) for _ in asked])]
@@ -92,8 +93,8 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
     answers = multi_hop(lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens)
     target = lambda edit: edit.target_new if new else edit.target_true
     cloze, cloze_owner = flat([[(edit.text, target(edit)) for edit in case.edits] for case in cases])
-    wordings, wordings_owner = flat([[(template.replace("{}", edit.subject), target(edit)) for edit in case.edits for template in edit.paraphrases]
-                                     for case in cases])
+    wordings, wordings_owner = flat([[(wording.replace("{}", edit.subject), target(edit))
+                                      for edit in case.edits for wording in edit.paraphrases] for case in cases])
     facts = [unrelated_facts(world, case, protocol.n_unrelated, protocol.seed) for case in cases]
     others, others_owner = flat([[(single_hop_cloze(world, f), f.object) for f in chosen] for chosen in facts])
     said = [recall(lm, [p for _, (p, _) in group], [a for _, (_, a) in group], group_owner).correct
@@ -111,7 +112,8 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
         near = [ok for ok, fact in zip(kept, facts[i]) if fact.relation in relations]
         far = [ok for ok, fact in zip(kept, facts[i]) if fact.relation not in relations]
         rows.append(dict(
-            case_id=case.case_id, n_edits=case.n_edits, n_hops=case.n_hops, answers=given, multi_hop=float(any(exact)), multi_hop_each=_mean(exact),
+            case_id=case.case_id, n_edits=case.n_edits, n_hops=case.n_hops, answers=given, multi_hop=float(any(exact)),
+            multi_hop_each=_mean(exact),
             multi_hop_substring=float(any(matches(answer, accepted, substring=True) for answer in given)),
             efficacy=_mean(of(cloze, said[0], i)), paraphrase=_mean(of(wordings, said[1], i)),
             specificity=_mean(kept), specificity_near=_mean(near), specificity_far=_mean(far)))
@@ -138,7 +140,7 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
     total, done = len(editors) * len(cases), 0
     frames = []
     for name, editor in editors.items():
-        path = Path(folder) / f"{name.lower()}-{_key(lm, editor, cases, moments, protocol)}.jsonl"
+        path = Path(folder) / f"{name.lower()}-{_key(lm, world, editor, cases, moments, protocol)}.jsonl"
         rows = _read(path, _manifest(lm, name, editor, cases, protocol))
         have = {row["case_id"] for row in rows}
         done += len(have)
@@ -157,8 +159,8 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
     return pd.concat(frames, ignore_index=True)
 
 
-def _key(lm, editor, cases, moments, protocol) -> str:
-    parts = (lm.fingerprint, str(lm.dtype), repr(editor), repr(protocol), _moments_name(moments), _library(editor),
+def _key(lm, world, editor, cases, moments, protocol) -> str:
+    parts = (lm.fingerprint, world.digest, str(lm.dtype), repr(editor), repr(protocol), _moments_name(moments), _library(editor),
              json.dumps([asdict(case) for case in cases], sort_keys=True))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -175,7 +177,8 @@ def _moments_name(moments: Moments | None) -> str:
 
 
 def _manifest(lm, name, editor, cases, protocol) -> dict:
-    return dict(manifest=dict(model=lm.name, fingerprint=lm.fingerprint, dtype=str(lm.dtype), device=str(lm.device), editor=name, settings=repr(editor),
+    return dict(manifest=dict(model=lm.name, fingerprint=lm.fingerprint, dtype=str(lm.dtype), device=str(lm.device), editor=name,
+                              settings=repr(editor),
                               n_cases=len(cases), protocol=asdict(protocol), library=_library(editor), torch=torch.__version__))
 
 

@@ -182,6 +182,11 @@ class World:
                 index[name][key] += (fact,)
         return index
 
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with any entity, wording or fact."""
+        return hashlib.sha256(repr((self.entities, self.relations, self.facts)).encode()).hexdigest()[:16]
+
     def about(self, name: str) -> tuple[Fact, ...]:
         """Facts whose subject is ``name``."""
         return self._by["subject"].get(name, ())

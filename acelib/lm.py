@@ -87,7 +87,8 @@ class LM:
             tol = 1e-4 if self.dtype in (torch.float32, torch.float64) else 5e-2
             good = torch.allclose(mine.double(), theirs.double(), rtol=tol, atol=tol * float(theirs.abs().max() + 1e-9))
         except (AttributeError, RuntimeError) as err:
-            raise ValueError(f"model {self.name!r}: its parts are not where family {self.model.config.model_type!r} keeps them ({err})") from err
+            kind = self.model.config.model_type
+            raise ValueError(f"model {self.name!r}: its parts are not where {kind!r} models keep them ({err})") from err
         if not good:
             raise ValueError(f"model {self.name!r}: the second FFN matrix is not oriented as family {self.model.config.model_type!r} says")
 
@@ -213,7 +214,7 @@ class LM:
     # ------------------------------------------------------------------ text
 
     def encode(self, texts: Sequence[str], side: str = "right") -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask of ``texts``, both (b, p), padded on ``side``; no special tokens are added beyond the tokenizer's own."""
+        """Token ids and attention mask of ``texts``, both (b, p), padded on ``side``; special tokens are the tokenizer's own."""
         if side not in ("left", "right"):
             raise ValueError(f"padding side {side!r} is unknown; allowed: 'left', 'right'")
         rows = [self.tokenizer(text)["input_ids"] for text in texts]

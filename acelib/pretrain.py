@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import random
 import time
 from contextlib import nullcontext
@@ -216,8 +217,9 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
         optimiser.zero_grad()
         losses.append(loss.detach())
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
-            row = dict(step=step + 1, tokens=(step + 1) * recipe.batch * recipe.length, loss=float(torch.stack(losses).mean()),
-                       lr=learning_rate(recipe, step), tokens_per_s=round(len(losses) * recipe.batch * recipe.length / (time.monotonic() - since)))
+            size, seconds = recipe.batch * recipe.length, time.monotonic() - since
+            row = dict(step=step + 1, tokens=(step + 1) * size, loss=float(torch.stack(losses).mean()), lr=learning_rate(recipe, step),
+                       tokens_per_s=round(len(losses) * size / seconds))
             if judge:
                 lm = LM(model, tokenizer)
                 row |= judge(lm)
@@ -240,7 +242,11 @@ def _decayed(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def _has_bf16(device: torch.device) -> bool:
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether bf16 arithmetic is fast on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and supported()
 
 
 def _save_state(path: Path, recipe: Recipe, model, optimiser, step: int) -> None:
@@ -253,7 +259,10 @@ def _resume(path: Path, recipe: Recipe, model, optimiser, device) -> int:
     """Loads the checkpoint, if there is one, and returns the number of steps done."""
     if not path.exists():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as err:
+        raise ValueError(f"{path} is not a checkpoint that can be read; remove it to start anew") from err
     if {**state["recipe"], "steps": 0} != {**asdict(recipe), "steps": 0}:
         raise ValueError(f"{path} was written by another recipe; train in an empty folder, or with the recipe {state['recipe']}")
     if state["step"] > recipe.steps:

@@ -29,7 +29,8 @@ def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.
         rows += [("multi-hop", multi_hop_cloze(world, Chain((new, after))), after.object) for after in world.about(edit.target_new)]
         rows += [("multi-hop", multi_hop_cloze(world, Chain((before, new))), edit.target_new) for before in world.into(edit.subject)[:4]]
     others = [fact for fact in world.facts if edit.subject not in (fact.subject, fact.object)]
-    rows += [("unrelated", single_hop_cloze(world, fact), fact.object) for fact in Random(seed).sample(others, min(n_unrelated, len(others)))]
+    chosen = Random(seed).sample(others, min(n_unrelated, len(others)))
+    rows += [("unrelated", single_hop_cloze(world, fact), fact.object) for fact in chosen]
     return pd.DataFrame(rows, columns=["kind", "prompt", "ideal"])
 
 

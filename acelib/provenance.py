@@ -1,6 +1,6 @@
 """What a number depends on: hashes of the library's code and of the data, versions, machine.
 
-Only what can change a number counts: comments, docstrings and blank lines do not, nor do the modules that only start, tune or time
+Only what can change a number counts: comments, docstrings and blank lines do not, nor do the modules that only start or time
 things. A chapter depends on the whole library; a row of an experiment on the modules that made it and all that they import.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Iterable
 
 ROOT = Path(os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent)  #: the repository
-MACHINERY = ("cli.py", "console.py", "notebooks.py", "provenance.py", "bench.py", "tune.py")  #: library files that no number depends on
+MACHINERY = ("cli.py", "console.py", "notebooks.py", "provenance.py", "bench.py")  #: library files that no number depends on
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
 
 

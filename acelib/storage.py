@@ -58,8 +58,8 @@ def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], n
     return pd.DataFrame(rows), neurons
 
 
-def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[str, Sequence[Fact]], share: float = 0.01, n_random: int = 3,
-            n_unrelated: int = 60, seed: int = 0) -> pd.DataFrame:
+def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[str, Sequence[Fact]], share: float = 0.01,
+            n_random: int = 3, n_unrelated: int = 60, seed: int = 0) -> pd.DataFrame:
     """What is forgotten when a ``share`` of all FFN neurons is zeroed: the category's highest scoring ones, or random ones.
 
     neurons: scores (l, m) by category.   facts: questions by category that the model answers and that gave no score.
@@ -76,7 +76,8 @@ def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[
         asked = {"related": list(facts[category]), "unrelated": rng.sample(pool, min(n_unrelated, len(pool)))}
         flat = [(group, fact) for group, some in asked.items() for fact in some]
         every = [(layer, k) for layer in range(lm.n_layers) for k in range(lm.d_mlp)]
-        for zeroed, chosen in [(f"top {percent}", top_neurons(scores, n))] + [(f"random {percent}", rng.sample(every, n)) for _ in range(n_random)]:
+        draws = [(f"random {percent}", rng.sample(every, n)) for _ in range(n_random)]
+        for zeroed, chosen in [(f"top {percent}", top_neurons(scores, n)), *draws]:
             with ablate(lm, chosen):
                 kept = recall(lm, [single_hop_cloze(world, fact) for _, fact in flat], [fact.object for _, fact in flat]).correct
             rows += [dict(category=category, zeroed=zeroed, questions=group, drop=float(not ok)) for (group, _), ok in zip(flat, kept)]

@@ -22,6 +22,7 @@ from .editors import ACE, MEMIT, PMET
 from .experiments import Progress, Protocol, balanced, known_cases, run
 from .facts import Case, World
 from .lm import LM
+from .provenance import ROOT
 from .targets import Objective
 
 SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
@@ -30,9 +31,9 @@ SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
 def spaces(n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]) -> dict[str, list]:
     """All settings of each editor that a model of ``n_layers`` is searched over: {"MEMIT": [...], ...}.
 
-    One-range editors may write any two or three neighbouring layers of the lower three quarters; ACE any such range of the lower half but its first layer, or
-    the attributed query layers, and any two or three neighbours of the upper half, or the attributed value layers. The objective (up to
-    100 steps, no clamp, no decay: at small widths the published 25-30 steps do not converge) is the same for all but in its kind.
+    One-range editors may write any two or three neighbouring layers of the lower three quarters; ACE any such range of the lower half but
+    its first layer, or the attributed query layers, and any two or three neighbours of the upper half, or the attributed value layers. The
+    objective (up to 100 steps, no clamp, no decay: at small widths the published 25-30 steps do not converge) is the same but in its kind.
     """
     ranges = [tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)]
     lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
@@ -86,3 +87,15 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
     trials.to_csv(part, index=False, lineterminator="\n")
     os.replace(part, path)
     return trials
+
+
+def trials(model: str) -> pd.DataFrame:
+    """The trials kept for a model, best first within an editor: editor, layers, weight, SCORE and score in percent, n_cases; empty if none."""
+    path = ROOT / "data" / "presets" / f"{Path(model).name.lower()}.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=["editor", "layers", "weight", *SCORE, "score", "n_cases"])
+    kept = pd.read_csv(path)
+    layers = kept.settings.str.extractall(r"layers=(\([^)]*\))")[0].groupby(level=0).agg(" + ".join)
+    weight = kept.settings.str.extract(r"[ (]weight=([\d.]+)")[0].astype(float)
+    percent = {name: (100 * kept[name]).round(1) for name in (*SCORE, "score")}
+    return kept[["editor"]].assign(layers=layers, weight=weight, **percent, n_cases=kept.n_cases)

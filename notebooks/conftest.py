@@ -1,12 +1,12 @@
-"""How ``pytest --nbval notebooks`` compares: chapters run in the environment that papermill gave them; pictures, rendered tables
-and the error stream are not compared, the text of every cell is."""
+"""How ``pytest --nbval notebooks`` compares: chapters run in the environment that papermill gave them; pictures, rendered tables,
+glued sentences and the error stream are not compared, the text of every cell is."""
 
 import os
 
 from acelib.notebooks import ENVIRONMENT
 
 SKIPPED = ("text/html", "text/latex", "stderr", "image/png", "image/svg+xml", "application/papermill.record/image/png",
-           "application/papermill.record/text/html")
+           "application/papermill.record/text/html", "application/papermill.record/text/plain")
 
 
 def pytest_configure(config):

@@ -19,7 +19,7 @@ EDITORS = {
     "pmet": PMET(layers=(1, 2), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6),
     "ace": ACE(query_layers=(0, 1), value_layers=(2, 3), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6, chained=True),
     "ace-memit": ACE(query_layers=(0, 1), value_layers=(3,), backbone="memit", objective=BLOCK, weight=2.0, n_prefixes=0,
-                     stages=("query", "value")),
+                     stages=("query", "value"), chained=True),
 }
 HOPS = [replace(e, hops=(f"The sport of the friend of {e.subject} is",)) for e in EDITS]
 

@@ -115,10 +115,10 @@ def test_a_damaged_file_loses_what_is_damaged(tiny, world, cases, tmp_path, dama
     assert manifest["fingerprint"] == lm.fingerprint and manifest["settings"] == "Fake(strength=0.1)" and manifest["n_cases"] == 6
 
 
-def test_the_name_of_a_result_holds_all_it_depends_on(tiny, cases):
+def test_the_name_of_a_result_holds_all_it_depends_on(tiny, world, cases):
     lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7, "model")
-    base = dict(lm=lm, editor=Fake(), cases=cases, moments=moments, protocol=PROTOCOL)
-    changes = [dict(lm=tiny("qwen3", seed=1)), dict(editor=Fake(0.2)), dict(editor=None), dict(cases=cases[1:]),
+    base = dict(lm=lm, world=world, editor=Fake(), cases=cases, moments=moments, protocol=PROTOCOL)
+    changes = [dict(lm=tiny("qwen3", seed=1)), dict(world=replace(world, facts=world.facts[1:])), dict(editor=Fake(0.2)), dict(editor=None), dict(cases=cases[1:]),
                dict(cases=[replace(cases[0], new_answer="x"), *cases[1:]]), dict(moments=None), dict(moments=replace(moments, tokens=8)),
                dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})), dict(protocol=replace(PROTOCOL, seed=1))]
     assert experiments._key(**base) == experiments._key(**base | dict(editor=Fake(fail=3)))

@@ -1,0 +1,75 @@
+"""Behaviour, on the shipped reference model: it knows and reasons, every editor edits it, and it is what it was afterwards."""
+
+import pytest
+import torch
+from test_update import bits, same_bits
+
+from acelib import bars, lm, probe
+from acelib.cases import make_cases
+from acelib.covariance import second_moments
+from acelib.editors import EDITORS, preset
+from acelib.evaluate import recall
+from acelib.experiments import Protocol, judge, known_cases
+from acelib.facts import load_world
+from acelib.pretrain import documents
+from acelib.update import applied
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def host():
+    return lm.load("gptj-mini")
+
+
+@pytest.fixture(scope="module")
+def moments(host, world, tmp_path_factory):
+    return second_moments(host, documents(world, 500), range(host.n_layers), tmp_path_factory.mktemp("moments"))
+
+
+@pytest.fixture(scope="module")
+def cases(host, world):
+    return known_cases(host, make_cases(world, "identification", 12, seed=7))[:6]
+
+
+def test_the_model_knows_its_world_and_reasons_over_it(host, world):
+    measured = bars.knowledge(host, world, 100) | bars.reasoning(host, world, 20) | bars.robustness(host, world, 100)
+    assert all(measured[name] >= bar - 0.06 for name, bar in bars.BARS.items()), measured  # small samples; the book measures large ones
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_an_editor_writes_a_fact_and_little_else_and_can_be_taken_back(host, world, moments, cases, name):
+    before, edits = bits(host), cases[0].edits
+    update = preset(name, "gptj-mini")(host, edits, moments)
+    assert same_bits(host, before)
+    texts, new = [edit.text for edit in edits], [edit.target_new for edit in edits]
+    assert not any(recall(host, texts, new).correct)
+    with applied(host, update):
+        assert all(recall(host, texts, new).correct)
+        facts = [fact for fact in world.facts[::40] if all(edit.subject not in (fact.subject, fact.object) for edit in edits)]
+        kept = recall(host, [world.relations[f.relation].cloze[0].format(f.subject) for f in facts], [f.object for f in facts]).correct
+        assert sum(kept) / len(kept) > 0.8
+    assert same_bits(host, before)
+
+
+def test_two_stages_carry_an_edit_through_a_question(host, world, moments, cases):
+    """The finding that the book rests on, on a few identification cases: ACE answers most multi-hop questions with the new answer."""
+    rows = judge(host, world, cases, preset("ACE", "gptj-mini").each(host, [case.edits for case in cases], moments), Protocol(n_unrelated=4))
+    assert sum(row["multi_hop"] for row in rows) >= len(rows) / 2
+
+
+def test_a_probe_asks_for_consequences(host, world, moments):
+    case = next(case for case in make_cases(world, "identification", 40, seed=1) if case.edits[0].hops)
+    asked = probe.probes(world, case.edits[0])
+    assert {"fact", "paraphrase", "multi-hop", "unrelated"} == set(asked.kind)
+    update = preset("MEMIT", "gptj-mini")(host, case.edits[:1], moments)
+    rows = probe.before_and_after(host, asked, update)
+    assert rows.ok[0] and rows.after[0] == case.edits[0].target_new and rows.before[0] == case.edits[0].target_true
+
+
+def test_weights_are_stored_in_bfloat16_and_loaded_as_float32(host):
+    assert host.dtype == torch.float32
+    assert all(torch.equal(p, p.bfloat16().float()) for p in host.model.state_dict().values())
