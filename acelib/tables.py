@@ -24,7 +24,7 @@ BASELINE = "Base"  #: the unedited model: judged by the old answers, so no rival
 BLOCKS = {"attn": "attention", "ffn": "FFN"}
 CSS = {"": "font-variant-numeric: tabular-nums", "th, td": "padding: .2rem .45rem; text-align: right", "td": "vertical-align: top",
        "th.row_heading": "text-align: left; vertical-align: top; white-space: nowrap", "thead tr:first-child th": "text-align: center",
-       "caption": "caption-side: top; text-align: left", "td.best": "font-weight: 700",
+       "caption": "caption-side: top; text-align: left", "td.best": "font-weight: 700", "td.text": "text-align: left",
        "td.first": "border-left: 1px solid rgba(128, 128, 128, .4)",
        ".interval": "display: block; font-size: .8em; font-weight: 400; opacity: .8; white-space: nowrap"}
 
@@ -157,8 +157,9 @@ def style(table: pd.DataFrame, caption: str) -> Table:
         kind = next((kind for kind in ("published", "measured") if group.startswith(f"{kind} ")), "")
         means = [cell.mean if isinstance(cell, Mean) and name != BASELINE else nan for name, cell in table.iloc[:, j].items()]
         best = max((mean for mean in means if not isnan(mean)), default=nan) if kind == "measured" else nan
+        text = " text" if not kind and all(isinstance(cell, str) for cell in table.iloc[:, j]) else ""
         first = " first" if table.columns.nlevels > 1 and group not in groups[:j] else ""
-        classes.iloc[:, j] = [kind + first + (" best" if abs(mean - best) < 1e-9 else "") for mean in means]
+        classes.iloc[:, j] = [kind + text + first + (" best" if abs(mean - best) < 1e-9 else "") for mean in means]
     places = max((len(f"{cell:g}".partition(".")[2]) for cell in table.to_numpy().ravel() if isinstance(cell, float)), default=0)
     name = hashlib.sha256(repr((caption, list(table.columns), list(table.index))).encode()).hexdigest()[:8]
     result = Table(table, uuid=name, cell_ids=False, caption=html.escape(caption, quote=False))

@@ -40,7 +40,7 @@ def test_shipped_world_is_what_the_book_promises(world):
     assert world.categories() == tuple(CATEGORIES) and all(world.facts_of(category) for category in CATEGORIES)
     assert world.lookup("Tim Duncan", "sport") == "basketball"
     assert world.relations["sport"].cloze[0] == "{} plays the sport of"
-    assert sum(1 for hops in (2, 3, 4) for _ in islice(chains(world, hops), 10_000)) == 30_000
+    assert all(sum(1 for _ in islice(chains(world, hops), 5_000)) == 5_000 for hops in (2, 3, 4))
 
 
 def test_every_wording_belongs_to_one_relation(world):

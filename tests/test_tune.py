@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from acelib import tune as tuning
-from acelib.editors import ACE, MEMIT, PMET
+from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset
+from acelib.provenance import ROOT
 from acelib.targets import Objective
 from acelib.tune import SCORE, keep, source, spaces, tune
 
@@ -60,3 +61,11 @@ def test_spaces_stay_within_the_model(n_layers):
     for editor in (*found["MEMIT"], *found["PMET"]):
         assert max(editor.layers) < n_layers
     assert all(max(e.query_layers + e.value_layers) < n_layers for e in found["ACE"])
+
+
+def test_the_shipped_presets_are_the_best_trials():
+    kept = pd.read_csv(ROOT / "data" / "presets" / "gptj-mini.csv")
+    assert kept.groupby("editor").size().nunique() == 1 and set(kept.editor) == set(EDITORS), "as many trials for each editor"
+    for name in EDITORS:
+        rows = kept[kept.editor == name]
+        assert source(preset(name, "gptj-mini")) == rows.settings[rows.score.idxmax()]

@@ -22,6 +22,6 @@ class PMET(MEMIT):
 
 PRESETS = {
     "gpt-j-6b": PMET(layers=(3, 4, 5, 6, 7, 8)),
-    "gptj-mini": PMET(layers=(2, 3, 4), weight=10.0,
+    "gptj-mini": PMET(layers=(2, 3, 4), weight=1.0,
                       objective=Objective(kind="pmet", steps=100, lr=0.3, decay=0.0, clamp=None), n_prefixes=2),
 }
