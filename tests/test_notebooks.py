@@ -111,7 +111,8 @@ def test_a_failing_chapter_says_where_and_leaves_the_output(root):
 def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
     command = [sys.executable, "-c", "from acelib.cli import app; app()", "run", "01_one", "-p", "n", "60", "--name", "long"]
     environment = os.environ | {"ACELIB_ROOT": str(root), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     partial, since = root / "runs" / ".partial" / "01_one.ipynb", time.time()
     while not (partial.exists() and '"status": "running"' in partial.read_text()) and time.time() - since < 60:
         time.sleep(0.2)
