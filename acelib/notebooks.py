@@ -130,6 +130,8 @@ def execute(notebook: Path, chosen: Mapping[str, Any] | None = None, output: Pat
     partial.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(notebook, 4)
     source.cells = [cell for cell in source.cells if "provenance" not in _tags(cell)]
+    if chosen:  # check cells compare with numbers measured at the default parameters
+        source.cells = [cell for cell in source.cells if "testing.assert_table(" not in cell.source]
     source.metadata.pop("acelib", None)
     nbformat.write(_canonical(source), partial)
     start = time.perf_counter()
