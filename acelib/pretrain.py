@@ -55,7 +55,7 @@ class Recipe:
         sentences=0.18, questions=0.10, biography=0.22, dense=0.14, thoughts=0.12, direct=0.08, composed=0.16))
 
 
-RECIPES = {"gptj-mini": Recipe(architecture="gptj")}
+RECIPES = {"gptj-mini": Recipe(architecture="gptj"), "qwen3-mini": Recipe(architecture="qwen3")}
 
 
 # ---------------------------------------------------------------------------- text
@@ -167,7 +167,7 @@ def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
     elif recipe.architecture == "qwen3":
         config = Qwen3Config(hidden_size=recipe.d_model, num_hidden_layers=recipe.n_layers, num_attention_heads=recipe.n_heads,
                              num_key_value_heads=max(1, recipe.n_heads // 2), head_dim=recipe.d_model // recipe.n_heads,
-                             intermediate_size=recipe.d_model * 8 // 3, max_position_embeddings=recipe.n_positions, **ids)
+                             intermediate_size=3 * recipe.d_model, max_position_embeddings=recipe.n_positions, **ids)
     else:
         raise ValueError(f"architecture {recipe.architecture!r} is unknown; allowed: gptj, qwen3")
     torch.manual_seed(recipe.seed)
@@ -197,15 +197,15 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
     device, state_file, log_file = torch.device(device), folder / "state.pt", folder / "train_log.jsonl"
     tokenizer = make_tokenizer(world, recipe)
     model = new_model(recipe, len(tokenizer)).to(device)
-    optimiser = torch.optim.AdamW(_decayed(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.95), fused=True)
-    first = _resume(state_file, recipe, model, optimiser, device)
+    optimisers = new_optimisers(model, recipe)
+    first = _resume(state_file, recipe, model, optimisers, device)
     forward = torch.compile(model.get_decoder()) if compile else model.get_decoder()
     half = torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else nullcontext()
     blocks = DataLoader(Corpus(world, recipe, tokenizer), batch_size=None, sampler=range(first, recipe.steps), num_workers=workers)
     since, losses = time.monotonic(), []
     for step, block in enumerate(blocks, start=first):
         model.train()
-        for group in optimiser.param_groups:
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = learning_rate(recipe, step)
         block = block.to(device)
         with half:
@@ -213,8 +213,9 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
         loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        for optimiser in optimisers:
+            optimiser.step()
+        model.zero_grad()
         losses.append(loss.detach())
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             size, seconds = recipe.batch * recipe.length, time.monotonic() - since
@@ -224,7 +225,7 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
                 lm = LM(model, tokenizer)
                 row |= judge(lm)
                 model.requires_grad_(True)
-            _save_state(state_file, recipe, model, optimiser, step + 1)
+            _save_state(state_file, recipe, model, optimisers, step + 1)
             with log_file.open("a") as log:
                 log.write(json.dumps(row) + "\n")
             if report:
@@ -236,9 +237,20 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
     return LM(model.float(), tokenizer)
 
 
-def _decayed(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    return [dict(params=matrices, weight_decay=weight_decay), dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
+def new_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, head, norms and biases.
+
+    Muon orthogonalises a matrix's momentum, so that rare directions, which rare facts are, learn as fast as frequent ones (Jordan et al.
+    2024; update size matched to AdamW's as in Liu et al. 2025, so that one learning rate serves both).
+    """
+    inner = {id(p) for layer in model.get_decoder().modules() for p in layer.parameters(recurse=False)
+             if p.ndim == 2 and isinstance(layer, torch.nn.Linear)}
+    rest = [p for p in model.parameters() if id(p) not in inner]
+    matrices, others = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
+    groups = [dict(params=matrices, weight_decay=recipe.weight_decay), dict(params=others, weight_decay=0.0)]
+    muon = torch.optim.Muon([p for p in model.parameters() if id(p) in inner], lr=recipe.lr, weight_decay=recipe.weight_decay,
+                            adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)]
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -249,13 +261,13 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and supported is not None and supported()
 
 
-def _save_state(path: Path, recipe: Recipe, model, optimiser, step: int) -> None:
+def _save_state(path: Path, recipe: Recipe, model, optimisers, step: int) -> None:
     part = path.with_suffix(".part")
-    torch.save(dict(recipe=asdict(recipe), step=step, model=model.state_dict(), optimiser=optimiser.state_dict()), part)
+    torch.save(dict(recipe=asdict(recipe), step=step, model=model.state_dict(), optimisers=[o.state_dict() for o in optimisers]), part)
     os.replace(part, path)
 
 
-def _resume(path: Path, recipe: Recipe, model, optimiser, device) -> int:
+def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:
     """Loads the checkpoint, if there is one, and returns the number of steps done."""
     if not path.exists():
         return 0
@@ -268,5 +280,6 @@ def _resume(path: Path, recipe: Recipe, model, optimiser, device) -> int:
     if state["step"] > recipe.steps:
         raise ValueError(f"{path} is at step {state['step']}, past the {recipe.steps} steps asked for")
     model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    for optimiser, kept in zip(optimisers, state["optimisers"]):
+        optimiser.load_state_dict(kept)
     return state["step"]

@@ -21,19 +21,31 @@ def _pick(wordings: Sequence[str], rng: Random | None) -> str:
     return rng.choice(wordings) if rng else wordings[0]
 
 
+def held_out(world: World, fact: Fact) -> tuple[str, str]:
+    """The statement and the question template that training text never uses for this fact, so that judging by them is judging by unseen
+    wording: chosen by a hash of the fact, never the canonical ones. Other facts of the relation are told in them."""
+    relation, draw = world.relations[fact.relation], Random("/".join((fact.subject, fact.relation, fact.object)))
+    return draw.choice(relation.cloze[1:]), draw.choice(relation.questions[1:])
+
+
+def _seen(world: World, fact: Fact, wordings: Sequence[str], rng: Random | None) -> str:
+    """The canonical wording, or a random one that is not held out for the fact."""
+    return rng.choice([wording for wording in wordings if wording not in held_out(world, fact)]) if rng else wordings[0]
+
+
 def statement(world: World, fact: Fact, rng: Random | None = None) -> str:
-    """A fact as a sentence, "Tim Duncan plays the sport of basketball.", in the canonical or in a random wording."""
+    """A fact as a sentence, "Tim Duncan plays the sport of basketball.", in the canonical or in a random wording (never the held-out one)."""
     return f"{single_hop_cloze(world, fact, rng)} {fact.object}."
 
 
 def single_hop_cloze(world: World, fact: Fact, rng: Random | None = None) -> str:
     """The prompt that ends right before the object: "Tim Duncan plays the sport of"."""
-    return _pick(world.relations[fact.relation].cloze, rng).replace("{}", fact.subject)
+    return _seen(world, fact, world.relations[fact.relation].cloze, rng).replace("{}", fact.subject)
 
 
 def single_hop_question(world: World, fact: Fact, rng: Random | None = None) -> str:
     """The question for the object: "Which sport does Tim Duncan play?"."""
-    return _pick(world.relations[fact.relation].questions, rng).replace("{}", fact.subject)
+    return _seen(world, fact, world.relations[fact.relation].questions, rng).replace("{}", fact.subject)
 
 
 def noun_phrase(world: World, facts: Iterable[Fact], subject: str, rng: Random | None = None) -> str:
