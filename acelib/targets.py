@@ -2,8 +2,8 @@
 
     L(delta) = phi NLL(target) + kl KL(p_delta || p_0) + decay ||delta|| / ||h_0||^2          (ACE Eq. 13; MEMIT Eq. 16; PMET Eq. 8)
 
-"block" (MEMIT): one delta on the block's output, z = h_0 + delta. "pmet": one on the attention's and one on the FFN's output, of which only
-the FFN's is written, z = F_0 + delta. Many requests are optimised in one batch, exactly: each has its own delta, Adam state, stop, clamp.
+"block" (MEMIT): one delta on the block's output, z = h_0 + delta. "mlp" (ROME): on the FFN's, z = F_0 + delta. "pmet": one on the
+attention's and one on the FFN's output, of which only the FFN's is written, z = F_0 + delta. Many requests are optimised in one batch, exactly: each has its own delta, Adam state, stop, clamp.
 What cannot change in the loop (layers up to the edit, positions before the lookup token) is computed once, and the unembedding is read at
 the label positions only. The KL term reads the next-token distribution at the subject's last token of "{subject} is a", as the released
 code does, so only the subject is run; where the prompt begins with the subject and is edited there, that position is in the batch already
@@ -23,12 +23,14 @@ from acelib.keys import Request, aligned, chunked, overlay_of, prefix_weights, r
 from acelib.lm import LM
 from acelib.update import Update, overlaid
 
+KINDS = {"block": ("out",), "mlp": ("mlp",), "pmet": ("attn", "mlp")}  #: where each kind adds its deltas; the last is written
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """How target vectors are searched. Raises ValueError for a setting outside its range."""
 
-    kind: str = "block"  #: "block" (MEMIT) or "pmet"
+    kind: str = "block"  #: "block" (MEMIT), "mlp" (ROME) or "pmet"
     steps: int = 25  #: evaluations of the loss; one Adam update fewer
     lr: float = 0.5  #: of Adam
     decay: float = 0.5  #: weight of ||delta|| / ||h_0||^2
@@ -37,8 +39,8 @@ class Objective:
     floor: float | None = 0.05  #: stop a request at this loss; None: never
 
     def __post_init__(self):
-        if self.kind not in ("block", "pmet"):
-            raise ValueError(f"objective kind {self.kind!r} is unknown; allowed: 'block', 'pmet'")
+        if self.kind not in KINDS:
+            raise ValueError(f"objective kind {self.kind!r} is unknown; allowed: {', '.join(map(repr, KINDS))}")
         good = dict(steps=self.steps >= 1, lr=self.lr > 0, decay=self.decay >= 0, kl=self.kl >= 0,
                     clamp=self.clamp is None or self.clamp > 0)
         for name in good:
@@ -48,7 +50,7 @@ class Objective:
     @property
     def site(self) -> str:
         """Where the target is measured and the residual is taken: the block's output or the FFN's."""
-        return "mlp" if self.kind == "pmet" else "out"
+        return KINDS[self.kind][-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Targets:
     """Result of a search, a row for each request."""
 
     value: Tensor  #: z (n, d), what the written site should be at the lookup token
-    delta: Tensor  #: (k, n, d): k = 1 ("block"), or 2 ("pmet": attention, FFN)
+    delta: Tensor  #: (k, n, d): k = 1 ("block", "mlp"), or 2 ("pmet": attention, FFN)
     loss: Tensor  #: (n,) last loss
     nll: Tensor  #: (n,) last mean NLL of the target's tokens, nats
     kl: Tensor  #: (n,) last KL, nats
@@ -134,8 +136,8 @@ class _Search:
                 lm.between(0, layer)(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
         self.hidden = values["out", layer]
         self.middle = (values["in", layer] + values["attn", layer])[:, 0]  # between attention and FFN, lookup token
-        kinds = ("attn", "mlp") if self.objective.kind == "pmet" else ("out",)
-        self.start = torch.stack([values[kind, layer][self.bare, 0] for kind in kinds]).to(self.precision)  # h_0 (k, n, d)
+        start = [values[kind, layer][self.bare, 0] for kind in KINDS[self.objective.kind]]
+        self.start = torch.stack(start).to(self.precision)  # h_0 (k, n, d)
 
     def _cache(self, rows: Tensor) -> DynamicCache | None:
         """A fresh cache of the prefix for the layers above; layer 0 is there because the mask takes its length from it."""

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from acelib.targets import Objective, target_vectors
 from acelib.update import applied
 
 BLOCK = Objective(steps=9, lr=0.1, decay=0.3, clamp=2.0, kl=0.5, floor=None)
+MLP = replace(BLOCK, kind="mlp", clamp=1.5)
 PMET = Objective(kind="pmet", steps=9, lr=0.1, decay=0.3, clamp=2.0, kl=1.0, floor=None)
 
 
 def plain_target_vector(lm, r, layer, o, prefixes):
     """The published loop: one fact, whole model, whole logits, batch of one. Returns z, deltas, last loss, updates made."""
-    modules = [lm.attn(layer), lm.mlp(layer)] if o.kind == "pmet" else [lm.blocks[layer]]
+    modules = {"block": [lm.blocks[layer]], "mlp": [lm.mlp(layer)], "pmet": [lm.attn(layer), lm.mlp(layer)]}[o.kind]
     deltas = [torch.zeros(lm.d_model, dtype=lm.dtype, requires_grad=True) for _ in modules]
     spot, seen = [0], {}
 
@@ -81,7 +83,7 @@ def compare(lm, given, layer, objective, prefixes, updates=None):
 
 
 @pytest.mark.parametrize("position", ["subject_last", "last"])
-@pytest.mark.parametrize("objective", [BLOCK, PMET], ids=["block", "pmet"])
+@pytest.mark.parametrize("objective", [BLOCK, MLP, PMET], ids=["block", "mlp", "pmet"])
 def test_batch_equals_plain_loop(any_lm, objective, position):
     before = bits(any_lm)
     compare(any_lm, requests(EDITS, position), 1, objective, ("", "The. ", "Because golf. "))
