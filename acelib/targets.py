@@ -3,7 +3,8 @@
     L(delta) = phi NLL(target) + kl KL(p_delta || p_0) + decay ||delta|| / ||h_0||^2          (ACE Eq. 13; MEMIT Eq. 16; PMET Eq. 8)
 
 "block" (MEMIT): one delta on the block's output, z = h_0 + delta. "mlp" (ROME): on the FFN's, z = F_0 + delta. "pmet": one on the
-attention's and one on the FFN's output, of which only the FFN's is written, z = F_0 + delta. Many requests are optimised in one batch, exactly: each has its own delta, Adam state, stop, clamp.
+attention's and one on the FFN's output, of which only the FFN's is written, z = F_0 + delta. Many requests are optimised in one batch,
+exactly: each has its own delta, Adam state, stop, clamp.
 What cannot change in the loop (layers up to the edit, positions before the lookup token) is computed once, and the unembedding is read at
 the label positions only. The KL term reads the next-token distribution at the subject's last token of "{subject} is a", as the released
 code does, so only the subject is run; where the prompt begins with the subject and is edited there, that position is in the batch already
