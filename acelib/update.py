@@ -37,14 +37,16 @@ class Update:
     editor: str = ""
     edits: tuple = ()
     model: str = ""
+    keys: Mapping[int, Tensor] = field(default_factory=dict)  #: by layer (m, k): the ``history`` of later edits (AlphaEdit); else empty
 
     def __add__(self, other: Update) -> Update:
         """Both changes at once (ranks are concatenated); it belongs to the model of the first."""
         both = dict(self.factors)
         for layer, new in other.factors.items():
             both[layer] = Factors(*(torch.cat(pair, 1) for pair in zip(both[layer], new))) if layer in both else new
+        keys = {layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1) for layer in {**self.keys, **other.keys}}
         return Update(dict(sorted(both.items())), "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
-                      self.edits + tuple(e for e in other.edits if e not in self.edits), self.model or other.model)
+                      self.edits + tuple(e for e in other.edits if e not in self.edits), self.model or other.model, keys)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -65,7 +67,8 @@ class Update:
     def save(self, path: str | Path):
         """Write the update to ``path`` (safetensors with JSON metadata), all or nothing."""
         edits = [asdict(e) if is_dataclass(e) else vars(e) for e in self.edits]
-        save_tensors(path, {f"{side}.{layer}": getattr(pair, side) for layer, pair in self.factors.items() for side in Factors._fields},
+        factors = {f"{side}.{layer}": getattr(pair, side) for layer, pair in self.factors.items() for side in Factors._fields}
+        save_tensors(path, factors | {f"keys.{layer}": K for layer, K in self.keys.items()},
                      dict(model=self.model, editor=self.editor, edits=edits))
 
     @classmethod
@@ -75,10 +78,11 @@ class Update:
 
         try:
             tensors, meta = load_tensors(path)
-            layers = sorted({int(name.split(".")[1]) for name in tensors})
-            factors = {layer: Factors(*(tensors[f"{side}.{layer}"].to(lm.device) for side in Factors._fields)) for layer in layers}
+            left, right, keys = ({int(name.split(".")[1]): t.to(lm.device) for name, t in tensors.items() if name.startswith(side)}
+                                 for side in ("left.", "right.", "keys."))
+            factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
             edits = tuple(Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in meta["edits"])
-            update = cls(factors, meta["editor"], edits, meta["model"])
+            update = cls(factors, meta["editor"], edits, meta["model"], keys)
         except (OSError, SafetensorError, KeyError, IndexError, TypeError) as err:
             raise ValueError(f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})") from err
         if update.model != lm.fingerprint:
