@@ -79,6 +79,18 @@ def _edit(world: World, fact: Fact, avoid: set[str], rng: Random) -> Edit:
     return Edit(fact.subject, first, fact.object, world.lookup(fact.subject, fact.relation), tuple(others), fact.relation, tuple(hops))
 
 
+def single_edits(world: World, n: int, seed: int = 0) -> list[Edit]:
+    """``n`` different facts of the world, each to get another object of its relation and type. Raises ValueError if fewer can be had."""
+    rng, edits = Random(f"{seed}/single"), []
+    for fact in rng.sample(world.facts, len(world.facts)):
+        others = [name for name in world.objects(fact.relation) if name != fact.object and world.kind(name) == world.kind(fact.object)]
+        if others and len(edits) < n:
+            edits.append(_edit(world, Fact(fact.subject, fact.relation, rng.choice(others)), {fact.object}, rng))
+    if len(edits) < n:
+        raise ValueError(f"{n} single edits asked for; this world has {len(edits)}")
+    return edits
+
+
 def conflicts(edits: Iterable[Edit]) -> list[tuple[Edit, ...]]:
     """Groups of edits that want different objects for one (subject, relation); identical repeats are no conflict."""
     groups: dict[tuple[str, str], dict[str, Edit]] = {}

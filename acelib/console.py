@@ -113,6 +113,6 @@ def bars_table(title: str, found: Mapping[str, float], bars: Mapping[str, float]
 def training_line(row: Mapping[str, float]) -> str:
     """A row of ``train_log.jsonl`` in short: step, loss, speed, what was measured (%), time left."""
     left = (row["steps"] - row["step"]) * row["tokens"] / row["step"] / max(row["tokens_per_s"], 1) / 60
-    known = ("step", "steps", "tokens", "loss", "lr", "tokens_per_s")
+    known = ("step", "steps", "tokens", "loss", "schedule", "tokens_per_s")
     shares = " ".join(f"{key} {100 * value:.0f}" for key, value in row.items() if key not in known)
     return f"step {row['step']}/{row['steps']}, loss {row['loss']:.3f}, {row['tokens_per_s']:,} tokens/s, {shares}, {left:.0f} min left"

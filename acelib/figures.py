@@ -160,7 +160,7 @@ def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) 
     log: rows of ``train_log.jsonl``: tokens, loss (nats a token), and shares between 0 and 1 by name (nan where not measured).
     bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
     """
-    names = list(bars) if bars else [name for name in log if name not in ("step", "tokens", "loss", "lr", "tokens_per_s")]
+    names = list(bars) if bars else [name for name in log if name not in ("step", "tokens", "loss", "schedule", "tokens_per_s")]
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=(2, 3), sharex=True)
     left.semilogy(log.tokens / 1e6, log.loss, color=INK, lw=1.6)
     left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")

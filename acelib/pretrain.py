@@ -43,10 +43,11 @@ class Recipe:
     n_heads: int = 4
     vocab_size: int = 4096
     n_positions: int = 512
-    steps: int = 2600
+    steps: int = 1500
     batch: int = 16  #: rows of one step
     length: int = 256  #: tokens of a row
-    lr: float = 2e-3
+    lr: float = 2e-3  #: of AdamW: embeddings, head, norms, biases
+    matrix_lr: float = 8e-3  #: of Muon: the matrices inside the layers
     warmup: int = 100
     cooldown: float = 0.3  #: last share of the steps, over which the learning rate falls linearly to zero
     weight_decay: float = 0.05
@@ -146,9 +147,9 @@ class Corpus(Dataset):
 
 
 def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on a sample of the recipe's own text."""
+    """A byte-level BPE tokenizer trained on a sample of every kind of text and all names: one for all recipes of a seed."""
     rng = random.Random(f"{recipe.seed}/tokenizer")
-    sample = [TEXTS[kind](world, rng) for kind in recipe.mixture for _ in range(1500)]
+    sample = [text(world, rng) for text in TEXTS.values() for _ in range(1500)]
     sample += [f" {name}" for name in world.entities for _ in range(5)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -177,17 +178,16 @@ def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
 # ---------------------------------------------------------------------------- training
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Warm-up, plateau, linear cool-down to zero."""
-    left = (recipe.steps - step) / max(1, round(recipe.steps * recipe.cooldown))
-    return recipe.lr * min(1.0, (step + 1) / recipe.warmup, left)
+def schedule(recipe: Recipe, step: int) -> float:
+    """The share of the peak learning rates at a step: warm-up, plateau, linear cool-down to zero."""
+    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / max(1, round(recipe.steps * recipe.cooldown)))
 
 
 def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.device = "cpu", compile: bool = False, workers: int = 0,
           every: int = 250, judge: Callable[[LM], dict] | None = None, report: Callable[[dict], None] | None = None) -> LM:
     """Trains a model to the end of its recipe, or resumes it from the last checkpoint in ``folder``; returns it.
 
-    Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats per token), learning rate, tokens per
+    Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats per token), schedule, tokens per
     second and what ``judge(lm)`` measures is appended to ``folder/train_log.jsonl`` and given to ``report``. bf16 autocast is used where
     the device has bf16 arithmetic. The finished model is stored in bfloat16 with its tokenizer.
     Raises ValueError if ``folder`` holds the state of another recipe (other than its number of steps).
@@ -205,8 +205,9 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
     since, losses = time.monotonic(), []
     for step, block in enumerate(blocks, start=first):
         model.train()
-        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-            group["lr"] = learning_rate(recipe, step)
+        for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr)):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * schedule(recipe, step)
         block = block.to(device)
         with half:
             logits = model.lm_head(forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state)
@@ -219,7 +220,7 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
         losses.append(loss.detach())
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             size, seconds = recipe.batch * recipe.length, time.monotonic() - since
-            row = dict(step=step + 1, tokens=(step + 1) * size, loss=float(torch.stack(losses).mean()), lr=learning_rate(recipe, step),
+            row = dict(step=step + 1, tokens=(step + 1) * size, loss=float(torch.stack(losses).mean()), schedule=schedule(recipe, step),
                        tokens_per_s=round(len(losses) * size / seconds))
             if judge:
                 lm = LM(model, tokenizer)
@@ -241,14 +242,14 @@ def new_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.O
     """Muon for the matrices inside the layers, AdamW for embeddings, head, norms and biases.
 
     Muon orthogonalises a matrix's momentum, so that rare directions, which rare facts are, learn as fast as frequent ones (Jordan et al.
-    2024; update size matched to AdamW's as in Liu et al. 2025, so that one learning rate serves both).
+    2024), its updates scaled to a root mean square of 0.2 ``matrix_lr`` (Liu et al. 2025).
     """
     inner = {id(p) for layer in model.get_decoder().modules() for p in layer.parameters(recurse=False)
-             if p.ndim == 2 and isinstance(layer, torch.nn.Linear)}
+             if p.ndim == 2 and isinstance(layer, torch.nn.Linear)}  # get_decoder leaves out the head
     rest = [p for p in model.parameters() if id(p) not in inner]
     matrices, others = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
     groups = [dict(params=matrices, weight_decay=recipe.weight_decay), dict(params=others, weight_decay=0.0)]
-    muon = torch.optim.Muon([p for p in model.parameters() if id(p) in inner], lr=recipe.lr, weight_decay=recipe.weight_decay,
+    muon = torch.optim.Muon([p for p in model.parameters() if id(p) in inner], lr=recipe.matrix_lr, weight_decay=recipe.weight_decay,
                             adjust_lr_fn="match_rms_adamw")
     return [muon, torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)]
 

@@ -22,10 +22,12 @@ def _pick(wordings: Sequence[str], rng: Random | None) -> str:
 
 
 def held_out(world: World, fact: Fact) -> tuple[str, str]:
-    """The statement and the question template that training text never uses for this fact, so that judging by them is judging by unseen
-    wording: chosen by a hash of the fact, never the canonical ones. Other facts of the relation are told in them."""
+    """The statement and the question template that training text never uses for this fact: judging by them is judging by unseen wording.
+
+    Drawn with the fact as seed, never the canonical ones ("" if there is no other); other facts of the relation are told in them.
+    """
     relation, draw = world.relations[fact.relation], Random("/".join((fact.subject, fact.relation, fact.object)))
-    return draw.choice(relation.cloze[1:]), draw.choice(relation.questions[1:])
+    return draw.choice(relation.cloze[1:] or [""]), draw.choice(relation.questions[1:] or [""])
 
 
 def _seen(world: World, fact: Fact, wordings: Sequence[str], rng: Random | None) -> str:
@@ -34,7 +36,7 @@ def _seen(world: World, fact: Fact, wordings: Sequence[str], rng: Random | None)
 
 
 def statement(world: World, fact: Fact, rng: Random | None = None) -> str:
-    """A fact as a sentence, "Tim Duncan plays the sport of basketball.", in the canonical or in a random wording (never the held-out one)."""
+    """A fact as a sentence, "Tim Duncan plays the sport of basketball.", in the canonical or a random wording, not the held-out one."""
     return f"{single_hop_cloze(world, fact, rng)} {fact.object}."
 
 

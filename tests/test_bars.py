@@ -32,14 +32,14 @@ def asked(monkeypatch):
 
 
 def test_measure_gives_every_bar_on_a_real_forward(tiny, world):
-    found = measure(tiny("qwen3"), world, n_facts=2, n_chains=1)
+    found = measure(tiny("qwen3"), world, n_facts=2, n_chains=1, n_edits=2)
     assert set(BARS) <= set(found) and all(0 <= share <= 1 for share in found.values())
     assert found["cloze"] == 0 and found["cot_3"] == 0  # a random model knows nothing
 
 
 def test_knowledge_asks_every_wording_of_every_fact(world, asked):
     asked["wrong"] = lambda prompt: prompt.startswith("Q:")
-    assert knowledge(None, world) == dict(cloze=1.0, qa=0.0)
+    assert knowledge(None, world) == dict(cloze=1.0, cloze_unseen=1.0, qa=0.0, qa_unseen=0.0)
     wordings = [world.relations[fact.relation] for fact in world.facts]
     assert len(asked["recall"]) == sum(len(relation.cloze) + len(relation.questions) for relation in wordings)
     assert ("Tim Duncan plays the sport of", "basketball") in asked["recall"]

@@ -43,7 +43,7 @@ def traces() -> pd.DataFrame:
 
 
 def log() -> pd.DataFrame:
-    return pd.DataFrame(dict(step=[10, 20, 30], tokens=[1e6, 2e6, 3e6], loss=[3.0, 1.0, 0.6], lr=1e-3, tokens_per_s=4000,
+    return pd.DataFrame(dict(step=[10, 20, 30], tokens=[1e6, 2e6, 3e6], loss=[3.0, 1.0, 0.6], schedule=1.0, tokens_per_s=4000,
                              cloze=[0.1, np.nan, 0.9], cot_2=[0.0, np.nan, 0.5]))
 
 

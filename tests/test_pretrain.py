@@ -12,7 +12,7 @@ from test_experiments import relation
 from acelib import lm as lms
 from acelib import pretrain
 from acelib.facts import Entity, Fact, World, chains, split_of
-from acelib.pretrain import TEXTS, Corpus, Recipe, learning_rate, make_tokenizer, train
+from acelib.pretrain import TEXTS, Corpus, Recipe, schedule, make_tokenizer, train
 
 RECIPE = Recipe(architecture="qwen3", n_layers=2, d_model=16, n_heads=2, vocab_size=360, n_positions=64, steps=6, batch=2, length=32,
                 warmup=2)
@@ -90,11 +90,11 @@ def test_the_tokenizer(world):
 
 # ---------------------------------------------------------------------- training
 
-def test_learning_rate_rises_stays_and_falls():
-    recipe = replace(RECIPE, steps=100, warmup=10, cooldown=0.2, lr=2.0)
-    rates = [learning_rate(recipe, step) for step in range(101)]
-    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6]) and rates[9:81] == [2.0] * 72
-    assert rates[80:] == pytest.approx([2.0 - 0.1 * i for i in range(21)]) and rates[100] == 0
+def test_schedule_rises_stays_and_falls():
+    recipe = replace(RECIPE, steps=100, warmup=10, cooldown=0.2)
+    shares = [schedule(recipe, step) for step in range(101)]
+    assert shares[:3] == pytest.approx([0.1, 0.2, 0.3]) and shares[9:81] == [1.0] * 72
+    assert shares[80:] == pytest.approx([1.0 - 0.05 * i for i in range(21)]) and shares[100] == 0
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "qwen3"])
@@ -115,7 +115,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(training, tmp_path, ar
     again = training("cut", recipe, report=lambda row: told.append(row["step"]))
     assert told == [2, "judged", 4, 6] and same(state(again), state(whole))
     logs = [[json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
-    kept = [[(row["step"], row["tokens"], row["loss"], row["lr"]) for row in log] for log in logs]
+    kept = [[(row["step"], row["tokens"], row["loss"], row["schedule"]) for row in log] for log in logs]
     assert kept[0] == kept[1] and [row[0] for row in kept[0]] == [2, 4, 6] and kept[0][0][1] == 2 * 2 * 32
     assert same(state(training("whole", recipe)), state(whole))  # a finished training is only read
     torch.random.set_rng_state(random_state)

@@ -6,7 +6,7 @@ import pytest
 
 from acelib.cases import make_cases
 from acelib.facts import WORLD, Chain, Entity, Fact, World, load_relations, load_world, sample_chains, split_of
-from acelib.prompts import (demonstrations, few_shot, few_shot_demo, matches, multi_hop_cloze, multi_hop_question, normalise, parse_answer,
+from acelib.prompts import (held_out, demonstrations, few_shot, few_shot_demo, matches, multi_hop_cloze, multi_hop_question, normalise, parse_answer,
                             single_hop_cloze, single_hop_question, statement)
 
 CHAIN = Chain((Fact("iPhone", "manufacturer", "Apple"), Fact("Apple", "founder", "Steve Jobs"),
@@ -29,8 +29,19 @@ def test_single_hop_wordings(words):
     assert single_hop_cloze(words, fact) == "iPhone is produced by"
     assert single_hop_question(words, fact) == "Which company produced iPhone?"
     assert statement(words, fact) == "iPhone is produced by Apple."
+    unseen = held_out(words, fact)
     assert {statement(words, fact, Random(i)) for i in range(50)} == {
-        f"{cloze.replace('{}', 'iPhone')} Apple." for cloze in words.relations["manufacturer"].cloze}
+        f"{cloze.replace('{}', 'iPhone')} Apple." for cloze in words.relations["manufacturer"].cloze if cloze != unseen[0]}
+    assert {single_hop_question(words, fact, Random(i)) for i in range(50)} == {
+        question.replace("{}", "iPhone") for question in words.relations["manufacturer"].questions if question != unseen[1]}
+
+
+def test_held_out_wordings_are_functions_of_the_fact_and_never_canonical(words):
+    manufacturer = words.relations["manufacturer"]
+    drawn = [held_out(words, Fact(f"phone {i}", "manufacturer", "Apple")) for i in range(200)]
+    assert drawn == [held_out(words, Fact(f"phone {i}", "manufacturer", "Apple")) for i in range(200)]
+    assert {cloze for cloze, _ in drawn} == set(manufacturer.cloze[1:])  # so that every wording is told of other facts
+    assert {question for _, question in drawn} == set(manufacturer.questions[1:])
 
 
 def test_multi_hop_wordings_compose(words):

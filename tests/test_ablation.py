@@ -1,0 +1,51 @@
+"""The ablation trains what it says, keeps what it measured, and goes on where it was cut."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from conftest import tiny_tokenizer
+
+from acelib import ablation, bars, pretrain
+from acelib.ablation import SMALL, ablate, keep, variants
+from acelib.facts import load_world
+
+TINY = replace(SMALL, n_layers=2, d_model=16, n_heads=2, vocab_size=360, n_positions=256, steps=2, batch=1, length=16, warmup=1)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How often a model was measured; training and measuring on the tiny tokenizer, nothing asked."""
+    calls = []
+    monkeypatch.setattr(pretrain, "make_tokenizer", lambda *_: tiny_tokenizer())
+    monkeypatch.setattr(bars, "measure", lambda lm, world, **sizes: calls.append(sizes) or dict(cloze=0.5))
+    monkeypatch.setattr(bars, "early_site", lambda lm, world: (0, 1))
+    monkeypatch.setattr(ablation, "questions", lambda world, n, seed: [("Tim Duncan plays", "tennis")])
+    return calls
+
+
+def test_variants_leave_out_one_kind_each():
+    chosen = variants(SMALL, n_seeds=2)
+    assert [recipe.seed for recipe in chosen.values()] == [0, 1] + [0] * len(SMALL.mixture)
+    for kind, share in SMALL.mixture.items():
+        mixture = chosen[f"without {kind}"].mixture
+        assert kind not in mixture and mixture | {kind: share} == SMALL.mixture
+
+
+def test_ablate_trains_measures_and_resumes(world, measured, tmp_path):
+    chosen = {name: recipe for name, recipe in variants(TINY, 1).items() if name in ("all", "without dense")}
+    told = []
+    rows = ablate(world, tmp_path, chosen, progress=lambda *state: told.append(state), n_facts=3)
+    assert list(rows.variant) == list(chosen) and (rows.cloze == 0.5).all() and rows.early_site.eq("0 1").all()
+    assert told[-1] == (4, 4, "without dense") and measured == [dict(n_facts=3)] * 2
+    pd.testing.assert_frame_equal(ablate(world, tmp_path, chosen, n_facts=3), rows)
+    assert len(measured) == 2  # nothing was measured again
+    ablate(world, tmp_path, chosen, n_facts=4)
+    assert len(measured) == 4  # another measurement, the same models
+    keep(rows, tmp_path / "kept.csv")
+    assert list(pd.read_csv(tmp_path / "kept.csv").variant) == list(chosen)
