@@ -155,24 +155,28 @@ def causal_trace_map(traces: pd.DataFrame, clean: float | None = None, corrupted
 
 @_figure
 def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
-    """Loss, and held-out accuracies, over tokens seen.
+    """Loss, and held-out accuracies, over tokens seen; a row a model.
 
-    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), and shares between 0 and 1 by name (nan where not measured).
+    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), and shares between 0 and 1 by name (nan where not measured), perhaps model.
     bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
     """
-    names = list(bars) if bars else [name for name in log if name not in ("step", "tokens", "loss", "schedule", "tokens_per_s")]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=(2, 3), sharex=True)
-    left.semilogy(log.tokens / 1e6, log.loss, color=INK, lw=1.6)
-    left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
-    for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
-        known, (kind, _, hops) = log[log[name].notna()], name.partition("_")
-        right.plot(known.tokens / 1e6, 100 * known[name], color=shade, lw=1.6, marker="os^DvP"[i % 6], ms=3.5,
-                   label=BARS.get(kind, kind) + (f", {hops} hops" if hops else ""))
-        if bars:
-            right.axhline(100 * bars[name], color=shade, ls=":", lw=1.4, label="to be reached" if name == names[-1] else None)
-    left.set(xlabel="tokens seen (millions)", ylabel="training loss (nats per token)")
-    right.set(xlabel="tokens seen (millions)", ylabel="held-out accuracy (%)", ylim=(-2, 102))
-    return _legend(fig, right, "outside right center", 1)
+    names = list(bars) if bars else [name for name in log if name not in ("model", "step", "tokens", "loss", "schedule", "tokens_per_s")]
+    logs = dict(list(log.groupby("model", sort=False))) if "model" in log else {"": log}
+    fig, axes = plt.subplots(len(logs), 2, figsize=(8.6, 0.5 + 2.9 * len(logs)), width_ratios=(2, 3), sharex=True, sharey="col", squeeze=False)
+    for (model, rows), (left, right) in zip(logs.items(), axes):
+        left.semilogy(rows.tokens / 1e6, rows.loss, color=INK, lw=1.6)
+        left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
+        for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+            known, (kind, _, hops) = rows[rows[name].notna()], name.partition("_")
+            label = BARS.get(kind, kind) + (f", {hops} hops" if hops.isdigit() else f", {hops}" if hops else "")
+            right.plot(known.tokens / 1e6, 100 * known[name], color=shade, lw=1.6, marker="os^DvP"[i % 6], ms=3.5, label=label)
+            if bars:
+                right.axhline(100 * bars[name], color=shade, ls=":", lw=1.4, label="to be reached" if name == names[-1] else None)
+        left.set(title=model, ylabel="training loss (nats per token)")
+        right.set(ylabel="held-out accuracy (%)", ylim=(-2, 102))
+    for ax in axes[-1]:
+        ax.set(xlabel="tokens seen (millions)")
+    return _legend(fig, axes[0, 1], "outside right center", 1)
 
 
 @_figure
