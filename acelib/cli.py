@@ -142,9 +142,8 @@ def edit(
     host = _load(model)
     if evaluate.recall(host, [request.text], [target]).correct[0]:
         raise ValueError(f"{model} answers {target!r} to {request.text!r} already; choose another target")
-    layers = getattr(chosen, "layers", None) or (*chosen.query_layers, *chosen.value_layers)
     with bar("second moments, kept for the next time") as tell:
-        moments = covariance.second_moments(host, pretrain.documents(world, 2000), layers, progress=tell)
+        moments = covariance.second_moments(host, pretrain.documents(world, 2000), chosen.layers, progress=tell)
     with waiting(f"{editor} edits {model}"):
         update = chosen(host, [request], moments)
         answers = probe.before_and_after(host, probe.probes(world, request, unrelated, seed), update)
@@ -186,7 +185,7 @@ def locate(
                            "tune", "tune --model gptj-mini --editors ace,memit --trials 12 --cases 24"))
 def tune(
     model: Model = "gptj-mini",
-    editors: Annotated[str, typer.Option("--editors", "-e", help="Which, with commas between.")] = "MEMIT,PMET,ACE",
+    editors: Annotated[str, typer.Option("--editors", "-e", help="Which, with commas between; default: all.")] = "",
     trials: Annotated[int, typer.Option("--trials", help="Settings tried of each editor.", min=1)] = 12,
     cases: Annotated[int, typer.Option("--cases", help="Cases that each setting edits.", min=1)] = 24,
     seed: Seed = 0,
@@ -195,9 +194,10 @@ def tune(
     from acelib.editors import EDITORS
     from acelib.locate import locate as find, questions
 
-    world, names = facts.load_world(), [name.strip().upper() for name in editors.split(",")]
-    if unknown := [name for name in names if name not in EDITORS]:
+    known, asked = {name.lower(): name for name in EDITORS}, [name.strip().lower() for name in (editors or ",".join(EDITORS)).split(",")]
+    if unknown := [name for name in asked if name not in known]:
         raise ValueError(f"unknown editor {unknown[0]!r}; known: {', '.join(EDITORS)}")
+    world, names = facts.load_world(), [known[name] for name in asked]
     host = _load(model)
     with bar("locating layers") as tell:
         found = find(host, *zip(*questions(world, 96, seed)), 2, 2, progress=tell)
@@ -258,8 +258,36 @@ def pretrain(
             tell(row["step"], row["steps"], f"{row['tokens_per_s']:,} tokens/s")
             say(training_line(row))
         training.train(recipe, world, folder, device=device or devices[-1], compile=compiled, every=every, report=report,
-                       judge=lambda host: bars.measure(host, world, n_facts=120, n_chains=40))
+                       judge=lambda host: bars.measure(host, world, n_facts=120, n_chains=40, n_edits=0))
     say(f"[bold green]the model is in {folder}; measure it: acelib pretrain --evaluate {folder}")
+
+
+@app.command(help=examples("Train a small reference model without each kind of text in turn, and measure every bar: what each kind buys. "
+                           "The rows are kept in data/models/ablation.csv. Resumable.", "ablate", "ablate --steps 200 --no-keep"))
+def ablate(
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Training steps of each variant, other than the recipe's.", min=1)] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds of the whole mixture.", min=1)] = 2,
+    only: Annotated[Optional[list[str]], typer.Option("--only", help="Variants to train, e.g. 'without dense'. Repeatable.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the models: faster, needs a C++ compiler.")] = False,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Write the rows to data/models/ablation.csv.")] = True,
+):
+    from dataclasses import replace
+
+    from acelib import ablation, bars, facts, provenance
+
+    base = replace(ablation.SMALL, steps=steps or ablation.SMALL.steps)
+    chosen = ablation.variants(base, seeds)
+    if unknown := [name for name in only or () if name not in chosen]:
+        raise ValueError(f"unknown variant {unknown[0]!r}; known: {', '.join(chosen)}")
+    _no_foreign_bars()
+    with bar("steps") as tell:
+        rows = ablation.ablate(facts.load_world(), provenance.ROOT / "runs" / "ablation", {name: chosen[name] for name in only or chosen},
+                               compile=compiled, progress=tell, n_facts=600, n_chains=60, n_edits=60)
+    for row in rows.to_dict("records"):
+        say(bars_table(row["variant"], {key: row[key] for key in bars.BARS}, bars.BARS))
+    if keep:
+        ablation.keep(rows)
+        say(f"[bold green]kept in {ablation.KEPT}")
 
 
 @app.command(help=examples("Time the library against the plain procedures that it replaces; ratios are of one run on this machine.",

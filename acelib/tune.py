@@ -18,7 +18,7 @@ import pandas as pd
 
 from .cases import make_cases
 from .covariance import Moments
-from .editors import ACE, MEMIT, PMET
+from .editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
 from .experiments import Progress, Protocol, balanced, known_cases, run
 from .facts import Case, World
 from .lm import LM
@@ -31,21 +31,30 @@ SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
 def spaces(n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]) -> dict[str, list]:
     """All settings of each editor that a model of ``n_layers`` is searched over: {"MEMIT": [...], ...}.
 
-    One-range editors may write any two or three neighbouring layers of the lower three quarters; ACE any such range of the lower half but
-    its first layer, or the attributed query layers, and any two or three neighbours of the upper half, or the attributed value layers. The
-    objective (up to 100 steps, no clamp, no decay: at small widths the published 25-30 steps do not converge) is the same but in its kind.
+    One-range editors may write any two or three neighbouring layers of the lower three quarters, ROME any one of them, FT any layer; ACE
+    and IFMET any such range of the lower half but its first layer, or the attributed query layers, and any two or three neighbours of the
+    upper half, or the attributed value layers. The objective (up to 100 steps, no clamp, no decay: at small widths the published 20-30
+    steps do not converge) is the same but in its kind.
     """
     ranges = [tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)]
     lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
     shallow = {*(r for r in ranges if 0 < r[0] and r[-1] < n_layers // 2), tuple(sorted(query_layers))}
     deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
-    block, pmet = (Objective(kind=kind, steps=100, lr=0.3, decay=0.0, clamp=None) for kind in ("block", "pmet"))
-    weights = (1.0, 10.0, 100.0)
+    block, pmet, mlp = (Objective(kind=kind, steps=100, lr=0.3, decay=0.0, clamp=None) for kind in ("block", "pmet", "mlp"))
+    weights, two = (1.0, 10.0, 100.0), [(q, v, w) for q, v in product(sorted(shallow), sorted(deep)) for w in (1.0, 10.0, 100.0)]
     return {
+        "FT": [FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
+               for layer, loss, lr, norm in product(range(n_layers), ("last", "target"), (5e-4, 2e-3, 5e-3), (None, 5e-3, 2e-2))],
+        "KN": [KN(threshold=t, old=old, new=new)
+               for t, (old, new) in product((0.1, 0.2, 0.4), ((None, 1.0), (1.0, 8.0), (4.0, 16.0), (0.0, 32.0)))],
+        "ROME": [ROME(layer=layer, second_moment=moment, objective=mlp, n_prefixes=2, prefix_lengths=(10,))
+                 for layer, moment in product(range(3 * n_layers // 4), (True, False))],
         "MEMIT": [MEMIT(layers=r, weight=w, objective=block, n_prefixes=2) for r, w in product(lower, weights)],
         "PMET": [PMET(layers=r, weight=w, objective=pmet, n_prefixes=2) for r, w in product(lower, weights)],
-        "ACE": [ACE(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2)
-                for q, v, w in product(sorted(shallow), sorted(deep), weights)],
+        "AlphaEdit": [AlphaEdit(layers=r, null_share=share, weight=w, objective=block, n_prefixes=2)
+                      for r, share, w in product(lower, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))],
+        "IFMET": [IFMET(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2) for q, v, w in two],
+        "ACE": [ACE(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2) for q, v, w in two],
     }
 
 

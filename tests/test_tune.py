@@ -57,7 +57,7 @@ def test_settings_as_python():
 @pytest.mark.parametrize("n_layers", [4, 8, 28])
 def test_spaces_stay_within_the_model(n_layers):
     found = spaces(n_layers, (0,), (n_layers - 1,))
-    assert set(found) == {"MEMIT", "PMET", "ACE"} and all(found.values())
+    assert set(found) == set(EDITORS) and all(found.values())
     for editor in (*found["MEMIT"], *found["PMET"]):
         assert max(editor.layers) < n_layers
     assert all(max(e.query_layers + e.value_layers) < n_layers for e in found["ACE"])
