@@ -33,6 +33,7 @@ class Moments:
     model: str = ""
     ridge: dict[int, float] = field(default_factory=dict)
     _factors: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _bases: dict[tuple, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, layer: int) -> Tensor:
         if layer not in self.matrices:
@@ -52,6 +53,46 @@ class Moments:
             self._factors[layer], self.ridge[layer] = _factor(self[layer], layer)
         factor = self._factors[layer]
         return lambda x: torch.cholesky_solve(x.to(factor), factor) / weight
+
+    def projector(self, layer: int, threshold: float | None = None, share: float | None = None) -> Solver:
+        """x (m, n) -> P x, P the orthogonal projector onto the null space: the eigenvectors of C with small eigenvalues.
+
+        threshold: eigenvalues below it are small; in squared units of activations, so it fits one model.
+        share: instead, as many eigenvectors as this share of all m, those with the smallest eigenvalues.
+        The eigenvectors are found once, in float64, and the fewer of the two sides are kept: P x = U_0 U_0^T x = x - U_1 U_1^T x.
+        Raises ValueError unless one of the two is given, if either is out of range, if no direction is in the null space, or, by a
+        threshold, all are; for a layer that is not there, a moment that is not finite.
+        Source: AlphaEdit Section 3.2.
+        """
+        if (threshold is None) == (share is None):
+            raise ValueError(f"threshold {threshold} and share {share} of the null space: give one of the two")
+        if not (threshold is None or threshold > 0) or not (share is None or 0 < share <= 1):
+            raise ValueError(f"null space: threshold {threshold} must be positive, share {share} above 0 and at most 1")
+        chosen = layer, threshold, share
+        if chosen not in self._bases:
+            self._bases[chosen] = _null_space(self[layer], *chosen)
+        basis, inside = self._bases[chosen]
+
+        def project(x: Tensor) -> Tensor:
+            x = x.to(basis)
+            part = basis @ (basis.T @ x)
+            return part if inside else x - part
+
+        return project
+
+
+def _null_space(C: Tensor, layer: int, threshold: float | None, share: float | None) -> tuple[Tensor, bool]:
+    """The small eigenvectors of C (True) or, if they are fewer, the large ones (False)."""
+    if not C.isfinite().all():
+        raise ValueError(f"the second moment of layer {layer} is not finite")
+    values, vectors = torch.linalg.eigh(C.double())
+    small = round(share * len(C)) if threshold is None else int((values < threshold).sum())
+    if not small or (share is None and small == len(C)):
+        given = f"share {share} of {len(C)}" if threshold is None else f"threshold {threshold}"
+        raise ValueError(f"{given} puts {small} of the {len(C)} directions of layer {layer} into the null space; "
+                         f"its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, their median is {values.median():.3g}")
+    inside = 2 * small <= len(C)
+    return (vectors[:, :small] if inside else vectors[:, small:]).clone(), inside
 
 
 def _factor(C: Tensor, layer: int) -> tuple[Tensor, float]:

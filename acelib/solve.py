@@ -48,15 +48,22 @@ def null_ridge(K: Tensor, R: Tensor, project: Solver, weight: float, history: Te
     K: (m, n).   R: (d, n).   project: x -> P x, an orthogonal projector.   weight: L2 > 0.   history: H (m, k), keys of earlier edits.
     Returns: left (d, n), right (m, n).
     Raises: ValueError for a weight that is not positive or unequal columns.
-    Source: AlphaEdit Eq. 14, in push-through form (n + k unknowns instead of m).
+    Source: AlphaEdit Eq. 14, in push-through form: n and k unknowns instead of m.
     """
-    _columns(K, R)
+    return ridge(project(K), R, remembering(weight, None if history is None else project(history)))
+
+
+def remembering(weight: float, history: Tensor | None = None) -> Solver:
+    """x -> (weight I + H H^T)^{-1} x by the Woodbury identity: k unknowns for k earlier keys.
+
+    weight: L2 > 0.   history: H (m, k).   Raises ValueError for a weight that is not positive.
+    """
     if not weight > 0:
         raise ValueError(f"weight {weight} is not positive")
-    M = K if history is None else torch.cat([K, history], 1)
-    PM = project(M)
-    gram = M.T @ PM + weight * torch.eye(M.shape[1], dtype=M.dtype, device=M.device)
-    return _finite(R, torch.linalg.solve(gram, PM, left=False)[:, :K.shape[1]])
+    if history is None:
+        return lambda x: x / weight
+    ridge = weight * torch.eye(history.shape[1], dtype=history.dtype, device=history.device)
+    return lambda x: (x - history @ torch.linalg.solve(history.T @ history + ridge, history.T @ x)) / weight
 
 
 def _columns(K: Tensor, R: Tensor):

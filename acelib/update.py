@@ -44,7 +44,8 @@ class Update:
         both = dict(self.factors)
         for layer, new in other.factors.items():
             both[layer] = Factors(*(torch.cat(pair, 1) for pair in zip(both[layer], new))) if layer in both else new
-        keys = {layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1) for layer in {**self.keys, **other.keys}}
+        keys = {layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
+                for layer in sorted({*self.keys, *other.keys})}
         return Update(dict(sorted(both.items())), "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
                       self.edits + tuple(e for e in other.edits if e not in self.edits), self.model or other.model, keys)
 

@@ -2,14 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_keys import EDITS, plain
+from test_keys import EDITS
 from test_spread import identity
 from test_update import bits, same_bits
 
-from acelib.editors import ACE, MEMIT, PMET, ace, memit, pmet
+from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit, ace, alphaedit, ifmet, memit, pmet
 from acelib.facts import Edit
-from acelib.spread import edit as one_stage
-from acelib.targets import Objective, target_vectors
+from acelib.targets import Objective
 from acelib.update import Update, applied, overlaid
 
 BLOCK = Objective(steps=5, lr=0.1, floor=None)
@@ -20,6 +19,10 @@ EDITORS = {
     "ace": ACE(query_layers=(0, 1), value_layers=(2, 3), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6, chained=True),
     "ace-memit": ACE(query_layers=(0, 1), value_layers=(3,), backbone="memit", objective=BLOCK, weight=2.0, n_prefixes=0,
                      stages=("query", "value"), chained=True),
+    "alphaedit": AlphaEdit(layers=(1, 2), objective=BLOCK, weight=2.0, null_share=0.7, n_prefixes=2, prefix_length=6),
+    "ace-alphaedit": ACE(query_layers=(0, 1), value_layers=(2, 3), backbone="alphaedit", objective=BLOCK, weight=2.0, null_share=0.7,
+                         n_prefixes=0, stages=("query", "value"), chained=True),
+    "ifmet": IFMET(query_layers=(0, 1), value_layers=(2, 3), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6),
 }
 HOPS = [replace(e, hops=(f"The sport of the friend of {e.subject} is",)) for e in EDITS]
 
@@ -59,51 +62,6 @@ def test_groups_equal_one_by_one(any_lm, editor):
             tol = 1e-3 if lm.family.parallel else 1e-6
             torch.testing.assert_close(got.delta(layer), alone.delta(layer), rtol=tol, atol=tol * alone.delta(layer).abs().max().item())
     assert editor.each(lm, [], identity(lm)) == []
-
-
-def test_ace_is_two_stages(any_lm):
-    """Value stage at the last token of all prompts; query stage at the subject of the single-hop prompt, on the model so edited."""
-    lm, moments, editor = any_lm, identity(any_lm), replace(EDITORS["ace"], weight=1e-7)
-    value, query = (editor.asked(HOPS, stage) for stage in ("value", "query"))
-    assert [r.prompt for r in value] == [e.prompt.replace("{}", e.subject) for e in HOPS] + [e.hops[0] for e in HOPS]
-    assert all(r.end == len(r.prompt) for r in value) and [r.prompt[:r.end].endswith(r.subject) for r in query] == [True] * 3
-    first = replace(editor, stages=("value",), n_prefixes=0)(lm, HOPS, moments)
-    assert first.layers == (2, 3)
-    Z = target_vectors(lm, value, 3, JOINT).value
-    with applied(lm, first):  # weak regularisation: the FFN's output at every prompt's last token is the target
-        for r, z in zip(value, Z):
-            torch.testing.assert_close(plain(lm, r.prompt, r.end, 3)["mlp"], z, rtol=1e-3, atol=1e-3)
-    both = replace(editor, n_prefixes=0)(lm, HOPS, moments)
-    assert both.layers == (0, 1, 2, 3)
-    with applied(lm, first):
-        (second,) = one_stage(lm, query, editor.writer("query").stage, moments)
-        Z = target_vectors(lm, query, 1, JOINT).value
-    for layer in range(4):
-        expected = (first + second).delta(layer)
-        torch.testing.assert_close(both.delta(layer), expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item())
-    with applied(lm, both):
-        for r, z in zip(query, Z):
-            torch.testing.assert_close(plain(lm, r.prompt, r.end, 1)["mlp"], z, rtol=1e-3, atol=1e-3)
-
-
-def test_ace_switches(tiny):
-    lm, moments = tiny("qwen3"), identity(tiny("qwen3"))
-    base = replace(EDITORS["ace"], n_prefixes=0)
-    assert base.writer("value").share == "root" and EDITORS["ace-memit"].writer("value").share == "even"
-    assert replace(base, value_weight=9.0).writer("value").weight == 9.0 and replace(base, value_weight=9.0).writer("query").weight == 2.0
-    value, query = (replace(base, stages=(s,))(lm, HOPS, moments) for s in ("value", "query"))
-    apart = replace(base, chained=False)(lm, HOPS, moments)
-    for layer in range(4):
-        torch.testing.assert_close(apart.delta(layer), (value + query).delta(layer))
-    assert len(replace(base, value_prompts=("single",)).asked(HOPS, "value")) == 3
-    with pytest.raises(ValueError, match="no multi-hop prompts"):
-        replace(base, value_prompts=("hops",)).asked(EDITS, "value")
-    twice = [replace(HOPS[0], hops=HOPS[0].hops * 2), HOPS[0]]
-    assert len(base.asked(twice, "value")) == 2
-    for bad, match in ((dict(stages=()), "stages"), (dict(stages=("x",)), "stages"), (dict(backbone="rome"), "'rome'"),
-                       (dict(value_prompts=("single", "single")), "value_prompts"), (dict(value_position="first"), "position 'first'")):
-        with pytest.raises(ValueError, match=match):
-            replace(base, **bad).asked(HOPS, "value")
 
 
 def test_save_load_of_a_real_update(tiny, tmp_path):
@@ -158,11 +116,27 @@ def test_bad_layers_and_interruptions_leave_the_model(tiny, editor, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         editor(lm, HOPS, identity(lm))
     assert same_bits(lm, before)
+    monkeypatch.undo()
+    for call in (2, 9, 15):  # of any FFN: in the search, between two layers, between two stages
+        left = [call]
+
+        def interrupt(*_):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        hooks = [lm.fc2(layer).register_forward_hook(interrupt) for layer in range(4)]
+        with pytest.raises(KeyboardInterrupt):
+            replace(editor, n_prefixes=0)(lm, HOPS, identity(lm))
+        for hook in hooks:
+            hook.remove()
+        assert same_bits(lm, before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
 def test_presets():
     assert memit.PRESETS["gpt-j-6b"].objective == Objective(steps=25, lr=0.5, decay=0.5, clamp=0.75, kl=0.0625)
     assert pmet.PRESETS["gpt-j-6b"].objective == Objective(kind="pmet", steps=30, lr=0.2, decay=0.5, clamp=0.75, kl=1.0)
-    assert ace.PRESETS["gpt-j-6b"].writer("value") == PMET(layers=(25, 26, 27), position="last")
-    assert ace.PRESETS["gpt-j-6b"].writer("query") == pmet.PRESETS["gpt-j-6b"] and pmet.PRESETS["gpt-j-6b"].weight == 6000
+    for module in (memit, pmet, alphaedit, ace, ifmet):
+        for name, n_layers in (("gpt-j-6b", 28), ("qwen3-8b", 36)):
+            assert set(module.PRESETS[name].layers) <= set(range(n_layers))

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
-from acelib.editors import ace, memit, pmet
+from acelib.editors import ace, alphaedit, ifmet, memit, pmet
 from acelib.editors.ace import ACE
+from acelib.editors.alphaedit import AlphaEdit
+from acelib.editors.ifmet import IFMET
 from acelib.editors.memit import MEMIT
 from acelib.editors.pmet import PMET
 
-__all__ = ["ACE", "EDITORS", "MEMIT", "PMET", "preset"]
+__all__ = ["ACE", "AlphaEdit", "EDITORS", "IFMET", "MEMIT", "PMET", "preset"]
 
-EDITORS = {"MEMIT": memit, "PMET": pmet, "ACE": ace}  #: name -> module, which holds the class and its ``PRESETS``
+#: name -> module, which holds the class and its ``PRESETS``
+EDITORS = {"MEMIT": memit, "PMET": pmet, "AlphaEdit": alphaedit, "IFMET": ifmet, "ACE": ace}
 
 
 def preset(editor: str, model: str):

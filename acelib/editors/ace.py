@@ -2,7 +2,7 @@
 
 Value stage: each edit's single-hop prompt and its multi-hop prompts ("The sport of the spouse of X is"), each at its last token, written
 into the value layers. Query stage: the single-hop prompt at the subject's last token, written into the query
-layers. Both by the closed form of a backbone (PMET, MEMIT); the result is the sum. The paper is silent on details; every reading is a
+layers. Both by the closed form of a backbone (PMET, MEMIT, AlphaEdit); the result is the sum. The paper is silent on details; every reading is a
 field, and the defaults follow its text. Algorithm 1 searches all targets first and then writes, so by default no stage searches on a model
 that another has edited (``chained``). The other reading hardly writes its second stage: after the value stage the model says the target,
 and PMET's search stops at once. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
@@ -11,37 +11,38 @@ and PMET's search stops at once. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Sequence
 
-from acelib.covariance import Moments
-from acelib.editors.memit import MEMIT, signed
+from acelib.editors.alphaedit import AlphaEdit
+from acelib.editors.memit import MEMIT
 from acelib.editors.pmet import PMET
-from acelib.keys import Request, contexts, distinct, request
-from acelib.lm import LM
-from acelib.spread import edit
+from acelib.editors.staged import Staged
+from acelib.keys import Request, distinct, request
+from acelib.spread import Stage
 from acelib.targets import Objective
-from acelib.update import Update
 
 if TYPE_CHECKING:
     from acelib.facts import Edit
 
-BACKBONES = {"pmet": PMET, "memit": MEMIT}
+BACKBONES = {"pmet": PMET, "memit": MEMIT, "alphaedit": AlphaEdit}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ACE:
+class ACE(Staged):
     """Hyper-parameters of ACE; ``editor(lm, edits, moments)`` edits one batch, ``editor.each(lm, groups, moments)`` many independent ones.
 
-    Raises ValueError, and leaves the model as it was, for unknown settings, no edit, edits that contradict, a layer without a moment.
+    A stage leaves out edits that it has no prompt for (no multi-hop prompts, and single-hop ones switched off).
+    Raises ValueError, and leaves the model as it was, for unknown settings, no edit, edits that contradict or that no stage has a prompt
+    for, a layer without a moment.
     """
 
     query_layers: tuple[int, ...]
     value_layers: tuple[int, ...]
-    backbone: str = "pmet"  #: "pmet" or "memit": the form of the write, and the defaults of the two fields below
-    weight: float | None = None  #: lambda, on the mean second moment
+    backbone: str = "pmet"  #: "pmet", "memit" or "alphaedit": the form of the write, and the defaults of the four fields below
+    weight: float | None = None  #: lambda, on the mean second moment; of "alphaedit" L2
     objective: Objective | None = None
+    threshold: float | None = None  #: of "alphaedit" only
+    null_share: float | None = None  #: of "alphaedit" only
     value_weight: float | None = None  #: lambda of the value stage; None: ``weight``
     value_objective: Objective | None = None  #: of the value stage; None: ``objective``
     stages: tuple[str, ...] = ("value", "query")  #: which, in which order
@@ -53,6 +54,7 @@ class ACE:
     n_prefixes: int = 5
     prefix_length: int = 10
     seed: int = 0
+    texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
 
     def __post_init__(self):
         for name, allowed in dict(stages=("value", "query"), value_prompts=("single", "hops"), query_prompts=("single", "hops")).items():
@@ -61,53 +63,50 @@ class ACE:
                 raise ValueError(f"{name} {chosen!r} must name some of {allowed}, each once")
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone {self.backbone!r} is unknown; allowed: {', '.join(map(repr, BACKBONES))}")
+        if self.backbone != "alphaedit" and (self.threshold, self.null_share) != (None, None):
+            raise ValueError(f"backbone {self.backbone!r} has no null space; threshold and null_share are for 'alphaedit'")
         for stage in self.stages:
             self.writer(stage)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All layers that are written, in order."""
+        return tuple(sorted({layer for stage in self.stages for layer in self.writer(stage).layers}))
+
+    @property
+    def plan(self) -> dict[str, Stage]:
+        return {stage: self.writer(stage).stage for stage in self.stages}
 
     def writer(self, stage: str) -> MEMIT:
         """The backbone, set up for one stage."""
         own = stage == "value"
         given = dict(weight=self.value_weight if own and self.value_weight is not None else self.weight,
-                     objective=self.value_objective if own and self.value_objective is not None else self.objective)
+                     objective=self.value_objective if own and self.value_objective is not None else self.objective,
+                     threshold=self.threshold, null_share=self.null_share)
         return BACKBONES[self.backbone](layers=self.value_layers if own else self.query_layers,
                                         position=self.value_position if own else self.query_position,
                                         **{name: value for name, value in given.items() if value is not None})
+
+    def prompts(self, stage: str) -> tuple[str, ...]:
+        return self.value_prompts if stage == "value" else self.query_prompts
 
     def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
         """The requests of one stage for one batch of edits, single-hop prompts first. Raises ValueError as ``keys.requests``."""
         if not len(edits):
             raise ValueError("no edit given; an editor needs at least one")
-        prompts, position = (self.value_prompts, self.value_position) if stage == "value" else (self.query_prompts, self.query_position)
-        checked = [request(e, position, group) for e in edits]
-        single = checked if "single" in prompts else []
-        hops = [request(e, "last", group, hop) for e in edits for hop in e.hops] if "hops" in prompts else []
-        if not single + hops:
-            raise ValueError(f"{stage} stage: the edits have no multi-hop prompts and single-hop prompts are switched off")
+        if not any(e.hops for e in edits) and not any("single" in self.prompts(stage) for stage in self.stages):
+            raise ValueError("the edits have no multi-hop prompts and single-hop prompts are switched off")
+        checked = [request(e, self.value_position if stage == "value" else self.query_position, group) for e in edits]
+        single = checked if "single" in self.prompts(stage) else []
+        hops = [request(e, "last", group, hop) for e in edits for hop in e.hops] if "hops" in self.prompts(stage) else []
         return distinct(single + hops)
 
-    def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments) -> Update:
-        """The Update that writes ``edits`` together."""
-        return self.each(lm, [edits], moments)[0]
 
-    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments) -> list[Update]:
-        """One Update for each group, every group as if it were alone, all in one batch."""
-        given = {stage: [r for g, edits in enumerate(groups) for r in self.asked(edits, stage, g)] for stage in self.stages}
-        writers = {stage: self.writer(stage).stage for stage in self.stages}
-        for writer in writers.values():
-            for layer in lm.layers(writer.layers):
-                moments[layer]
-        if not groups:
-            return []
-        prefixes, done = contexts(lm, self.n_prefixes, self.prefix_length, self.seed), []
-        for stage in self.stages:
-            before = [reduce(add, parts) for parts in zip(*done)] if done and self.chained else None
-            done.append(edit(lm, given[stage], writers[stage], moments, prefixes, before))
-        return signed(lm, self, groups, [reduce(add, parts) for parts in zip(*done)])
-
-
-#: The paper's value layers 26-28 of this model count from 1.
+#: From Appendix G. Its value layers of GPT-J, 26-28, count from 1 (there are 28), its query layers are those that PMET's settings count
+#: from 0. Its layers of Qwen3-8B, 25-27 and 28-32, are read as located and so as counted from 1, like the value layers of GPT-J.
 PRESETS = {
     "gpt-j-6b": ACE(query_layers=(3, 4, 5, 6, 7, 8), value_layers=(25, 26, 27)),
+    "qwen3-8b": ACE(query_layers=(24, 25, 26), value_layers=(27, 28, 29, 30, 31)),
     "gptj-mini": ACE(query_layers=(3, 4), value_layers=(4, 5, 6), weight=10.0,
                      objective=Objective(kind="pmet", steps=100, lr=0.3, decay=0.0, clamp=None), n_prefixes=2),
 }

@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
-from acelib.covariance import Moments
-from acelib.keys import contexts, requests
-from acelib.lm import LM
-from acelib.spread import Stage, edit
+from acelib.editors.staged import Staged, signed  # noqa: F401
+from acelib.keys import Request, requests
+from acelib.spread import Stage
 from acelib.targets import Objective
-from acelib.update import Update
 
 if TYPE_CHECKING:
     from acelib.facts import Edit
 
 
 @dataclass(frozen=True, kw_only=True)
-class MEMIT:
+class MEMIT(Staged):
     """Hyper-parameters of MEMIT; ``editor(lm, edits, moments)`` edits one batch, ``editor.each(lm, groups, moments)`` independent ones.
 
     Raises ValueError, and leaves the model as it was, for no edit, edits that contradict, a layer that does not exist or has no moment.
@@ -34,6 +32,7 @@ class MEMIT:
     n_prefixes: int = 5  #: texts sampled from the model that prompts are also read after
     prefix_length: int = 10  #: tokens
     seed: int = 0  #: of the sampling
+    texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
 
     def __post_init__(self):
         self.stage
@@ -42,26 +41,18 @@ class MEMIT:
     def stage(self) -> Stage:
         return Stage(self.layers, self.weight, self.objective, self.share)
 
-    def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments) -> Update:
-        """The Update that writes ``edits`` together."""
-        return self.each(lm, [edits], moments)[0]
+    @property
+    def plan(self) -> dict[str, Stage]:
+        return {"only": self.stage}
 
-    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments) -> list[Update]:
-        """One Update for each group, every group as if it were alone, all in one batch."""
-        given = [r for g, edits in enumerate(groups) for r in requests(edits, self.position, g)]
-        lm.layers(self.layers)
-        updates = edit(lm, given, self.stage, moments, contexts(lm, self.n_prefixes, self.prefix_length, self.seed)) if given else []
-        return signed(lm, self, groups, updates)
-
-
-def signed(lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[Update]) -> list[Update]:
-    """``updates`` with the editor's name, the edits and the model they are for."""
-    name, model = type(editor).__name__, lm.fingerprint
-    return [replace(u, editor=name, edits=tuple(dict.fromkeys(edits)), model=model) for u, edits in zip(updates, groups)]
+    def asked(self, edits: Sequence[Edit], stage: str = "only", group: int = 0) -> list[Request]:
+        return requests(edits, self.position, group)
 
 
 PRESETS = {
     "gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8)),
+    # derived: the released settings of Qwen2.5-7B
+    "qwen3-8b": MEMIT(layers=(4, 5, 6, 7, 8), objective=Objective(decay=1e-3, clamp=4.0)),
     "gptj-mini": MEMIT(layers=(0, 1, 2), weight=10.0,
                        objective=Objective(steps=100, lr=0.3, decay=0.0, clamp=None), n_prefixes=2),
 }

@@ -1,0 +1,62 @@
+"""What MEMIT, PMET, AlphaEdit, IFMET and ACE share: target vectors searched and written in one stage or several, groups side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Mapping, Sequence
+
+from torch import Tensor
+
+from acelib.covariance import Moments
+from acelib.keys import Request, contexts
+from acelib.lm import LM
+from acelib.spread import Stage, edit
+from acelib.update import Update
+
+if TYPE_CHECKING:
+    from acelib.facts import Edit
+
+
+class Staged:
+    """Base of editors made of stages. A subclass has ``plan`` and ``asked``, and fields texts, n_prefixes, prefix_length, seed."""
+
+    chained = True  #: whether a stage searches its targets on the model that the stages before have edited
+
+    @property
+    def plan(self) -> dict[str, Stage]:
+        """The stages by name, in order."""
+        raise NotImplementedError
+
+    def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
+        """The requests of one stage for one batch of edits. Raises ValueError as ``keys.requests``."""
+        raise NotImplementedError
+
+    def prefixes(self, lm: LM) -> tuple[str, ...]:
+        """What prompts are also read after: ``texts``, or, if that is None, texts sampled from the model as it is."""
+        return contexts(lm, self.n_prefixes, self.prefix_length, self.seed) if self.texts is None else ("", *self.texts)
+
+    def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments, history: Mapping[int, Tensor] | None = None) -> Update:
+        """The Update that writes ``edits`` together.   history: ``Update.keys`` of earlier edits, for a null-space write."""
+        return self.each(lm, [edits], moments, history)[0]
+
+    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments, history: Mapping[int, Tensor] | None = None) -> list[Update]:
+        """One Update for each group, every group as if it were alone (with the same history), all in one batch."""
+        plan = self.plan
+        given = {name: [r for g, edits in enumerate(groups) for r in self.asked(edits, name, g)] for name in plan}
+        for stage in plan.values():
+            stage.check(lm, moments, history)
+        if not groups:
+            return []
+        prefixes, done = self.prefixes(lm), [Update()] * len(groups)
+        base = done
+        for name, stage in plan.items():
+            if given[name]:
+                new = edit(lm, given[name], stage, moments, prefixes, done if self.chained else base, history)
+                done = [before + one for before, one in zip(done, new)]
+        return signed(lm, self, groups, done)
+
+
+def signed(lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[Update]) -> list[Update]:
+    """``updates`` with the editor's name, the edits and the model they are for."""
+    name, model = type(editor).__name__, lm.fingerprint
+    return [replace(u, editor=name, edits=tuple(dict.fromkeys(edits)), model=model) for u, edits in zip(updates, groups)]
