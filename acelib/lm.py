@@ -193,10 +193,7 @@ class LM:
         Shares every parameter with the model, changes nothing in it. Masks, positions and key-value caches are the library's own:
         pass ``position_ids``, ``attention_mask`` and ``past_key_values`` as to the full stack (the cache keeps its layer numbers).
         """
-        part = copy.copy(self.stack)
-        for name in ("forward", "__nnsight__"):  # a traced stack carries a forward that is bound to itself; its copy has its own
-            part.__dict__.pop(name, None)
-        part._modules = {**self.stack._modules, self.family.layers: nn.ModuleList(list(self.blocks)[first:last + 1])}
+        part = copied(self.stack, **{self.family.layers: nn.ModuleList(list(self.blocks)[first:last + 1])})
         if first and self.family.positions:
             part._modules[self.family.positions] = _NoPositions()
         return part
@@ -257,6 +254,15 @@ class LM:
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def copied(module: nn.Module, **parts: nn.Module) -> nn.Module:
+    """A shallow copy that shares parameters, hooks and parts with ``module``, but for ``parts``."""
+    copy_ = copy.copy(module)
+    for name in ("forward", "__nnsight__"):  # a traced module carries a forward that is bound to itself; its copy has its own
+        copy_.__dict__.pop(name, None)
+    copy_._modules = {**module._modules, **parts}
+    return copy_
 
 
 class _NoPositions(nn.Module):

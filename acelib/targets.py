@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from acelib.keys import Request, aligned, chunked, overlay_of, prefix_weights, reading, tokens
+from acelib.keys import Request, chunked, overlay_of, prefix_weights, reading, tokens
 from acelib.lm import LM
+from acelib.tail import Tail, fixed, lean, rows_that_fit, sharing
 from acelib.update import Update, overlaid
 
 KINDS = {"block": ("out",), "mlp": ("mlp",), "pmet": ("attn", "mlp")}  #: where each kind adds its deltas; the last is written
@@ -67,11 +68,11 @@ class Targets:
 
 
 def target_vectors(lm: LM, given: Sequence[Request], layer: int, objective: Objective, prefixes: Sequence[str] = ("",),
-                   updates: Sequence[Update | None] | None = None, rows: int = 512) -> Targets:
+                   updates: Sequence[Update | None] | None = None, rows: int | None = None) -> Targets:
     """Optimise the target vectors of all requests at ``layer``, on the model as edited by ``updates``; weights are not touched.
 
     given: n requests.   prefixes: each request's NLL is the mean over these (the first is "").   updates: one for each group, or None.
-    rows: prompts in one batch, halved when memory runs out.
+    rows: prompts in one batch, halved when memory runs out; None: as many as ``tail.rows_that_fit``. Requests of like length run together.
     Returns: ``Targets``; vectors in the unit of the residual stream.
     Raises: ValueError for a layer that does not exist, no request, or a loss that is not finite (naming the request).
     Source: MEMIT Section 4.2 and Algorithm 1; PMET Section 3.3; ACE Eq. 13.
@@ -80,9 +81,15 @@ def target_vectors(lm: LM, given: Sequence[Request], layer: int, objective: Obje
     prefix_weights(lm, prefixes)
     if not given:
         raise ValueError("no request given; target vectors need at least one")
-    parts = chunked(lambda piece: _Search(lm, [given[i] for i in piece], layer, objective, prefixes, updates).run(), len(given),
+    length = [(len(ids) - at + len(lm.answer_ids(r.target)), at) for r in given for ids, at in [tokens(lm, r.prompt, r.end)]]
+    order = sorted(range(len(given)), key=lambda i: length[i])  # by the tokens from the lookup token on: little padding
+    if rows is None:
+        rows = rows_that_fit(lm, layer, *map(max, zip(*length)))
+    parts = chunked(lambda piece: _Search(lm, [given[order[i]] for i in piece], layer, objective, prefixes, updates).run(), len(given),
                     max(1, rows // (len(prefixes) + 1)))
-    return Targets(*(torch.cat([getattr(part, f.name) for part in parts], 1 if f.name == "delta" else 0) for f in fields(Targets)))
+    back = torch.tensor(order).argsort()
+    whole = {f.name: torch.cat([getattr(part, f.name) for part in parts], -2 if f.name in ("value", "delta") else 0) for f in fields(Targets)}
+    return Targets(**{name: values.index_select(-2 if name in ("value", "delta") else 0, back.to(values.device)) for name, values in whole.items()})
 
 
 class _Search:
@@ -91,6 +98,7 @@ class _Search:
     def __init__(self, lm, given, layer, objective, prefixes, updates):
         self.lm, self.given, self.layer, self.objective, self.updates = lm, given, layer, objective, updates
         self.precision = torch.promote_types(lm.dtype, torch.float32)
+        self.one_model = updates is None or len({r.group for r in given}) == 1
         self._lay_out(prefixes)
         with torch.inference_mode(False), torch.no_grad():
             self._freeze()
@@ -98,7 +106,7 @@ class _Search:
     def _lay_out(self, prefixes):
         """Rows of every request (prefixes, and its subject unless a row holds it), and the labels: request, row, column after at, token."""
         guard = self.objective.kl > 0 or self.objective.kind == "pmet"
-        rows, owner, self.bare, kl_row, labels, weights = [], [], [], [], [], []
+        rows, owner, beginning, self.bare, kl_row, labels, weights = [], [], [], [], [], [], []
         for i, r in enumerate(self.given):
             answer = self.lm.answer_ids(r.target)
             self.bare.append(len(rows))
@@ -108,6 +116,7 @@ class _Search:
                 weights += [1 / (len(answer) * len(prefixes))] * len(answer)
                 rows.append((ids + answer[:-1], at))
                 owner.append(i)
+                beginning.append(prefix)
             subject = r.subject or r.prompt[:r.end]
             ids, at = tokens(self.lm, subject + " is a", len(subject))
             bare_ids, bare_at = rows[self.bare[i]]
@@ -117,7 +126,9 @@ class _Search:
                 kl_row.append(len(rows))
                 rows.append((ids[:at + 1], at))
                 owner.append(i)
-        self.batch, device = aligned(self.lm, rows), self.lm.device
+                beginning.append("")
+        self.batch, self.shared, self.first, self.like = sharing(self.lm, rows, beginning if self.one_model else [""] * len(rows))
+        device = self.lm.device
         self.owner, self.kl_row = torch.tensor(owner, device=device), torch.tensor(kl_row, device=device)
         self.label, self.label_weight = torch.tensor(labels, device=device), torch.tensor(weights, device=device, dtype=self.precision)
 
@@ -127,66 +138,72 @@ class _Search:
         groups = [self.given[i].group for i in self.owner.tolist()]
         self.rows_of = lambda rows: overlay_of(self.updates, [groups[i] for i in rows.tolist()])
         sites = [(kind, layer) for kind in ("in", "attn", "mlp", "out")]
+        past, whole = DynamicCache(), lean(lm, 0, lm.n_layers - 1, batch.ids.shape[1])
+        if self.shared:
+            with overlaid(lm, self.rows_of(self.first)):
+                whole(input_ids=batch.ids[self.first, :self.shared], **batch.inputs(slice(self.shared), self.first), past_key_values=past,
+                      use_cache=True)
+            past = DynamicCache([(slot.keys[self.like], slot.values[self.like]) for slot in past.layers])
         with overlaid(lm, self.rows_of(torch.arange(len(groups)))):
-            past = DynamicCache()
-            if at:
-                lm.stack(input_ids=batch.ids[:, :at], **batch.inputs(slice(0, at)), past_key_values=past, use_cache=True)
+            if at > self.shared:
+                head = slice(self.shared, at)
+                whole(input_ids=batch.ids[:, head], **batch.inputs(head), past_key_values=past, use_cache=True)
             self.past = [(slot.keys, slot.values) for slot in past.layers]
-            with reading(lm, sites) as values:
-                tail = batch.inputs(slice(at, None))
-                lm.between(0, layer)(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
+            with reading(lm, sites) as values, fixed(lm, layer) as self.fixed:
+                tail, last = batch.inputs(slice(at, None)), min(layer + 1, lm.n_layers - 1)
+                lean(lm, 0, last, batch.ids.shape[1])(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
         self.hidden = values["out", layer]
         self.middle = (values["in", layer] + values["attn", layer])[:, 0]  # between attention and FFN, lookup token
         start = [values[kind, layer][self.bare, 0] for kind in KINDS[self.objective.kind]]
         self.start = torch.stack(start).to(self.precision)  # h_0 (k, n, d)
 
-    def _cache(self, rows: Tensor) -> DynamicCache | None:
-        """A fresh cache of the prefix for the layers above; layer 0 is there because the mask takes its length from it."""
-        if not self.past:
-            return None
-        return DynamicCache([(k[rows], v[rows]) if i == 0 or i > self.layer else (None, None) for i, (k, v) in enumerate(self.past)])
-
     def _push(self, rows: Tensor, delta: Tensor) -> Tensor:
-        """States after ``layer`` from the lookup token on, with delta (k, rows, d) added."""
-        lm, hidden, delta = self.lm, self.hidden[rows], delta.to(self.hidden.dtype)
+        """States after ``layer`` at the lookup token, with delta (k, rows, d) added."""
+        lm, first, delta = self.lm, self.hidden[rows, 0], delta.to(self.hidden.dtype)
         if len(delta) == 1 or lm.family.parallel:
-            first = hidden[:, 0] + delta.sum(0)
-        else:  # what attention adds also passes through the FFN of its own layer
-            middle = (self.middle[rows] + delta[0])[:, None]
-            first = (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
-        return torch.cat([first[:, None], hidden[:, 1:]], 1)
+            return first + delta.sum(0)
+        middle = (self.middle[rows] + delta[0])[:, None]  # what attention adds also passes through the FFN of its own layer
+        return (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
 
-    def _losses(self, alive: Tensor, rows: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _narrow(self, alive: Tensor):
+        """Set the loop up for the requests ``alive``: their rows, their labels, and where states are read."""
+        self.rows = torch.isin(self.owner, alive).nonzero()[:, 0]
+        place = torch.full((len(self.owner),), -1, device=alive.device).index_copy(0, self.rows, torch.arange(len(self.rows), device=alive.device))
+        self.kept, width = place[self.label[:, 1]] >= 0, self.hidden.shape[1]
+        self.who, row, column, self.token = self.label[self.kept].T
+        read = torch.cat([place[row] * width + column, place[self.kl_row[alive]] * width])
+        places, self.order = read.unique(return_inverse=True)
+        self.tail = Tail(self.lm, self.layer, self.batch, self.rows, self.hidden, self.past, self.fixed, places if self.one_model else None)
+        if not self.one_model:
+            self.order = read
+
+    def _losses(self, alive: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """NLL, log-probabilities at the KL position (V), and whether every target token is the arg-max; for the requests ``alive``."""
-        at, n = self.batch.at, len(self.given)
-        place = torch.full((len(self.owner),), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
-        states = self.above(inputs_embeds=self._push(rows, delta[:, self.owner[rows]]), **self.batch.inputs(slice(at, None), rows),
-                            past_key_values=self._cache(rows), use_cache=bool(self.past)).last_hidden_state
-        kept = place[self.label[:, 1]] >= 0
-        who, row, column, token = self.label[kept].T
-        read = torch.cat([states[place[row], column], states[place[self.kl_row[alive]], 0]])
-        logp = self.lm.head(read).to(self.precision).log_softmax(-1)
-        said, guard = logp[:len(who)], logp[len(who):]
-        surprise = -said.gather(1, token[:, None])[:, 0] * self.label_weight[kept]
-        nll = torch.zeros(n, dtype=logp.dtype, device=logp.device).index_add(0, who, surprise)
-        missed = torch.zeros(n, device=logp.device).index_add(0, who, (said.argmax(-1) != token).float())
+        n, states = len(self.given), self.tail(self._push(self.rows, delta[:, self.owner[self.rows]]))
+        logp = self.lm.head(states.view(-1, states.shape[-1])[self.order]).to(self.precision).log_softmax(-1)
+        said, guard = logp[:len(self.who)], logp[len(self.who):]
+        surprise = -said.gather(1, self.token[:, None])[:, 0] * self.label_weight[self.kept]
+        nll = torch.zeros(n, dtype=logp.dtype, device=logp.device).index_add(0, self.who, surprise)
+        missed = torch.ones(n, device=logp.device)  # only PMET asks
+        if self.objective.kind == "pmet":
+            missed = torch.zeros_like(missed).index_add(0, self.who, (said.argmax(-1) != self.token).float())
         return nll[alive], guard, missed[alive] == 0
 
     @torch.inference_mode(False)
     @torch.enable_grad()
     def run(self) -> Targets:
         o, n, device = self.objective, len(self.given), self.lm.device
-        self.above = self.lm.above(self.layer)
         delta = torch.zeros_like(self.start).requires_grad_()
         adam = torch.optim.Adam([delta], lr=o.lr)
         size = self.start.norm(dim=-1)  # (k, n)
         loss, nll, kl, phi = (torch.ones(n, dtype=self.precision, device=device) for _ in range(4))
         steps, alive, step, guard_0 = torch.zeros(n, dtype=torch.long), torch.arange(n, device=device), 0, None
         while len(alive):
-            rows = torch.isin(self.owner, alive).nonzero()[:, 0]
-            with overlaid(self.lm, self.rows_of(rows)):
+            self._narrow(alive)
+            with overlaid(self.lm, self.rows_of(self.rows)):
                 while True:  # until a request stops and the batch gets smaller
-                    nll_, guard, hit = self._losses(alive, rows, delta)
+                    with torch.set_grad_enabled(step < o.steps - 1):
+                        nll_, guard, hit = self._losses(alive, delta)
                     if guard_0 is None:
                         guard_0 = guard.detach()
                     kl_ = (guard.exp() * (guard - guard_0[alive])).sum(-1)
