@@ -52,7 +52,8 @@ class Moments:
         if layer not in self._factors:
             self._factors[layer], self.ridge[layer] = _factor(self[layer], layer)
         factor = self._factors[layer]
-        return lambda x: torch.cholesky_solve(x.to(factor), factor) / weight
+        half = lambda x: torch.linalg.solve_triangular(factor, x.to(factor), upper=False)  # cholesky_solve would copy the factor
+        return lambda x: torch.linalg.solve_triangular(factor.T, half(x), upper=True) / weight
 
     def projector(self, layer: int, threshold: float | None = None, share: float | None = None) -> Solver:
         """x (m, n) -> P x, P the orthogonal projector onto the null space: the eigenvectors of C with small eigenvalues.
