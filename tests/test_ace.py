@@ -55,7 +55,8 @@ def test_ace_switches(tiny):
         replace(base, value_prompts=("hops",), stages=("value",))(lm, EDITS, moments)
     twice = [replace(HOPS[0], hops=HOPS[0].hops * 2), HOPS[0]]
     assert len(base.asked(twice, "value")) == 2
-    for bad, match in ((dict(stages=()), "stages"), (dict(stages=("x",)), "stages"), (dict(backbone="rome"), "'rome'"), (dict(null_share=0.5), "no null space"),
+    for bad, match in ((dict(stages=()), "stages"), (dict(stages=("x",)), "stages"), (dict(backbone="rome"), "'rome'"),
+                       (dict(null_share=0.5), "no null space"),
                        (dict(value_prompts=("single", "single")), "value_prompts"), (dict(value_position="first"), "position 'first'")):
         with pytest.raises(ValueError, match=match):
             replace(base, **bad).asked(HOPS, "value")

@@ -15,7 +15,7 @@ from acelib.editors.ace import ACE
 
 @dataclass(frozen=True, kw_only=True)
 class IFMET(ACE):
-    """ACE's stages, query layers (first edit) before value layers (further edit); edits without multi-hop prompts get the first edit only."""
+    """ACE's fields: query layers take the first edit, value layers the further one. Edits without multi-hop prompts get the first only."""
 
     stages: tuple[str, ...] = ("query", "value")
     chained: bool = True

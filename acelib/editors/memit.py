@@ -46,6 +46,7 @@ class MEMIT(Staged):
         return {"only": self.stage}
 
     def asked(self, edits: Sequence[Edit], stage: str = "only", group: int = 0) -> list[Request]:
+        """The requests of one batch of edits. Raises ValueError as ``keys.requests``."""
         return requests(edits, self.position, group)
 
 
