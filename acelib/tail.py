@@ -45,7 +45,7 @@ class Tail:
                 for module, rest in self.fixed.items():
                     stack.enter_context(_only_first(module, rest))
                 if self.places is not None:
-                    for module in (self.lm.attn_out(self.lm.n_layers - 1), self.lm.mlp(self.lm.n_layers - 1)):
+                    for module in {self.lm.attn_out(self.lm.n_layers - 1), self.lm.mlp(self.lm.n_layers - 1)} - self.fixed.keys():
                         stack.enter_context(_only_at(module, self.places))
             states = self.part(inputs_embeds=torch.cat([first[:, None], self.rest], 1), attention_mask=self.mask,
                                position_ids=self.positions, past_key_values=self.past, use_cache=self.past is not None).last_hidden_state
@@ -60,7 +60,7 @@ def fixed(lm: LM, layer: int) -> Iterator[dict[nn.Module, Tensor]]:
     if layer + 1 < lm.n_layers:
         modules = [module for module in lm.attn(layer + 1).children() if _linear(module) and module is not lm.attn_out(layer + 1)]
         modules += [lm.mlp(layer + 1)] * lm.family.parallel
-    hooks = [module.register_forward_hook(lambda m, _, out: found.__setitem__(m, out)) for module in modules]
+    hooks = [module.register_forward_hook(lambda *call, module=module: found.__setitem__(module, call[-1])) for module in modules]
     try:
         yield found
     finally:

@@ -90,7 +90,7 @@ def test_batch_equals_plain_loop(any_lm, objective, position):
     assert same_bits(any_lm, before)
 
 
-@pytest.mark.parametrize("layer", [0, 3])
+@pytest.mark.parametrize("layer", [0, 2, 3])
 def test_ends_of_the_stack(any_lm, layer):
     compare(any_lm, requests(EDITS[:2], "last"), layer, PMET, ("",))  # above the last layer an earlier token has no say
     compare(any_lm, [Request("T", 1, "golf", subject="T")], layer, BLOCK, ("",))  # nothing before the lookup token
