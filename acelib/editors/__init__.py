@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
-from acelib.editors import ace, alphaedit, ifmet, memit, pmet
+from acelib.editors import ace, alphaedit, ft, ifmet, kn, memit, pmet, rome
 from acelib.editors.ace import ACE
 from acelib.editors.alphaedit import AlphaEdit
+from acelib.editors.ft import FT
 from acelib.editors.ifmet import IFMET
+from acelib.editors.kn import KN
 from acelib.editors.memit import MEMIT
 from acelib.editors.pmet import PMET
+from acelib.editors.rome import ROME
 
-__all__ = ["ACE", "AlphaEdit", "EDITORS", "IFMET", "MEMIT", "PMET", "preset"]
+__all__ = ["ACE", "AlphaEdit", "EDITORS", "FT", "IFMET", "KN", "MEMIT", "PMET", "ROME", "preset"]
 
 #: name -> module, which holds the class and its ``PRESETS``
-EDITORS = {"MEMIT": memit, "PMET": pmet, "AlphaEdit": alphaedit, "IFMET": ifmet, "ACE": ace}
+EDITORS = {"FT": ft, "KN": kn, "ROME": rome, "MEMIT": memit, "PMET": pmet, "AlphaEdit": alphaedit, "IFMET": ifmet, "ACE": ace}
 
 
 def preset(editor: str, model: str):
