@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
-from acelib.editors.staged import Staged, signed  # noqa: F401
+from acelib.editors.staged import Staged
 from acelib.keys import Request, requests
 from acelib.spread import Stage
 from acelib.targets import Objective
