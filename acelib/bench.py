@@ -1,9 +1,7 @@
-"""What the library's exact replacements save: each timed against the plain procedure it replaces, on the same inputs, results compared.
+"""What the library's exact replacements save: each timed against the plain procedure it replaces (``plain``), same inputs, results compared.
 
-Plain procedures, written out here as published: a target vector with the whole model, all positions and logits everywhere, one fact at a
-time (MEMIT's released code); dW = R K^T (weight C + K K^T)^{-1} by a full solve (MEMIT Eq. 14); value scores neuron by neuron
-(ACE Eq. 9); independent edits one by one. Where the plain procedure is too slow it runs on a sample, its time is multiplied up, and
-``Timing.note`` says so. Times are wall-clock seconds of one run on this machine.
+Where the plain procedure is too slow it runs on a sample, its time is multiplied up, and ``Timing.note`` says so. Times are wall-clock
+seconds of one run on this machine.
 """
 
 from __future__ import annotations
@@ -12,21 +10,25 @@ import random
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from . import plain
 from .attribution import first_tokens, value_scores
 from .covariance import Moments, second_moments
 from .editors import MEMIT
+from .evaluate import recall
 from .facts import Edit, World, load_world
-from .keys import Request, contexts, reading, requests
+from .keys import Walk, contexts, mean_key, prefix_weights, requests
 from .lm import LM, load, shipped
 from .pretrain import RECIPES, make_tokenizer, new_model
 from .prompts import single_hop_cloze, statement
-from .solve import ridge
+from .solve import remembering, ridge
 from .targets import Objective, target_vectors
+from .update import applied
 
 Progress = Callable[[int, int, str], object]  #: (done, total, what)
 
@@ -39,6 +41,7 @@ class Timing:
     baseline_s: float
     ours_s: float
     ratio: float = field(init=False)  #: baseline_s / ours_s
+    off: float = 0.0  #: greatest difference of the two results, as a share of the greatest entry
     note: str = ""  #: sizes, what was extrapolated, how near the results are
 
     def __post_init__(self):
@@ -46,17 +49,17 @@ class Timing:
 
 
 def bench(what: Sequence[str] = (), progress: Progress | None = None) -> list[Timing]:
-    """The benchmarks named (all if none), at their default sizes; the model is made once.
+    """The benchmarks named, or of the groups named (all if none), at their default sizes; the model is made once.
 
     Raises ValueError for an unknown name; AssertionError if a plain procedure and the library's disagree.
     """
     for name in what:
-        if name not in BENCHMARKS:
-            raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    chosen, rows = list(what) or list(BENCHMARKS), []
-    lm = reference() if set(chosen) - {"update"} else None
+        if name not in BENCHMARKS and name not in GROUPS:
+            raise ValueError(f"unknown benchmark {name!r}; known: {', '.join([*BENCHMARKS, *GROUPS])}")
+    chosen, rows = list(dict.fromkeys(one for name in what or BENCHMARKS for one in GROUPS.get(name, [name]))), []
+    lm = reference() if set(chosen) - ALGEBRA else None
     for name in chosen:
-        rows += BENCHMARKS[name](progress=progress) if name == "update" else BENCHMARKS[name](lm, progress=progress)
+        rows += BENCHMARKS[name](progress=progress) if name in ALGEBRA else BENCHMARKS[name](lm, progress=progress)
     return rows
 
 
@@ -75,13 +78,15 @@ def edits_of(world: World, n: int, seed: int = 0) -> list[Edit]:
     pool = [fact for fact in world.facts if len(world.objects(fact.relation)) > 1]
     if not 1 <= n <= len(pool):
         raise ValueError(f"{n} facts asked for; this world has 1 to {len(pool)}")
+    chosen = rng.sample(pool, n)
     return [Edit(f.subject, world.relations[f.relation].cloze[0],
-                 rng.choice([name for name in world.objects(f.relation) if name != f.object]), f.object) for f in rng.sample(pool, n)]
+                 rng.choice([name for name in world.objects(f.relation) if name != f.object]), f.object,
+                 world.relations[f.relation].cloze[1:]) for f in chosen]
 
 
-# ---------------------------------------------------------------------- the benchmarks
+# ---------------------------------------------------------------------- target vectors
 
-def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3, n_prefixes: int = 0, steps: int = 25, seed: int = 0,
+def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3, n_prefixes: int = 5, steps: int = 25, seed: int = 0,
             rtol: float = 1e-2, progress: Progress | None = None) -> list[Timing]:
     """Target vectors of ``n`` facts at ``layer`` with MEMIT's settings, no early stop; the plain procedure on ``sample`` of them.
 
@@ -93,19 +98,42 @@ def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3,
     given, objective = requests(edits_of(world, n, seed)), Objective(steps=steps, floor=None)
     prefixes = contexts(lm, n_prefixes, seed=seed)
     n = len(given)  # exact duplicates are searched once
+    chosen = sorted({i * n // sample for i in range(sample)})  # spread over the facts
     found, ours = _timed(lambda: target_vectors(lm, given, layer, objective, prefixes), lm)
-    plain, spent = [], 0.0
-    for i, r in enumerate(given[:sample]):
-        z, seconds = _timed(lambda: plain_target(lm, r, layer, objective, prefixes), lm)
-        plain, spent = [*plain, z], spent + seconds
-        _tell(progress, i + 1, sample, "targets")
-    start = (found.value - found.delta[0])[:sample]
-    off = _same("targets", found.delta[0, :sample], torch.stack(plain) - start, rtol)
-    return [Timing("targets", spent * n / sample, ours, f"{n} facts, {steps} steps, {n_prefixes} prefixes, {lm.name}; "
-                   f"plain timed on {sample} and multiplied up; {off}")]
+    values, spent = [], 0.0
+    for done, i in enumerate(chosen, 1):
+        z, seconds = _timed(lambda: plain.target_vectors(lm, [given[i]], layer, objective, prefixes), lm)
+        values, spent = [*values, z], spent + seconds
+        _tell(progress, done, len(chosen), "targets")
+    pushes = found.delta[0, chosen]
+    off = _same("targets", pushes, torch.cat(values) - (found.value[chosen] - pushes), rtol)
+    return [Timing(f"target vectors, {n_prefixes} prefixes", spent * n / len(chosen), ours, off, f"{n} facts, {steps} steps, layer {layer} "
+                   f"of {lm.n_layers}, {lm.name}; plain timed on {len(chosen)} and multiplied up; {_near(off)}")]
 
 
-def update(m: int = 8192, d: int = 256, n: int = 16, weight: float = 15000.0, seed: int = 0, rtol: float = 1e-8,
+def savings(lm: LM | None = None, n: int = 12, layer: int = 3, n_prefixes: int = 5, steps: int = 6, seed: int = 0, rtol: float = 1e-2,
+            progress: Progress | None = None) -> list[Timing]:
+    """Where the gain of ``targets`` comes from: one saving after another, each timed against the plain procedure."""
+    lm, world = lm or reference(), load_world()
+    given, objective = requests(edits_of(world, n, seed)), Objective(steps=steps, floor=None)
+    prefixes = contexts(lm, n_prefixes, seed=seed)
+    batch = partial(plain.target_vectors, lm, given, layer, objective, prefixes)
+    stages = {"all facts in one batch": batch, "logits at labels only": partial(batch, logits="labels"),
+              "layers above the edit only": partial(batch, logits="labels", frozen=True),
+              "positions from the lookup token on": lambda: target_vectors(lm, given, layer, objective, prefixes).value}
+    alone, spent = _timed(lambda: torch.cat([plain.target_vectors(lm, [r], layer, objective, prefixes) for r in given]), lm)
+    rows, start = [], target_vectors(lm, given, layer, Objective(steps=1, floor=None)).value
+    for done, (name, work) in enumerate(stages.items(), 1):
+        found, ours = _timed(work, lm)
+        off = _same(name, found - start, alone - start, rtol)
+        rows.append(Timing(f"+ {name}", spent, ours, off, f"{len(given)} facts, {steps} steps, {lm.name}; {_near(off)}"))
+        _tell(progress, done, len(stages), "savings")
+    return rows
+
+
+# ---------------------------------------------------------------------- closed forms
+
+def update(m: int = 8192, d: int = 256, n: int = 1, weight: float = 15000.0, seed: int = 0, rtol: float = 1e-8,
            progress: Progress | None = None) -> list[Timing]:
     """One write of ``n`` facts at d_ff = ``m`` on a made-up second moment, float64: full solve against cached factor, and making it.
 
@@ -119,15 +147,73 @@ def update(m: int = 8192, d: int = 256, n: int = 16, weight: float = 15000.0, se
     C = (low @ low.T).div_(low.shape[1])
     C.diagonal().add_(0.1 + normal(m).abs())
     moments = Moments({0: C}, tokens=m)
-    full, whole = _timed(lambda: R @ torch.linalg.solve(torch.addmm(C, K, K.T, beta=weight), K).T)
+    full, whole = _timed(lambda: plain.ridge(C, K, R, weight))
     _tell(progress, 1, 3, "update")
     _, making = _timed(lambda: moments.solver(0, weight))
     _tell(progress, 2, 3, "update")
     (left, right), ours = _timed(lambda: ridge(K, R, moments.solver(0, weight)))
     off = _same("update", left @ right.T, full, rtol)
     _tell(progress, 3, 3, "update")
-    size = f"d_ff {m}, {n} facts, float64; {off}"
-    return [Timing("update, factor cached", whole, ours, size), Timing("update, the first one", whole, making + ours, size)]
+    size = f"d_ff {m}, facts at once: {n}, float64; {_near(off)}"
+    return [Timing("update, factor cached", whole, ours, off, size), Timing("update, the first one", whole, making + ours, off, size)]
+
+
+def history(m: int = 4096, d: int = 1024, n: int = 1, stored: int = 1000, weight: float = 10.0, seed: int = 0, rtol: float = 1e-8,
+            progress: Progress | None = None) -> list[Timing]:
+    """AlphaEdit's write of ``n`` facts after ``stored`` others, float64: m unknowns and d right-hand sides against factors of the edits.
+
+    The null space is seven tenths of all directions, as published. Raises ValueError and AssertionError as ``update``.
+    """
+    if min(m, d, n, stored) < 1:
+        raise ValueError(f"sizes m={m}, d={d}, n={n}, stored={stored} must be positive")
+    draw = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
+    large = torch.linalg.qr(normal(m, max(1, 3 * m // 10))).Q
+    project = lambda x: x - large @ (large.T @ x)
+    P, H, K, R = project(torch.eye(m, dtype=torch.float64)), project(normal(m, stored)), normal(m, n), normal(d, n)
+    S = H @ H.T  # kept from write to write, as H is by the library
+    full, whole = _timed(lambda: plain.null_ridge(P, S, K, R, weight))
+    _tell(progress, 1, 2, "history")
+    (left, right), ours = _timed(lambda: ridge(project(K), R, remembering(weight, H)))
+    off = _same("history", left @ right.T, full, rtol)
+    _tell(progress, 2, 2, "history")
+    return [Timing("AlphaEdit write", whole, ours, off, f"{stored} edits stored, {n} new, d_ff {m}, d {d}, float64; {_near(off)}")]
+
+
+# ---------------------------------------------------------------------- reading
+
+def keys(lm: LM | None = None, n: int = 50, layers: Sequence[int] = (1, 2, 3), n_prefixes: int = 5, seed: int = 0, rtol: float = 1e-4,
+            progress: Progress | None = None) -> list[Timing]:
+    """Keys and current values of ``n`` facts at every layer of a write: full forwards for each layer against states carried upwards."""
+    lm, world = lm or reference(), load_world()
+    given, prefixes = requests(edits_of(world, n, seed)), contexts(lm, n_prefixes, seed=seed)
+
+    def carried():
+        walk, weights = Walk(lm, given, prefixes), prefix_weights(lm, prefixes)
+        return [(mean_key(walk.climb(layer), weights), walk.look(layers[-1], "out").T) for layer in layers]
+
+    found, ours = _timed(carried, lm)
+    _tell(progress, 1, 2, "keys")
+    expected, spent = _timed(lambda: plain.keys_and_values(lm, given, layers, prefixes), lm)
+    off = max(_same("keys", a, b, rtol) for one, other in zip(found, expected) for a, b in zip(one, other))
+    _tell(progress, 2, 2, "keys")
+    return [Timing("keys and residuals", spent, ours, off, f"{len(given)} facts, layers {tuple(layers)}, {n_prefixes} prefixes, {lm.name}; "
+                   f"{_near(off)}")]
+
+
+def covariance(lm: LM | None = None, n: int = 300, layers: Sequence[int] | None = None, seed: int = 0, rtol: float = 1e-8,
+               progress: Progress | None = None) -> list[Timing]:
+    """Second moments of several layers (default: all) over ``n`` sentences: one pass for each, stopped there, against one for all."""
+    lm, world = lm or reference(), load_world()
+    layers, texts = range(lm.n_layers) if layers is None else layers, [statement(world, fact) for fact in world.facts[:n]]
+    lm.fingerprint
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        found, ours = _timed(lambda: second_moments(lm, texts, layers, one), lm)
+        _tell(progress, 1, 2, "covariance")
+        expected, spent = _timed(lambda: [second_moments(lm, texts, [layer], other)[layer] for layer in layers], lm)
+    off = max(_same("covariance", found[layer], C, rtol) for layer, C in zip(layers, expected))
+    _tell(progress, 2, 2, "covariance")
+    return [Timing("second moments", spent, ours, off, f"{len(layers)} layers, {len(texts)} sentences, {lm.name}; {_near(off)}")]
 
 
 def attribution(lm: LM | None = None, n: int = 4, sample: int = 256, seed: int = 0, rtol: float = 1e-2,
@@ -145,18 +231,21 @@ def attribution(lm: LM | None = None, n: int = 4, sample: int = 256, seed: int =
     _tell(progress, 1, 2, "attribution")
     places = scores.abs().flatten().topk(sample).indices
     chosen = [index.tolist() for index in torch.unravel_index(places, scores.shape)]
-    plain, spent = _timed(lambda: plain_scores(lm, ids, mask, words, list(zip(*chosen))), lm)
-    off = _same("attribution", scores.flatten()[places], plain, rtol)
+    expected, spent = _timed(lambda: plain.scores(lm, ids, mask, words, list(zip(*chosen))), lm)
+    off = _same("attribution", scores.flatten()[places], expected, rtol)
     _tell(progress, 2, 2, "attribution")
-    return [Timing("attribution", spent * scores.numel() / sample, ours, f"{n} prompts x {lm.n_layers} layers x {lm.d_mlp} neurons, "
-                   f"{lm.name}; plain timed on {sample} and multiplied up; {off}")]
+    return [Timing("attribution", spent * scores.numel() / sample, ours, off, f"{n} prompts x {lm.n_layers} layers x {lm.d_mlp} neurons, "
+                   f"{lm.name}; plain timed on {sample} and multiplied up; {_near(off)}")]
 
+
+# ---------------------------------------------------------------------- independent edits
 
 def each(lm: LM | None = None, n: int = 16, layers: Sequence[int] = (2, 3, 4), steps: int = 25, seed: int = 0, rtol: float = 1e-2,
          progress: Progress | None = None) -> list[Timing]:
-    """``n`` independent single edits by MEMIT, in one batch against one by one; without prefixes, whose sampling a loop would repeat.
+    """``n`` independent single edits by MEMIT, made and judged in one batch of differently edited models, against one by one.
 
-    Raises AssertionError if a matrix of an update differs by more than rtol of its greatest entry.
+    Without prefixes, whose sampling a loop would repeat. One by one, weights are written and put back for every case.
+    Raises AssertionError if a matrix of an update, or a log-probability, differs by more than rtol of the greatest entry.
     """
     lm, world = lm or reference(), load_world()
     groups = [[edit] for edit in edits_of(world, n, seed)]
@@ -172,64 +261,27 @@ def each(lm: LM | None = None, n: int = 16, layers: Sequence[int] = (2, 3, 4), s
         one, seconds = _timed(lambda: editor(lm, edits, moments), lm)
         alone, spent = [*alone, one], spent + seconds
         _tell(progress, i + 1, n, "each")
-    off = max((_same("each", a.delta(layer), b.delta(layer), rtol) for a, b in zip(together, alone) for layer in a.layers), key=_share)
-    return [Timing("each", spent, ours, f"{n} independent edits, {len(layers)} layers, {steps} steps, {lm.name}; {off}")]
+    off = max(_same("each", a.delta(layer), b.delta(layer), rtol) for a, b in zip(together, alone) for layer in a.layers)
+    asked = [[template.replace("{}", edit.subject) for template in (edit.prompt, *edit.paraphrases)] for edit, in groups]
+    answers = [[edit.target_new] * len(prompts) for (edit,), prompts in zip(groups, asked)]
+    flat = lambda lists: [one for some in lists for one in some]
+    at_once, judging = _timed(lambda: recall(lm, flat(asked), flat(answers), flat([u] * len(p) for u, p in zip(together, asked))), lm)
+
+    def judge(change, prompts, wanted):
+        with applied(lm, change):
+            return recall(lm, prompts, wanted).logprob
+
+    one_by_one, loop = _timed(lambda: flat(judge(*case) for case in zip(together, asked, answers)), lm)
+    judged = _same("judging", torch.tensor(at_once.logprob), torch.tensor(one_by_one), rtol)
+    size = f"{n} independent edits, {len(layers)} layers, {steps} steps, {lm.name}; "
+    return [Timing("independent edits, made", spent, ours, off, size + _near(off)),
+            Timing("independent edits, judged", loop, judging, judged, f"{len(flat(asked))} prompts, {lm.name}; {_near(judged)}")]
 
 
-BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {run.__name__: run for run in (targets, update, attribution, each)}
-
-
-# ---------------------------------------------------------------------- the plain procedures
-
-def plain_target(lm: LM, r: Request, layer: int, objective: Objective, prefixes: Sequence[str] = ("",)) -> Tensor:
-    """The target vector z (d,) of one request as published: every step runs the whole model on all prompts, with logits at all positions.
-
-    Only the objective kind "block" without a floor. Source: MEMIT Section 4.2 and its released code.
-    """
-    texts = [(prefix + r.prompt, len(prefix) + r.end) for prefix in prefixes] + [(r.subject + " is a", len(r.subject))]
-    heads, answer = [lm.tokenizer(text)["input_ids"] for text, _ in texts], lm.answer_ids(r.target)
-    ids, mask = lm.pad([head + answer[:-1] for head in heads[:-1]] + heads[-1:])
-    at, rows = [lm.token_at(*text) for text in texts], list(range(len(texts)))
-    delta, start = torch.zeros(lm.d_model, dtype=lm.dtype, device=lm.device, requires_grad=True), []
-
-    def push(_, args, out):
-        h = (out[0] if isinstance(out, tuple) else out).clone()
-        start.append(h[0, at[0]].detach().clone())
-        h[rows, at] = h[rows, at] + delta
-        return (h, *out[1:]) if isinstance(out, tuple) else h
-
-    hook, adam, guard_0 = lm.blocks[layer].register_forward_hook(push), torch.optim.Adam([delta], lr=objective.lr), None
-    try:
-        for step in range(objective.steps):
-            logp = lm.model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
-            nll = -torch.stack([logp[i, len(head) - 1 + t, token]
-                                for i, head in enumerate(heads[:-1]) for t, token in enumerate(answer)]).mean()
-            guard = logp[-1, at[-1]]
-            guard_0 = guard.detach() if guard_0 is None else guard_0
-            loss = nll + objective.kl * (guard.exp() * (guard - guard_0)).sum() + objective.decay * delta.norm() / start[0].norm() ** 2
-            if step == objective.steps - 1:
-                break  # the last evaluation of the loss moves nothing
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            if objective.clamp is not None and delta.norm() > (ball := objective.clamp * start[0].norm()):
-                delta.data *= ball / delta.norm()
-    finally:
-        hook.remove()
-    return start[0] + delta.detach()
-
-
-@torch.no_grad()
-def plain_scores(lm: LM, ids: Tensor, mask: Tensor, words: Tensor, neurons: Sequence[tuple[int, int, int]]) -> Tensor:
-    """I(v) = log p(w | h + v) - log p(w | h) of (prompt, layer, index), one at a time, nats; right-padded prompts. Source: ACE Eq. 9."""
-    with reading(lm, [(kind, layer) for layer in range(lm.n_layers) for kind in ("in", "attn", "key")]) as seen:
-        lm.stack(input_ids=ids, attention_mask=mask, use_cache=False)
-    say, gains = lambda h, w: lm.head(lm.norm(h)).log_softmax(-1)[w], []
-    for row, layer, k in neurons:
-        end = int(mask[row].sum()) - 1
-        h = seen["in", layer][row, end] + seen["attn", layer][row, end]
-        gains.append(say(h + seen["key", layer][row, end, k] * lm.weight(layer)[:, k], words[row]) - say(h, words[row]))
-    return torch.stack(gains)
+BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {run.__name__: run for run in (targets, savings, update, history, keys, covariance,
+                                                                                 each, attribution)}
+GROUPS = {"editors": [name for name in BENCHMARKS if name != "attribution"]}  #: names that stand for several
+ALGEBRA = {"update", "history"}  #: those that need no model
 
 
 # ---------------------------------------------------------------------- timing and comparing
@@ -244,16 +296,16 @@ def _timed(work: Callable, lm: LM | None = None):
     return result, time.perf_counter() - start
 
 
-def _same(name: str, found: Tensor, expected: Tensor, rtol: float) -> str:
-    """How near two results are, in words. Raises AssertionError if the greatest difference exceeds rtol times the greatest entry."""
+def _same(name: str, found: Tensor, expected: Tensor, rtol: float) -> float:
+    """The greatest difference, as a share of the greatest entry. Raises AssertionError if it exceeds rtol."""
     off = ((found - expected).abs().max() / expected.abs().max()).item()
     if not off <= rtol:
         raise AssertionError(f"{name}: the plain procedure and the library differ by {off:.1e} of the greatest entry; allowed: {rtol:g}")
+    return off
+
+
+def _near(off: float) -> str:
     return f"results agree to {off:.0e}"
-
-
-def _share(words: str) -> float:
-    return float(words.rsplit(" ", 1)[1])
 
 
 def _sampled(sample: int, n: int):

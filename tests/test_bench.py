@@ -3,18 +3,22 @@
 import math
 from dataclasses import asdict
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import linregress
 from test_update import bits, same_bits
 
-from acelib import bench
-from acelib.bench import BENCHMARKS, Timing, edits_of, plain_target
+from acelib import bench, growth, plain
+from acelib.bench import ALGEBRA, BENCHMARKS, GROUPS, Timing, edits_of
 from acelib.facts import load_world
 from acelib.keys import requests, values_at
 from acelib.targets import Objective
 
-SMALL = dict(targets=dict(n=4, sample=3, layer=1, n_prefixes=2, steps=4), update=dict(m=40, d=6, n=3),
-             attribution=dict(n=2, sample=20), each=dict(n=3, layers=(1, 2), steps=4))
+SMALL = dict(targets=dict(n=4, sample=3, layer=1, n_prefixes=2, steps=4), savings=dict(n=3, layer=1, n_prefixes=1, steps=3),
+             update=dict(m=40, d=6, n=3), history=dict(m=40, d=6, n=2, stored=9), keys=dict(n=3, n_prefixes=2),
+             covariance=dict(n=8, layers=(0, 2)), attribution=dict(n=2, sample=20), each=dict(n=3, layers=(1, 2), steps=4))
 
 
 WORLD = load_world()
@@ -27,8 +31,8 @@ def one_world(monkeypatch):
 
 def check(rows: list[Timing]):
     for row in rows:
-        assert list(asdict(row)) == ["name", "baseline_s", "ours_s", "ratio", "note"]
-        assert row.baseline_s > 0 and row.ours_s > 0 and math.isfinite(row.ratio) and row.ratio == row.baseline_s / row.ours_s
+        assert list(asdict(row)) == ["name", "baseline_s", "ours_s", "ratio", "off", "note"]
+        assert row.off < 0.01 and row.baseline_s > 0 and row.ours_s > 0 and math.isfinite(row.ratio) and row.ratio == row.baseline_s / row.ours_s
         assert "agree to" in row.note
 
 
@@ -36,23 +40,23 @@ def check(rows: list[Timing]):
 def test_plain_and_library_agree(tiny, name):
     told, lm = [], tiny("qwen3")
     before = bits(lm)
-    rows = BENCHMARKS[name](*[] if name == "update" else [lm], **SMALL[name], progress=lambda *state: told.append(state))
+    rows = BENCHMARKS[name](*[] if name in ALGEBRA else [lm], **SMALL[name], progress=lambda *state: told.append(state))
     check(rows)
     assert same_bits(lm, before) and not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
     assert [done for done, *_ in told] == list(range(1, told[0][1] + 1)) and {what for *_, what in told} == {name}
 
 
-@pytest.mark.parametrize("name", ["targets", "attribution"])
+@pytest.mark.parametrize("name", ["targets", "savings", "keys", "attribution"])
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
 def test_other_families(tiny, family, name):
     check(BENCHMARKS[name](tiny(family), **SMALL[name]))
 
 
 def test_a_difference_is_an_error(tiny, monkeypatch):
-    monkeypatch.setattr(bench, "plain_target", lambda *given: plain_target(*given) + 0.1)
+    monkeypatch.setattr(plain, "target_vectors", lambda *given, run=plain.target_vectors: run(*given) + 0.1)
     with pytest.raises(AssertionError, match="targets: the plain procedure and the library differ by .* allowed: 0.01"):
         bench.targets(tiny("llama"), **SMALL["targets"])
-    monkeypatch.setattr(bench, "plain_scores", lambda *given: torch.tensor(math.nan))
+    monkeypatch.setattr(plain, "scores", lambda *given: torch.tensor(math.nan))
     with pytest.raises(AssertionError, match="attribution"):
         bench.attribution(tiny("llama"), **SMALL["attribution"])
 
@@ -60,7 +64,7 @@ def test_a_difference_is_an_error(tiny, monkeypatch):
 def test_the_plain_target_does_what_it_is_for(tiny):
     """It starts at the block's output and moves within its ball."""
     lm, r = tiny("gpt2"), requests(edits_of(WORLD, 1))[0]
-    still, near, far = (plain_target(lm, r, 1, Objective(steps=steps, lr=0.5, clamp=clamp, floor=None))
+    still, near, far = (plain.target_vectors(lm, [r], 1, Objective(steps=steps, lr=0.5, clamp=clamp, floor=None))[0]
                         for steps, clamp in ((1, 1), (4, 0.1), (4, None)))
     torch.testing.assert_close(still, values_at(lm, [r], 1)[:, 0])
     assert (near - still).norm() <= 0.1 * still.norm() * (1 + 1e-9) and (far - still).norm() > 0.2 * still.norm()
@@ -72,11 +76,12 @@ def test_bench_runs_what_is_named(tiny, monkeypatch):
     small = {name: lambda *model, run=run, name=name, **more: run(*model, **SMALL[name], **more) for name, run in BENCHMARKS.items()}
     monkeypatch.setattr(bench, "BENCHMARKS", small)
     assert [row.name for row in bench.bench(["update"])] == ["update, factor cached", "update, the first one"]
-    assert {row.name.split(",")[0] for row in bench.bench()} == set(BENCHMARKS)
+    assert len(bench.bench()) == 13 and len(bench.bench(["editors", "update"])) == 12
+    assert set(GROUPS["editors"]) < set(BENCHMARKS)
 
 
 def test_refusals(tiny):
-    with pytest.raises(ValueError, match="unknown benchmark 'speed'; known: targets, update, attribution, each"):
+    with pytest.raises(ValueError, match="unknown benchmark 'speed'; known: targets, savings, update, .*, editors"):
         bench.bench(["update", "speed"])
     for sample in (0, 5):
         with pytest.raises(ValueError, match=f"sample of {sample} is not possible; allowed: 1 to 4"):
@@ -93,3 +98,26 @@ def test_edits_are_counterfactual_and_repeatable():
     assert edits == edits_of(WORLD, 30) != edits_of(WORLD, 30, seed=1)
     assert all(edit.target_new != edit.target_true and WORLD.lookup(edit.subject, f.relation) == edit.target_true
                for edit in edits for f in WORLD.about(edit.subject) if WORLD.relations[f.relation].cloze[0] == edit.prompt)
+
+
+def test_cost_grows_with_what_is_said_to_grow(tiny, monkeypatch):
+    monkeypatch.setattr(growth, "load_world", lambda: WORLD)
+    tokenizer, told = tiny("gptj").tokenizer, []
+    rows = growth.curves(tokenizer, dict(facts=(2, 4), depth=(3, 4)), dict(facts=2, width=32, depth=3, vocabulary=400), steps=2, repeats=1,
+                         progress=lambda *state: told.append(state))
+    assert list(rows.columns) == ["what", "size", "procedure", "seconds"] and len(rows) == 8 and (rows.seconds > 0).all()
+    assert told[-1] == (4, 4, "growth") and set(rows.procedure) == {"plain", "acelib"}
+    with pytest.raises(ValueError, match="vocabulary 10 is smaller"):
+        growth.random_lm(tokenizer, 32, 2, 10)
+    check(growth.wide(tokenizer, n=2, width=64, depth=4, steps=2, n_prefixes=1))
+
+
+def test_exponents_are_slopes():
+    sizes = np.array([1, 2, 4, 8])
+    rows = pd.DataFrame([dict(what="facts", size=size, procedure=name, seconds=0.1 * size**power * (1 + noise * (-1) ** i))
+                         for name, power, noise in (("plain", 2, 0), ("acelib", 1, 0.05)) for i, size in enumerate(sizes)])
+    found = growth.exponents(rows)
+    assert found.loc[("facts", "plain")].tolist() == pytest.approx([2, 2, 2])
+    exponent, low, high = found.loc[("facts", "acelib")]
+    assert low < exponent < high and low < 1 < high and exponent == pytest.approx(linregress(np.log(sizes), np.log(rows.seconds[4:])).slope)
+    assert growth.exponents(rows[rows["size"] < 4])[["low", "high"]].isna().all(axis=None)
