@@ -43,7 +43,7 @@ class Recipe:
     n_heads: int = 4
     vocab_size: int = 4096
     n_positions: int = 512
-    steps: int = 1500
+    steps: int = 1300
     batch: int = 16  #: rows of one step
     length: int = 256  #: tokens of a row
     lr: float = 2e-3  #: of AdamW: embeddings, head, norms, biases
@@ -53,7 +53,7 @@ class Recipe:
     weight_decay: float = 0.05
     seed: int = 0
     mixture: dict[str, float] = field(default_factory=lambda: dict(
-        sentences=0.18, questions=0.10, biography=0.22, dense=0.14, thoughts=0.12, direct=0.08, composed=0.16))
+        sentences=0.14, questions=0.08, biography=0.17, dense=0.12, thoughts=0.28, direct=0.06, composed=0.15))
 
 
 RECIPES = {"gptj-mini": Recipe(architecture="gptj"), "qwen3-mini": Recipe(architecture="qwen3")}
