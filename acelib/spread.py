@@ -69,14 +69,16 @@ class Stage:
 
 
 def edit(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, prefixes: Sequence[str] = ("",),
-         updates: Sequence[Update] | None = None, history: Mapping[int, Tensor] | None = None) -> list[Update]:
-    """Search target vectors on the model as edited by ``updates`` and write them: one new Update for each group (without ``updates``).
+         updates: Sequence[Update] | None = None, history: Mapping[int, Tensor] | None = None, searched: Sequence[Update] | None = None,
+         ) -> list[Update]:
+    """Search target vectors and write them on the model as edited by ``updates``: one new Update for each group (without ``updates``).
 
+    searched: the edits of the model that targets are searched on, if not ``updates``.
     Raises: ValueError as ``target_vectors`` and ``write`` do, before any work where it can.
     Source: MEMIT Algorithm 1; ACE Algorithm 1.
     """
     layers = stage.check(lm, moments, history)
-    targets = target_vectors(lm, given, layers[-1], stage.objective, prefixes, updates)
+    targets = target_vectors(lm, given, layers[-1], stage.objective, prefixes, updates if searched is None else searched)
     return write(lm, given, stage, moments, targets.value, prefixes, updates, history)
 
 

@@ -12,7 +12,7 @@ from test_spread import identity
 from acelib.editors import PMET, AlphaEdit, ace, pmet
 from acelib.spread import edit as one_stage
 from acelib.targets import target_vectors
-from acelib.update import applied
+from acelib.update import Update, applied
 
 
 def test_ace_is_two_stages(any_lm):
@@ -70,9 +70,10 @@ def test_on_alphaedit_both_stages_stay_in_the_null_space(any_lm):
     assert editor.layers == (0, 1, 2) and editor.writer("value") == AlphaEdit(
         layers=(1, 2), weight=0.1, threshold=0.5, objective=editor.objective, position="last")
     update = editor(lm, HOPS, moments)
-    alone = [replace(editor.writer(stage), n_prefixes=0)(lm, HOPS, moments) for stage in editor.stages]
+    first = replace(editor.writer("value"), n_prefixes=0)(lm, HOPS, moments)
+    (second,) = one_stage(lm, editor.asked(HOPS, "query"), editor.writer("query").stage, moments, updates=[first], searched=[Update()])
     for layer in editor.layers:
-        expected = (alone[0] + alone[1]).delta(layer)
+        expected = (first + second).delta(layer)
         torch.testing.assert_close(update.delta(layer), expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
         values, vectors = torch.linalg.eigh(moments[layer])
         assert (update.delta(layer) @ vectors[:, values >= 0.5]).norm() < 1e-10 * expected.norm()

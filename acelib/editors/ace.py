@@ -4,8 +4,8 @@ Value stage: each edit's single-hop prompt and its multi-hop prompts ("The sport
 into the value layers. Query stage: the single-hop prompt at the subject's last token, written into the query layers. Both by the closed
 form of a backbone (PMET, MEMIT, AlphaEdit); the result is the sum. The paper is silent on details; every reading is a field, and the
 defaults follow its text. Algorithm 1 searches all targets first and then writes, so by default no stage searches on a model that another
-has edited (``chained``). The other reading hardly writes its second stage: after the value stage the model says the target,
-and PMET's search stops at once. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
+has edited (``chained``); each writes on the weights as they are by then. The other reading hardly writes its second stage: after the value
+stage the model says the target, and PMET's search stops at once. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
 """
 
 from __future__ import annotations

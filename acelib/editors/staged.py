@@ -51,7 +51,7 @@ class Staged:
         base = done
         for name, stage in plan.items():
             if given[name]:
-                new = edit(lm, given[name], stage, moments, prefixes, done if self.chained else base, history)
+                new = edit(lm, given[name], stage, moments, prefixes, done, history, done if self.chained else base)
                 done = [before + one for before, one in zip(done, new)]
         return signed(lm, self, groups, done)
 
