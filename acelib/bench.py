@@ -1,4 +1,4 @@
-"""What the library's exact replacements save: each timed against the plain procedure it replaces (``plain``), same inputs, results compared.
+"""What the library's exact replacements save: each timed against the plain procedure it replaces (``plain``), results compared.
 
 Where the plain procedure is too slow it runs on a sample, its time is multiplied up, and ``Timing.note`` says so. Times are wall-clock
 seconds of one run on this machine.

@@ -26,7 +26,8 @@ from .tables import BASELINE, BLOCKS, Mean, interval
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
 EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73", "AlphaEdit": "#E69F00",
            "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
-HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A"}
+HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
+                  "plain": "#7A7A7A", "acelib": "#0072B2"}
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
 LOOK = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | {
     "figure.dpi": 144, "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
@@ -195,6 +196,30 @@ def paired_differences(table: pd.DataFrame) -> Figure:
         ax.grid(visible=False, axis="y")
     fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)
     return fig
+
+
+@_figure
+def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> Figure:
+    """Seconds over size, both logarithmic, a panel a quantity that grows and a line a procedure ("plain", "acelib").
+
+    rows: columns what, size, procedure, seconds.   exponents: (what, procedure) x exponent, low, high, written at the lines' ends.
+    """
+    whats, names = list(rows.what.unique()), list(rows.procedure.unique())
+    fig, axes = plt.subplots(1, len(whats), figsize=(1 + 2.2 * len(whats), 3.3), sharey=True, squeeze=False)
+    for ax, what in zip(axes[0], whats):
+        for name in names:
+            of = rows[(rows.what == what) & (rows.procedure == name)].sort_values("size")
+            ax.loglog(of["size"], of.seconds, marker="os"[names.index(name) % 2], ms=4.5, lw=1.6, color=HUES.get(name, OTHER), label=name)
+            if exponents is not None:
+                power, low, high = exponents.loc[(what, name), ["exponent", "low", "high"]]
+                text = f"{power:.2f}" + ("" if np.isnan(low) else f"\n[{low:.2f}, {high:.2f}]")
+                ax.annotate(text, (of["size"].iloc[0], of.seconds.iloc[0]), (0, 7), textcoords="offset points", fontsize=7.5,
+                            color=HUES.get(name, OTHER))
+        sizes = sorted(rows["size"][rows.what == what].unique())
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right", rotation_mode="anchor")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(title=what, xlabel=f"{what} (log scale)", ylabel="time (s)" if what == whats[0] else "")
+    return _legend(fig, axes[0, 0])
 
 
 def _hue(name: str) -> str:

@@ -33,7 +33,8 @@ class Tail:
         self.lm, self.layer, self.places = lm, layer, places
         self.rest = hidden[rows, 1:]
         self.fixed = {module: values[rows, 1:] for module, values in fixed.items()}
-        self.past = Cache(layers=[_Frozen(k[rows], v[rows]) if i > layer else DynamicLayer() for i, (k, v) in enumerate(past)]) if past else None
+        frozen = [_Frozen(k[rows], v[rows]) if i > layer else DynamicLayer() for i, (k, v) in enumerate(past)]
+        self.past = Cache(layers=frozen) if past else None
         self.positions = batch.inputs(slice(batch.at, None), rows)["position_ids"]
         self.mask = _mask(batch.mask[rows], batch.at, hidden.dtype)
         self.part = lean(lm, layer + 1, lm.n_layers - 1, int(self.positions.max()) + 1)
@@ -121,7 +122,7 @@ def _mask(mask: Tensor, at: int, dtype: torch.dtype) -> Tensor:
 
 
 def lean(lm: LM, first: int, last: int, positions: int) -> nn.Module:
-    """``lm.between(first, last)`` with fused non-linearities, and tables of positions no longer than needed (GPT-J copies its for every row)."""
+    """``lm.between(first, last)`` with fused non-linearities, and tables of positions no longer than needed (GPT-J copies them a row)."""
     family, blocks, part = lm.family, [], lm.between(first, last)
     for block in getattr(part, family.layers):
         mlp, attn = getattr(block, family.mlp), copied(getattr(block, family.attn))
@@ -152,7 +153,7 @@ def sharing(lm: LM, rows: Sequence[tuple[Sequence[int], int]], beginnings: Seque
 
 
 def rows_that_fit(lm: LM, layer: int, t: int, at: int) -> int:
-    """Prompts in one batch: 64 MiB of a CPU, whose caches are of that order, or half of what an accelerator has free, over the bytes of a row.
+    """Prompts in one batch: 64 MiB on a CPU, whose caches are of that order, or half of what an accelerator has free, over a row's bytes.
 
     A row keeps about 16 d + 4 m numbers for each block above ``layer`` and position from the lookup token on (t), for the gradient; 2 d
     for each block and earlier position (at), keys and values; and 4 v at a label.

@@ -88,8 +88,9 @@ def target_vectors(lm: LM, given: Sequence[Request], layer: int, objective: Obje
     parts = chunked(lambda piece: _Search(lm, [given[order[i]] for i in piece], layer, objective, prefixes, updates).run(), len(given),
                     max(1, rows // (len(prefixes) + 1)))
     back = torch.tensor(order).argsort()
-    whole = {f.name: torch.cat([getattr(part, f.name) for part in parts], -2 if f.name in ("value", "delta") else 0) for f in fields(Targets)}
-    return Targets(**{name: values.index_select(-2 if name in ("value", "delta") else 0, back.to(values.device)) for name, values in whole.items()})
+    joined = lambda name, dim: torch.cat([getattr(part, name) for part in parts], dim)
+    whole = ((f.name, 1 if f.name == "delta" else 0) for f in fields(Targets))
+    return Targets(**{name: (values := joined(name, dim)).index_select(dim, back.to(values.device)) for name, dim in whole})
 
 
 class _Search:
@@ -98,7 +99,8 @@ class _Search:
     def __init__(self, lm, given, layer, objective, prefixes, updates):
         self.lm, self.given, self.layer, self.objective, self.updates = lm, given, layer, objective, updates
         self.precision = torch.promote_types(lm.dtype, torch.float32)
-        self.one_model = updates is None or len({r.group for r in given}) == 1
+        changes = [updates and updates[r.group] for r in given]
+        self.one_model = len({id(u) if u and u.factors else None for u in changes}) == 1
         self._lay_out(prefixes)
         with torch.inference_mode(False), torch.no_grad():
             self._freeze()
@@ -168,7 +170,7 @@ class _Search:
     def _narrow(self, alive: Tensor):
         """Set the loop up for the requests ``alive``: their rows, their labels, and where states are read."""
         self.rows = torch.isin(self.owner, alive).nonzero()[:, 0]
-        place = torch.full((len(self.owner),), -1, device=alive.device).index_copy(0, self.rows, torch.arange(len(self.rows), device=alive.device))
+        place = torch.full_like(self.owner, -1).index_copy(0, self.rows, torch.arange(len(self.rows), device=alive.device))
         self.kept, width = place[self.label[:, 1]] >= 0, self.hidden.shape[1]
         self.who, row, column, self.token = self.label[self.kept].T
         read = torch.cat([place[row] * width + column, place[self.kl_row[alive]] * width])
@@ -222,7 +224,7 @@ class _Search:
                     if len(alive_next):
                         before = delta.detach().clone()
                         adam.zero_grad()
-                        loss_[~stop].sum().backward()
+                        loss_[~stop].sum().backward(inputs=[delta])
                         adam.step()
                         with torch.no_grad():
                             if o.clamp is not None:

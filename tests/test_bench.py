@@ -10,8 +10,10 @@ import torch
 from scipy.stats import linregress
 from test_update import bits, same_bits
 
-from acelib import bench, growth, plain
+from acelib import bench, latency, plain
 from acelib.bench import ALGEBRA, BENCHMARKS, GROUPS, Timing, edits_of
+from acelib.covariance import Moments
+from acelib.editors import ACE, MEMIT
 from acelib.facts import load_world
 from acelib.keys import requests, values_at
 from acelib.targets import Objective
@@ -101,23 +103,31 @@ def test_edits_are_counterfactual_and_repeatable():
 
 
 def test_cost_grows_with_what_is_said_to_grow(tiny, monkeypatch):
-    monkeypatch.setattr(growth, "load_world", lambda: WORLD)
+    monkeypatch.setattr(latency, "load_world", lambda: WORLD)
     tokenizer, told = tiny("gptj").tokenizer, []
-    rows = growth.curves(tokenizer, dict(facts=(2, 4), depth=(3, 4)), dict(facts=2, width=32, depth=3, vocabulary=400), steps=2, repeats=1,
+    rows = latency.curves(tokenizer, dict(facts=(2, 4), depth=(3, 4)), dict(facts=2, width=32, depth=3, vocabulary=400), steps=2, repeats=1,
                          progress=lambda *state: told.append(state))
     assert list(rows.columns) == ["what", "size", "procedure", "seconds"] and len(rows) == 8 and (rows.seconds > 0).all()
     assert told[-1] == (4, 4, "growth") and set(rows.procedure) == {"plain", "acelib"}
     with pytest.raises(ValueError, match="vocabulary 10 is smaller"):
-        growth.random_lm(tokenizer, 32, 2, 10)
-    check(growth.wide(tokenizer, n=2, width=64, depth=4, steps=2, n_prefixes=1))
+        latency.random_lm(tokenizer, 32, 2, 10)
+    check(latency.wide(tokenizer, n=2, width=64, depth=4, steps=2, n_prefixes=1))
 
 
 def test_exponents_are_slopes():
     sizes = np.array([1, 2, 4, 8])
     rows = pd.DataFrame([dict(what="facts", size=size, procedure=name, seconds=0.1 * size**power * (1 + noise * (-1) ** i))
                          for name, power, noise in (("plain", 2, 0), ("acelib", 1, 0.05)) for i, size in enumerate(sizes)])
-    found = growth.exponents(rows)
+    found = latency.exponents(rows)
     assert found.loc[("facts", "plain")].tolist() == pytest.approx([2, 2, 2])
     exponent, low, high = found.loc[("facts", "acelib")]
     assert low < exponent < high and low < 1 < high and exponent == pytest.approx(linregress(np.log(sizes), np.log(rows.seconds[4:])).slope)
-    assert growth.exponents(rows[rows["size"] < 4])[["low", "high"]].isna().all(axis=None)
+    assert latency.exponents(rows[rows["size"] < 4])[["low", "high"]].isna().all(axis=None)
+
+
+def test_stages_of_an_edit_have_a_cost(tiny):
+    lm, edits = tiny("llama"), edits_of(WORLD, 2)
+    moments = Moments({layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(4)}, tokens=100)
+    for editor in (MEMIT(layers=(1, 2), objective=Objective(steps=2), texts=()), ACE(query_layers=(1,), value_layers=(2, 3), texts=())):
+        spent = latency.stages(lm, editor, edits, moments)
+        assert set(spent) == {"vectors", "update"} and min(spent.values()) > 0

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.colors import to_hex
 
 from acelib import figures
+from acelib.latency import exponents
 from acelib.tables import paired_table, published
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -47,6 +48,11 @@ def log() -> pd.DataFrame:
                              cloze=[0.1, np.nan, 0.9], cot_2=[0.0, np.nan, 0.5]))
 
 
+def growth() -> pd.DataFrame:
+    return pd.DataFrame([dict(what=what, size=size, procedure=name, seconds=cost * size) for what in ("facts", "width")
+                         for size in (4, 16, 64) for name, cost in (("plain", 2.0), ("acelib", 0.1))])
+
+
 def png(fig) -> bytes:
     file = io.BytesIO()
     fig.savefig(file, format="png", bbox_inches="tight", dpi=fig.dpi)
@@ -63,6 +69,7 @@ DRAWN = {
     "causal_trace_map, bare": lambda: figures.causal_trace_map(traces()[:16]),
     "training_curves": lambda: figures.training_curves(log(), {"cloze": 0.99, "cot_2": 0.97}),
     "training_curves, all": lambda: figures.training_curves(log()),
+    "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())), "growth_curves, bare": lambda: figures.growth_curves(growth()),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
 }
 
@@ -77,7 +84,7 @@ def test_figures_draw_with_labelled_axes(name):
     for ax in fig.axes:
         assert shared or ax.get_xlabel() or ax.get_ylabel() or ax.get_title("left"), "an axis without any label"
     if "map" not in name:
-        assert any(unit in label for ax in fig.axes for label in (ax.get_ylabel(), shared) for unit in ("(%)", "points)", "(nats", "(arb."))
+        assert any(unit in label for ax in fig.axes for label in (ax.get_ylabel(), shared) for unit in ("(%)", "points)", "(nats", "(arb.", "(s)"))
     assert len(png(fig)) < 120_000
 
 
