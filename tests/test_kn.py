@@ -115,10 +115,13 @@ def test_groups_equal_one_by_one(any_lm, mode):
     assert editor.each(any_lm, []) == []
 
 
-def test_float32_and_presets(tiny):
-    update = KN(steps=2)(tiny("qwen3", torch.float32), ASKED)
+def test_float32_inference_mode_and_presets(tiny):
+    lm32 = tiny("qwen3", torch.float32)
+    with torch.inference_mode():
+        update = KN(steps=2)(lm32, ASKED)
     double = KN(steps=2)(tiny("qwen3"), ASKED)
-    assert update.layers == double.layers and all(f.left.dtype == f.right.dtype == torch.float32 for f in update.factors.values())
+    assert update.layers == double.layers and not any(f.left.is_inference() for f in update.factors.values())
+    assert all(f.left.dtype == f.right.dtype == torch.float32 for f in update.factors.values())
     for layer in double.layers:
         torch.testing.assert_close(update.delta(layer).double(), double.delta(layer), rtol=1e-4, atol=1e-5)
     assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors and set(PRESETS) == {"gpt-j-6b", "qwen3-8b"}

@@ -95,12 +95,15 @@ def test_groups_equal_one_by_one(any_lm):
     assert SHORT.each(any_lm, [], moments_of(any_lm)) == []
 
 
-def test_prefixes_and_float32(tiny):
+def test_prefixes_float32_and_inference_mode(tiny):
     lm = tiny("llama", torch.float32)
     texts = ROME(layer=0, n_prefixes=2).prefixes(lm)
     assert len(texts) == len(set(texts)) == 5 and texts[0] == "" and ROME(layer=0, texts=("So. ",)).prefixes(lm) == ("", "So. ")
-    update = SHORT(lm, EDITS[:1], identity(lm))
-    double = SHORT(tiny("llama"), EDITS[:1], identity(lm))
+    lm64, edits, moments = tiny("llama"), EDITS[:2], identity(lm)
+    with torch.inference_mode():
+        update = SHORT(lm, edits, moments)
+    double = SHORT(lm64, edits, moments)
+    assert not update.factors[1].left.is_inference()
     assert update.factors[1].left.dtype == torch.float32
     torch.testing.assert_close(update.delta(1).double(), double.delta(1), rtol=1e-2, atol=1e-2 * double.delta(1).abs().max().item())
 

@@ -61,6 +61,7 @@ class KN:
         """The Update that writes ``edits`` together."""
         return self.each(lm, [edits], moments)[0]
 
+    @torch.inference_mode(False)
     def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None) -> list[Update]:
         """One Update for each group, every group as if it were alone, all in one batch."""
         olds, updates = {}, [Update() for _ in groups]
@@ -87,6 +88,7 @@ class KN:
                 raise ValueError(f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is not finite")
         return [score.mean(0) > self.threshold * score.mean(0).max() for score in scores]
 
+    @torch.no_grad()
     def _write(self, lm: LM, chosen: Tensor, old: list[int], new: list[int], so_far: Update) -> Update:
         """The change of the neurons ``chosen`` (l, m); what ``so_far`` erases already is not erased again."""
         E, dtype, factors = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32), {}

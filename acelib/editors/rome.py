@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
+import torch
+
 from acelib.covariance import Moments
 from acelib.editors.staged import signed
 from acelib.keys import Walk, contexts, requests
@@ -63,6 +65,7 @@ class ROME:
         """The Update that writes ``edits`` one after the other."""
         return self.each(lm, [edits], moments)[0]
 
+    @torch.inference_mode(False)
     def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None) -> list[Update]:
         """One Update for each group, every group as if it were alone: the first edits of all groups in one batch, then the second ones."""
         given = [requests(edits, self.position, g) for g, edits in enumerate(groups)]
