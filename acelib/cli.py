@@ -128,22 +128,29 @@ def edit(
     subject: Annotated[str, typer.Option("--subject", "-s", help="Whom or what the fact is about.")],
     prompt: Annotated[str, typer.Option("--prompt", help="A cloze sentence with {} for the subject, up to the answer.")],
     target: Annotated[str, typer.Option("--target", "-t", help="The new answer.")],
-    editor: Annotated[str, typer.Option("--editor", "-e", help="memit, pmet or ace.")] = "ace",
+    editor: Annotated[str, typer.Option("--editor", "-e", help="ft, kn, rome, memit, pmet, alphaedit, ifmet or ace.")] = "ace",
     model: Model = "gptj-mini",
     unrelated: Annotated[int, typer.Option("--unrelated", help="How many unrelated facts to ask.", min=0)] = 8,
     save: Annotated[Optional[Path], typer.Option("--save", help="Keep the update in this file.")] = None,
+    save_model: Annotated[Optional[Path], typer.Option("--save-model", help="Keep the edited model in this new folder.")] = None,
     seed: Seed = 0,
 ):
     from acelib import covariance, editors, evaluate, facts, pretrain, probe
+    from acelib.update import save_pretrained
 
     if save and not save.absolute().parent.is_dir():
         raise ValueError(f"the folder of --save {save} does not exist")
-    request, chosen, world = facts.Edit(subject, prompt, target), editors.preset(editor, model), facts.load_world()
+    if save_model and save_model.exists():
+        raise ValueError(f"--save-model {save_model} exists; name a new folder")
+    chosen, world = editors.preset(editor, model), facts.load_world()
+    relation = next((key for key, relation in world.relations.items() if prompt in relation.cloze), "")
+    request = facts.Edit(subject, prompt, target, relation and world.lookup(subject, relation) or "", relation=relation)
     host = _load(model)
     if evaluate.recall(host, [request.text], [target]).correct[0]:
         raise ValueError(f"{model} answers {target!r} to {request.text!r} already; choose another target")
     with bar("second moments, kept for the next time") as tell:
-        moments = covariance.second_moments(host, pretrain.documents(world, 2000), chosen.layers, progress=tell)
+        layers = getattr(chosen, "layers", ())  # KN finds its own, and needs no moment
+        moments = covariance.second_moments(host, pretrain.documents(world, 2000), layers, progress=tell) if layers else None
     with waiting(f"{editor} edits {model}"):
         update = chosen(host, [request], moments)
         answers = probe.before_and_after(host, probe.probes(world, request, unrelated, seed), update)
@@ -153,7 +160,10 @@ def edit(
     say("norm of the change by layer: " + ", ".join(f"{layer}: {norm:.3g}" for layer, norm in update.norms().items()))
     if save:
         update.save(save)
-        say(f"kept in {save}")
+    if save_model:
+        save_pretrained(host, update, save_model)
+    for kept in filter(None, (save, save_model)):
+        say(f"kept in {kept}")
 
 
 # ---------------------------------------------------------------------- where knowledge is

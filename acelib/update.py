@@ -11,7 +11,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from tempfile import mkstemp
+from tempfile import TemporaryDirectory, mkstemp
 from typing import Iterator, Mapping, NamedTuple, Sequence
 
 import torch
@@ -97,6 +97,23 @@ def commit(lm: LM, update: Update):
     with _restoring(lm, update) as keep:
         _add(lm, update)
         keep()
+
+
+def save_pretrained(lm: LM, update: Update, folder: str | Path):
+    """The edited model and its tokenizer as a folder that plain transformers loads; ``lm`` itself is as it was.
+
+    Raises ValueError if the shapes do not fit, or if ``folder`` exists and is not empty; a folder is there as a whole or not at all.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists; give the edited model a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part, applied(lm, update):
+        lm.model.save_pretrained(part)
+        lm.tokenizer.save_pretrained(part)
+        Path(part).chmod(0o755)
+        os.replace(part, folder)
+        Path(part).mkdir()  # for the clean-up to find
 
 
 @contextmanager

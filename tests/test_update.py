@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from acelib.update import Factors, Update, applied, commit, overlaid, save_tensors
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from acelib.update import Factors, Update, applied, commit, overlaid, save_pretrained, save_tensors
 
 
 def random_update(lm, layers=(1, 2), rank=2, seed=0, **kw):
@@ -108,6 +110,20 @@ def test_save_load(tiny, tmp_path):
     save_tensors(path, {"x": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match="not a saved update"):
         Update.load(path, lm)
+
+
+@pytest.mark.parametrize("family", ["gptj", "qwen3"])
+def test_an_edited_model_loads_in_plain_transformers(tiny, tmp_path, family):
+    lm, folder = tiny(family, dtype=torch.float32), tmp_path / "new" / "edited"
+    before, update = bits(lm), random_update(lm)
+    save_pretrained(lm, update, folder)
+    assert same_bits(lm, before) and [p.name for p in folder.parent.iterdir()] == ["edited"]
+    plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
+    with applied(lm, update):
+        torch.testing.assert_close(plain(ids).logits, lm.model(ids).logits, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="exists"):
+        save_pretrained(lm, update, folder)
 
 
 def test_refusals_leave_the_model(tiny):
