@@ -92,8 +92,7 @@ def test_overlay_of_an_edit_equals_applied(tiny, editor):
 
 
 @pytest.mark.parametrize("edits, match", [
-    ([], "no edit"), ([EDITS[0], replace(EDITS[0], target_new="golf")], "conflicting"),
-    ([replace(EDITS[0], target_true="football")], "answer already"), ([replace(EDITS[0], prompt="He plays")], "exactly once")])
+    ([], "no edit"), ([replace(EDITS[0], target_true="football")], "answer already"), ([replace(EDITS[0], prompt="He plays")], "exactly once")])
 def test_bad_edits_leave_the_model(tiny, editor, edits, match):
     lm = tiny("gpt2")
     before = bits(lm)
@@ -116,21 +115,6 @@ def test_bad_layers_and_interruptions_leave_the_model(tiny, editor, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         editor(lm, HOPS, identity(lm))
     assert same_bits(lm, before)
-    monkeypatch.undo()
-    for call in (2, 9, 15):  # of any FFN: in the search, between two layers, between two stages
-        left = [call]
-
-        def interrupt(*_):
-            left[0] -= 1
-            if not left[0]:
-                raise KeyboardInterrupt
-
-        hooks = [lm.fc2(layer).register_forward_hook(interrupt) for layer in range(4)]
-        with pytest.raises(KeyboardInterrupt):
-            replace(editor, n_prefixes=0)(lm, HOPS, identity(lm))
-        for hook in hooks:
-            hook.remove()
-        assert same_bits(lm, before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
