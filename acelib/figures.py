@@ -24,7 +24,7 @@ from .facts import CATEGORIES
 from .tables import BASELINE, BLOCKS, Mean, interval
 
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
-EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73", "AlphaEdit": "#E69F00",
+EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73", "AlphaEdit": "#E69F00",
            "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
                   "plain": "#7A7A7A", "acelib": "#0072B2"}

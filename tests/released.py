@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 #: Module names, as released hyper-parameter files give them.
-LLAMA = dict(block="model.layers.{}", attn="model.layers.{}.self_attn.o_proj", mlp="model.layers.{}.mlp", fc1="model.layers.{}.mlp.gate_proj",
-             fc2="model.layers.{}.mlp.down_proj")
+LLAMA = dict(block="model.layers.{}", attn="model.layers.{}.self_attn.o_proj", mlp="model.layers.{}.mlp",
+             fc1="model.layers.{}.mlp.gate_proj", fc2="model.layers.{}.mlp.down_proj")
 MODULES = {
     "gpt2": dict(block="transformer.h.{}", attn="transformer.h.{}.attn.c_proj", mlp="transformer.h.{}.mlp", fc1="transformer.h.{}.mlp.c_fc",
                  fc2="transformer.h.{}.mlp.c_proj"),
@@ -125,8 +125,8 @@ def target_vector(lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, fl
     Released code decodes the target and tokenises it again behind the prompt, which can shift labels; here tokens are joined.
     """
     target, h_0, trajectory, phi, start = target_ids(lm, ask.target), None, [], 1.0, None
-    rows = [ask.row(lm, context) for context in contexts]  # [1] every context + prompt + target without its last token, and "{subject} is a"
-    rows = [(ids + target[:-1], at) for ids, at in rows]
+    rows = [ask.row(lm, context) for context in contexts]  # [1] every context + prompt + target without its last token,
+    rows = [(ids + target[:-1], at) for ids, at in rows]  # and "{subject} is a"
     essence, essence_at = ids_of(lm, ask.subject + " is a"), len(ids_of(lm, ask.subject)) - 1
     deltas = [torch.zeros(lm.model.config.hidden_size, dtype=lm.model.dtype, requires_grad=True) for _ in modules]  # [3]
     adam = torch.optim.Adam(deltas, lr=lr)
@@ -327,7 +327,7 @@ def alphaedit(lm, batches, layers, l2, threshold, C, contexts, **search):
 
 
 def ifmet(lm, edits, first_layers, further_layers, lam, C, contexts, **search):
-    """First edit: single-hop prompts at the subject; further edit, on the model so edited: multi-hop prompts at their last token, deeper."""
+    """First edit: single-hop prompts at the subject; further edit, on the model so edited: multi-hop prompts, at their last token."""
     hops = [at_last(edit, prompt) for edit in edits for prompt in edit.hops]
     first = pmet(lm, [at_subject(edit) for edit in edits], first_layers, lam, C, contexts, **search)
     with restored(lm):

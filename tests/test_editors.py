@@ -92,7 +92,8 @@ def test_overlay_of_an_edit_equals_applied(tiny, editor):
 
 
 @pytest.mark.parametrize("edits, match", [
-    ([], "no edit"), ([replace(EDITS[0], target_true="football")], "answer already"), ([replace(EDITS[0], prompt="He plays")], "exactly once")])
+    ([], "no edit"), ([replace(EDITS[0], target_true="football")], "answer already"),
+    ([replace(EDITS[0], prompt="He plays")], "exactly once")])
 def test_bad_edits_leave_the_model(tiny, editor, edits, match):
     lm = tiny("gpt2")
     before = bits(lm)

@@ -1,4 +1,4 @@
-"""Every editor, on input that is awkward or wrong, or stopped half-way: it works or raises one clear ValueError, and the model is untouched.
+"""Every editor on input that is awkward or wrong, or stopped half-way: it works or raises a clear ValueError; the model is untouched.
 
 Editors are those of ``EDITORS``; a new one is tested as soon as it is registered there.
 """
@@ -67,7 +67,8 @@ def same(one, other):
 
 def finite(update):
     """Something, everywhere a number, and no graph hangs on it."""
-    return bool(update.layers) and all(x.isfinite().all() and x.any() and not x.requires_grad for pair in update.factors.values() for x in pair)
+    factors = [x for pair in update.factors.values() for x in pair]
+    return bool(factors) and all(x.isfinite().all() and x.any() and not x.requires_grad for x in factors)
 
 
 # ---------------------------------------------------------------------- awkward, but right

@@ -12,15 +12,16 @@ from transformers.models.qwen3 import modeling_qwen3
 from acelib.covariance import Moments
 from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit
 from acelib.editors.ft import FT
-from acelib.editors.kn import KN
+from acelib.editors.kn import KN, integrated_gradients
 from acelib.editors.rome import ROME
 from acelib.facts import Edit
 from acelib.keys import contexts, keys_at, requests
 from acelib.sequential import edit_in_turn
 from acelib.targets import Objective, target_vectors
 
-SAME = 1e-7  #: relative difference allowed
-EDITS = [Edit("Tim Duncan", "{} plays the sport of", "chess"), Edit("William Shakespeare", "The author {} is in the company of", "Steve Jobs"),
+SAME = 1e-8  #: relative difference allowed
+EDITS = [Edit("Tim Duncan", "{} plays the sport of", "chess"),
+         Edit("William Shakespeare", "The author {} is in the company of", "Steve Jobs"),
          Edit("Hamlet", "Is Hamlet a company? In {}'s country golf is", "Paris")]
 HOPS = [replace(e, hops=(f"The sport of the author of {e.subject} is", f"{e.subject} is located in the country of")) for e in EDITS]
 CONTEXTS = ("", "The golf is. ", "Because Apple plays. ", "I Jobs. ")
@@ -51,7 +52,8 @@ def moments(lm, floor=0.1):
 
 
 def search(objective):
-    return {name: getattr(objective, name) for name in ("steps", "lr", "decay", "clamp", "kl", "floor")} | dict(joint=objective.kind == "pmet")
+    named = {name: getattr(objective, name) for name in ("steps", "lr", "decay", "clamp", "kl", "floor")}
+    return named | dict(joint=objective.kind == "pmet")
 
 
 def difference(found, expected):
@@ -172,5 +174,9 @@ def test_ft(any_lm, loss, bound):
 @pytest.mark.parametrize("activation", ["pre", "post"])
 def test_kn(any_lm, activation):
     edits = [replace(e, target_true=t) for e, t in zip(EDITS, ("basketball", "Apple", "Hamlet"))]
+    lm, e = any_lm, edits[1]
+    prompt, answer = lm.tokenizer(e.text)["input_ids"], lm.answer_ids(e.target_true)
+    scores = integrated_gradients(lm, [(prompt + answer[:t], token) for t, token in enumerate(answer)], 4, activation).mean(0)
+    assert difference(scores, released.kn_attributions(lm, e.text, e.target_true, 4, activation == "pre")) <= SAME
     expected = released.kn(any_lm, edits, threshold=0.3, steps=4, before_nonlinearity=activation == "pre")
     same(KN(threshold=0.3, steps=4, activation=activation)(any_lm, edits), expected)
