@@ -84,8 +84,8 @@ def early_site(lm: LM, world: World, n_facts: int = 16, n_noise: int = 4, seed: 
 
 def editing(lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, seed: int = 0) -> dict[str, float]:
     """``rome_...`` and ``memit_...``: efficacy, paraphrase and specificity of ``n_edits`` known facts, edited one by one at the
-    subject's last token, ROME in the middle of the early site, MEMIT in the three layers up to it, with the same settings for every model; ROME
-    without C, whose inverse is unbounded here (few tokens, saturated neurons), as EasyEdit's settings have it.
+    subject's last token, ROME in the middle of the early site, MEMIT in the three layers up to it, with the same settings for every model;
+    ROME without C, whose inverse is unbounded here (few tokens, silent neurons), as EasyEdit's settings have it.
 
     efficacy, paraphrase: share of edited facts (of their other wordings) whose new object is said; specificity: share of ``n_unrelated``
     other facts an edit, half of its relation, that keep their answer. Zero where no early site is found.

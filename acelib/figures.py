@@ -24,8 +24,8 @@ from .facts import CATEGORIES
 from .tables import BASELINE, BLOCKS, Mean, interval
 
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
-EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73", "AlphaEdit": "#E69F00",
-           "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
+EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73",
+           "AlphaEdit": "#E69F00", "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
                   "plain": "#7A7A7A", "acelib": "#0072B2"}
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
@@ -158,12 +158,13 @@ def causal_trace_map(traces: pd.DataFrame, clean: float | None = None, corrupted
 def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
     """Loss, and held-out accuracies, over tokens seen; a row a model.
 
-    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), and shares between 0 and 1 by name (nan where not measured), perhaps model.
+    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), shares between 0 and 1 by name (nan where not measured), perhaps model.
     bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
     """
     names = list(bars) if bars else [name for name in log if name not in ("model", "step", "tokens", "loss", "schedule", "tokens_per_s")]
     logs = dict(list(log.groupby("model", sort=False))) if "model" in log else {"": log}
-    fig, axes = plt.subplots(len(logs), 2, figsize=(8.6, 0.5 + 2.9 * len(logs)), width_ratios=(2, 3), sharex=True, sharey="col", squeeze=False)
+    fig, axes = plt.subplots(len(logs), 2, figsize=(8.6, 0.5 + 2.9 * len(logs)), width_ratios=(2, 3), sharex=True, sharey="col",
+                             squeeze=False)
     for (model, rows), (left, right) in zip(logs.items(), axes):
         left.semilogy(rows.tokens / 1e6, rows.loss, color=INK, lw=1.6)
         left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")

@@ -99,12 +99,12 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def trials(model: str) -> pd.DataFrame:
-    """The trials kept for a model, best first within an editor: editor, layers, weight, SCORE and score in percent, n_cases; empty if none."""
+    """The trials kept for a model, best first within an editor: editor, settings (but the objective, which is one for all), SCORE and score
+    in percent, n_cases; empty if none are kept."""
     path = ROOT / "data" / "presets" / f"{Path(model).name.lower()}.csv"
     if not path.exists():
-        return pd.DataFrame(columns=["editor", "layers", "weight", *SCORE, "score", "n_cases"])
+        return pd.DataFrame(columns=["editor", "settings", *SCORE, "score", "n_cases"])
     kept = pd.read_csv(path)
-    layers = kept.settings.str.extractall(r"layers=(\([^)]*\))")[0].groupby(level=0).agg(" + ".join)
-    weight = kept.settings.str.extract(r"[ (]weight=([\d.]+)")[0].astype(float)
+    settings = kept.settings.str.replace(r",? ?objective=Objective\([^)]*\)", "", regex=True).str.extract(r"\(,? ?(.*)\)$")[0]
     percent = {name: (100 * kept[name]).round(1) for name in (*SCORE, "score")}
-    return kept[["editor"]].assign(layers=layers, weight=weight, **percent, n_cases=kept.n_cases)
+    return kept[["editor"]].assign(settings=settings, **percent, n_cases=kept.n_cases)

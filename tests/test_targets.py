@@ -5,8 +5,11 @@ import pytest
 import torch
 from test_keys import EDITS, Edit
 from test_update import bits, random_update, same_bits
+from transformers import DynamicCache
 
-from acelib.keys import Request, request, requests
+from acelib import targets
+from acelib.keys import Request, aligned, reading, request, requests
+from acelib.tail import Tail, fixed, rows_that_fit, sharing
 from acelib.targets import Objective, target_vectors
 from acelib.update import applied
 
@@ -148,3 +151,69 @@ def test_a_model_that_was_traced_gives_the_same_targets(any_lm):
     before = target_vectors(any_lm, given, 1, BLOCK)
     any_lm.traced
     torch.testing.assert_close(target_vectors(any_lm, given, 1, BLOCK).value, before.value, rtol=0, atol=0)
+
+
+def test_batches_are_halved_when_memory_runs_out(tiny, monkeypatch):
+    lm, given, sizes = tiny("gptj"), requests(EDITS), []
+    whole = target_vectors(lm, given, 1, BLOCK)
+
+    class Scarce(targets._Search):
+        def __init__(self, lm, given, *args):
+            sizes.append(len(given))
+            if len(given) > 1:
+                raise torch.OutOfMemoryError("no memory")
+            super().__init__(lm, given, *args)
+
+    monkeypatch.setattr(targets, "_Search", Scarce)
+    torch.testing.assert_close(target_vectors(lm, given, 1, BLOCK).value, whole.value, rtol=2e-4, atol=2e-4)
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_a_batch_shrinks_with_what_a_prompt_needs(tiny):
+    narrow, wide = tiny("gptj"), tiny("gptj", d_model=64, d_mlp=96)
+    base = rows_that_fit(narrow, 1, 8, 20)
+    assert base > rows_that_fit(wide, 1, 8, 20) >= 1 and base > rows_that_fit(narrow, 0, 8, 20) and base > rows_that_fit(narrow, 1, 80, 20)
+    assert rows_that_fit(tiny("gptj", n_layers=8), 1, 10**9, 10**9) == 1
+
+
+def test_shared_beginnings_stand_in_the_first_columns(tiny):
+    rows = [([5, 6, 7, 8], 2), ([5, 6, 9], 2), ([5, 6, 7], 1), ([1, 2, 3], 2)]
+    batch, shared, first, like = sharing(tiny("gptj"), rows, ["a", "a", "b", ""])
+    assert (shared, batch.at, first.tolist(), like.tolist()) == (2, 4, [0, 2], [0, 0, 1, 0])
+    assert [batch.ids[i][batch.mask[i].bool()].tolist() for i in range(4)] == [ids for ids, _ in rows]
+    assert [batch.ids[i, batch.at].item() for i in range(4)] == [ids[at] for ids, at in rows]
+    batch, shared, first, like = sharing(tiny("gptj"), rows, [""] * 4)
+    assert (shared, batch.at, len(first)) == (0, 2, 0)
+
+
+def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
+    """The part against the whole model: same states where they are read, same gradient of a push."""
+    batch, layer = aligned(any_lm, [(any_lm.tokenizer(text)["input_ids"], 2) for text in ("Tim Duncan plays the sport", "The capital of France is")]), 0
+    tail, push = batch.inputs(slice(batch.at, None)), torch.randn(2, any_lm.d_model, dtype=any_lm.dtype)
+    past = DynamicCache()
+    with torch.no_grad():
+        any_lm.stack(input_ids=batch.ids[:, :batch.at], **batch.inputs(slice(0, batch.at)), past_key_values=past, use_cache=True)
+        frozen = [(slot.keys, slot.values) for slot in past.layers]
+        with reading(any_lm, [("out", layer)]) as values, fixed(any_lm, layer) as kept:
+            any_lm.between(0, layer + 1)(input_ids=batch.ids[:, batch.at:], **tail, past_key_values=past, use_cache=True)
+    hidden, rows = values["out", layer], torch.arange(2)
+    width = hidden.shape[1]
+    places = torch.tensor([0, 2, width + 1])
+    part = Tail(any_lm, layer, batch, rows, hidden, frozen, kept, places)
+    wanted, found = [], []
+    for out, read in ((wanted, False), (found, True)):
+        delta = push.clone().requires_grad_()
+        if read:
+            states = part(hidden[:, 0] + delta)
+        else:
+            def add(_, args, h):
+                h_ = (h[0] if isinstance(h, tuple) else h).clone()
+                h_[:, batch.at] = h_[:, batch.at] + delta
+                return (h_, *h[1:]) if isinstance(h, tuple) else h_
+            hook = any_lm.blocks[layer].register_forward_hook(add)
+            states = any_lm.stack(input_ids=batch.ids, **batch.inputs(), use_cache=False).last_hidden_state[:, batch.at:].flatten(0, 1)[places]
+            hook.remove()
+        states.square().sum().backward()
+        out += [states.detach(), delta.grad]
+    torch.testing.assert_close(found, wanted, **dict.fromkeys(("rtol", "atol"), 2e-4 if any_lm.family.parallel else 1e-9))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in any_lm.model.modules())
