@@ -188,7 +188,8 @@ def test_shared_beginnings_stand_in_the_first_columns(tiny):
 
 def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
     """The part against the whole model: same states where they are read, same gradient of a push."""
-    batch, layer = aligned(any_lm, [(any_lm.tokenizer(text)["input_ids"], 2) for text in ("Tim Duncan plays the sport", "The capital of France is")]), 0
+    texts, layer = ("Tim Duncan plays the sport", "The capital of France is"), 0
+    batch = aligned(any_lm, [(any_lm.tokenizer(text)["input_ids"], 2) for text in texts])
     tail, push = batch.inputs(slice(batch.at, None)), torch.randn(2, any_lm.d_model, dtype=any_lm.dtype)
     past = DynamicCache()
     with torch.no_grad():
@@ -211,7 +212,8 @@ def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
                 h_[:, batch.at] = h_[:, batch.at] + delta
                 return (h_, *h[1:]) if isinstance(h, tuple) else h_
             hook = any_lm.blocks[layer].register_forward_hook(add)
-            states = any_lm.stack(input_ids=batch.ids, **batch.inputs(), use_cache=False).last_hidden_state[:, batch.at:].flatten(0, 1)[places]
+            states = any_lm.stack(input_ids=batch.ids, **batch.inputs(), use_cache=False).last_hidden_state
+            states = states[:, batch.at:].flatten(0, 1)[places]
             hook.remove()
         states.square().sum().backward()
         out += [states.detach(), delta.grad]
