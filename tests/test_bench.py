@@ -34,7 +34,8 @@ def one_world(monkeypatch):
 def check(rows: list[Timing]):
     for row in rows:
         assert list(asdict(row)) == ["name", "baseline_s", "ours_s", "ratio", "off", "note"]
-        assert row.off < 0.01 and row.baseline_s > 0 and row.ours_s > 0 and math.isfinite(row.ratio) and row.ratio == row.baseline_s / row.ours_s
+        assert row.off < 0.01 and row.baseline_s > 0 and row.ours_s > 0
+        assert math.isfinite(row.ratio) and row.ratio == row.baseline_s / row.ours_s
         assert "agree to" in row.note
 
 
