@@ -1,11 +1,13 @@
 """The bars measure shares of right answers, over what they say."""
 
 import pytest
+import torch
 
 from acelib import bars
-from acelib.bars import BARS, knowledge, measure, reasoning, robustness
+from acelib.bars import BARS, early_site, editing, knowledge, measure, reasoning, robustness
 from acelib.evaluate import Recall
 from acelib.facts import load_world
+from acelib.locate import ROLES, CausalTrace
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,44 @@ def test_robustness_is_agreement_with_the_bare_prompt(world, asked):
     assert all(long.endswith(f". {short}") and goal == same for (short, goal), (long, same) in zip(bare, after))
     asked["wrong"] = lambda prompt: ". " in prompt
     assert robustness(None, world, 20)["robust"] < 0.3  # a name may hold a full stop
+
+
+# ---------------------------------------------------------------------- editing
+
+def test_the_early_site_is_where_half_of_the_loss_comes_back(world, asked, monkeypatch):
+    restored = torch.full((len(ROLES), 4), 0.2)
+    restored[ROLES.index("last subject")] = torch.tensor([0.9, 0.6, 0.5, 0.2])  # clean 1.0, corrupted 0.2: the half way is 0.6
+    monkeypatch.setattr(bars, "causal_trace", lambda *_, **__: CausalTrace(1.0, 0.2, restored))
+    assert early_site(None, world, n_facts=3) == (0, 1)
+    asked["wrong"] = lambda prompt: True
+    assert early_site(None, world, n_facts=3) == ()  # it knows nothing: nothing to trace
+
+
+def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
+    """Two editors, each on groups of one edit, with layers from the early site; judged by new objects, other wordings, other facts."""
+    made = []
+
+    def each(self, lm, groups, moments):
+        made.append((type(self).__name__, self.layers, groups))
+        return [f"update {i}" for i, _ in enumerate(groups)]
+
+    def recall(lm, prompts, answers, updates=None):
+        owners.append(updates)
+        return Recall([True] * len(prompts), [0.0] * len(prompts))
+
+    owners = []
+    monkeypatch.setattr(bars, "recall", recall)
+    monkeypatch.setattr(bars, "early_site", lambda *_, **__: (0, 1, 2, 3, 4))
+    monkeypatch.setattr(bars, "second_moments", lambda *_: None)
+    for editor in (bars.MEMIT, bars.ROME):
+        monkeypatch.setattr(editor, "each", each)
+    found = editing(None, world, n_edits=3, n_unrelated=4)
+    assert set(found) == {name for name in BARS if name.startswith(("rome", "memit"))} and set(found.values()) == {1.0}
+    assert [(name, layers) for name, layers, _ in made] == [("ROME", (2,)), ("MEMIT", (0, 1, 2))]
+    assert all(len(group) == 1 for _, _, groups in made for group in groups)
+    assert owners[1] == ("update 0", "update 1", "update 2") and len(owners[3]) == 12  # each fact is asked on its own edited model
+
+
+def test_without_an_early_site_no_editor_passes(world, asked, monkeypatch):
+    monkeypatch.setattr(bars, "early_site", lambda *_, **__: ())
+    assert set(editing(None, world, n_edits=2).values()) == {0.0}

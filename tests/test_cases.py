@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 
-from acelib.cases import cases_to_json, conflicts, make_cases, read_cases
+from acelib.cases import cases_to_json, conflicts, make_cases, read_cases, single_edits
 from acelib.facts import Chain, Edit, Fact, World, load_world, split_of
 
 PUBLISHED = {  # shaped like a record of MQuAKE-CF-3k-v2, with its oddities: a typo in a template, an empty alias list, keys we do not know
@@ -213,3 +213,15 @@ def test_files_that_are_no_case_lists_are_refused(file, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none.json"):
         read_cases(tmp_path / "none.json")
+
+
+def test_single_edits_change_one_fact_each(world):
+    edits = single_edits(world, 50, seed=3)
+    assert edits == single_edits(world, 50, seed=3) != single_edits(world, 50, seed=4)
+    assert len({(edit.subject, edit.relation) for edit in edits}) == 50
+    for edit in edits:
+        assert world.lookup(edit.subject, edit.relation) == edit.target_true != edit.target_new
+        assert world.kind(edit.target_new) == world.kind(edit.target_true) and edit.target_new in world.objects(edit.relation)
+        assert edit.paraphrases == tuple(world.relations[edit.relation].cloze[1:])
+    with pytest.raises(ValueError, match="100000 single edits asked for; this world has"):
+        single_edits(world, 100_000)

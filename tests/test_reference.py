@@ -25,6 +25,11 @@ def host():
     return lm.load("gptj-mini")
 
 
+@pytest.fixture(scope="module", params=["gptj-mini", "qwen3-mini"])
+def each_host(request):
+    return lm.load(request.param)
+
+
 @pytest.fixture(scope="module")
 def moments(host, world, tmp_path_factory):
     return second_moments(host, documents(world, 500), range(host.n_layers), tmp_path_factory.mktemp("moments"))
@@ -35,9 +40,9 @@ def cases(host, world):
     return known_cases(host, make_cases(world, "identification", 12, seed=7))[:6]
 
 
-def test_the_model_knows_its_world_and_reasons_over_it(host, world):
-    measured = bars.knowledge(host, world, 100) | bars.reasoning(host, world, 20) | bars.robustness(host, world, 100)
-    assert all(measured[name] >= bar - 0.06 for name, bar in bars.BARS.items()), measured  # small samples; the book measures large ones
+def test_a_model_knows_its_world_and_reasons_over_it(each_host, world):
+    measured = bars.knowledge(each_host, world, 100) | bars.reasoning(each_host, world, 20) | bars.robustness(each_host, world, 100)
+    assert all(measured[name] >= bar - 0.06 for name, bar in bars.BARS.items() if name in measured), measured  # small samples; the book measures large ones
 
 
 @pytest.mark.parametrize("name", EDITORS)
