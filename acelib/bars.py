@@ -98,7 +98,7 @@ def editing(lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, see
     if not site or not edits:
         return {f"{editor}_{name}": 0.0 for editor, name in names}
     middle, others = site[len(site) // 2], [_others(world, edit, n_unrelated, rng) for edit in edits]
-    search = dict(steps=100, lr=0.3, decay=0.0, clamp=None)
+    search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
     editors = dict(rome=ROME(layer=middle, second_moment=False, objective=Objective(kind="mlp", **search), n_prefixes=2,
                              prefix_lengths=(10,)),
                    memit=MEMIT(layers=tuple(range(max(0, middle - 2), middle + 1)), weight=10.0, objective=Objective(**search),
