@@ -41,7 +41,7 @@ EDIT = ("edit", "--subject", "Tim Duncan", "--prompt", "{} plays the sport of", 
     (("run", "a", "-p", "n", "1", "--update"), "--update writes the book at its default parameters"),
     (("run", "a", "--name", "../up"), "run name '../up' is not a folder name"),
     (("book", "--runs", "no_such_run"), "runs/no_such_run holds no executed chapter"),
-    ((*EDIT, "--editor", "surgeon"), "unknown editor 'surgeon'; known: MEMIT, PMET, ACE"),
+    ((*EDIT, "--editor", "surgeon"), "unknown editor 'surgeon'; known: FT, KN, ROME, MEMIT, PMET, AlphaEdit, IFMET, ACE"),
     ((*EDIT, "--model", "no-such-model"), "ace has no settings for model 'no-such-model'; it has for: gpt-j-6b"),
     ((*EDIT, "--save", "no/such/folder/update"), "the folder of --save no/such/folder/update does not exist"),
     ((*EDIT[:3], "--prompt", "plays the sport of", "--target", "tennis"), "exactly one '{}'"),
@@ -51,7 +51,7 @@ EDIT = ("edit", "--subject", "Tim Duncan", "--prompt", "{} plays the sport of", 
     (("locate", "--category", "XX"), "category 'XX' is none of NN"),
     (("locate", "--category", "AT"), "no held-out chain of two hops ends in a fact of category AT; ask single facts"),
     (("locate", "--model", "no-such-model"), "model 'no-such-model' cannot be loaded: it is neither shipped"),
-    (("tune", "--editors", "ace,surgeon"), "unknown editor 'SURGEON'; known: MEMIT, PMET, ACE"),
+    (("tune", "--editors", "ace,surgeon"), "unknown editor 'surgeon'; known: FT, KN, ROME, MEMIT, PMET, AlphaEdit, IFMET, ACE"),
     (("pretrain", "no-such-recipe"), "unknown recipe 'no-such-recipe'; known: gptj-mini"),
     (("pretrain", "--device", "abacus"), "device 'abacus' is not on this machine; there are: cpu"),
     (("pretrain", "--evaluate", "no-such-model"), "model 'no-such-model' cannot be loaded"),
@@ -97,7 +97,7 @@ def test_tables_show_plain_data(capsys):
 
 
 def test_a_training_row_in_short():
-    row = dict(step=50, steps=200, tokens=50_000, loss=1.23456, lr=0.002, tokens_per_s=1000, cloze=0.987, cot_2=0.5)
+    row = dict(step=50, steps=200, tokens=50_000, loss=1.23456, schedule=1.0, tokens_per_s=1000, cloze=0.987, cot_2=0.5)
     assert console.training_line(row) == "step 50/200, loss 1.235, 1,000 tokens/s, cloze 99 cot_2 50, 2 min left"  # 150,000 tokens to go
 
 
@@ -154,7 +154,7 @@ def test_tune_keeps_the_trials_and_prints_presets(host, monkeypatch, tmp_path):
 def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_path):
     measured = []
 
-    def measure(lm, world, n_facts, n_chains):
+    def measure(lm, world, n_facts, n_chains, n_edits):
         measured.append(lm.n_layers)
         if len(measured) == 2:
             raise KeyboardInterrupt
@@ -173,7 +173,7 @@ def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_pa
     assert (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("share, said", [(0.5, "missed: cloze, qa, cot_2"), (1.0, "all bars are reached")])
+@pytest.mark.parametrize("share, said", [(0.5, "missed: cloze, qa, cloze_unseen"), (1.0, "all bars are reached")])
 def test_pretrain_evaluate_names_the_bars_that_are_missed(host, monkeypatch, share, said):
     monkeypatch.setattr("acelib.bars.measure", lambda lm, world: dict.fromkeys([*BARS, "direct_2"], share))
     result = call("pretrain", "--evaluate", "mini")
