@@ -11,6 +11,7 @@ The caption is MyST. All that the cell shows goes into the figure, so such a cel
 from __future__ import annotations
 
 from functools import wraps
+from itertools import product
 from typing import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -52,42 +53,55 @@ def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 @_figure
-def multi_hop_bars(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, quoted_model: str = "GPT-J", metric: str = "multi_hop",
-                   seed: int = 0) -> Figure:
-    """Accuracy by number of edits and over all cases, a bar an editor, with 95 % intervals; diamonds: ``quoted``, as ``published(2)``."""
+def multi_hop_bars(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, quoted_model: Mapping[str, str] | str = "GPT-J",
+                   metric: str = "multi_hop", seed: int = 0) -> Figure:
+    """Accuracy by number of edits and over all cases, a bar an editor, a panel a model, with 95 % intervals; diamonds: ``quoted``.
+
+    rows: ``experiments.run``, with a column ``model`` if there are several.   quoted: as ``published(2)``.
+    quoted_model: whose published values; by measured model where they differ.
+    """
+    models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
     editors, counts = list(rows.editor.unique()), sorted(rows.n_edits.unique())
-    parts = {str(count): rows[rows.n_edits == count] for count in counts} | {"all": rows}
-    fig, ax = plt.subplots(figsize=(7.6, 3.7))
-    for i, editor in enumerate(editors):
-        x = _bars(ax, [interval(100 * part[metric][part.editor == editor], seed) for part in parts.values()], i, len(editors), editor)
-        if quoted is not None:
-            of = quoted[(quoted.editor == editor) & (quoted.model == quoted_model)].set_index("n_edits")["value"]
-            ax.plot(x, [of.get(name, np.nan) for name in parts], "D", ms=4.5, mfc="white", mec=INK, mew=1.1, zorder=4,
-                    label=f"published, {quoted_model}" if editor == editors[-1] else None)
-    ax.set_xticks(range(len(parts)), [f"{name}\n{part.case_id.nunique()} cases" for name, part in parts.items()])
-    ax.axvline(len(counts) - 0.5, color="#BBBBBB", lw=0.8, ls=":")
-    ax.set(xlabel="edits in the case", ylabel="multi-hop accuracy (%)", ylim=(0, 104), xlim=(-0.55, len(parts) - 0.45))
-    return _legend(fig, ax)
+    fig, axes = plt.subplots(len(models), 1, figsize=(7.6, 0.7 + 3 * len(models)), sharey=True, squeeze=False)
+    for ax, (model, of_model) in zip(axes[:, 0], models.items()):
+        parts = {str(count): of_model[of_model.n_edits == count] for count in counts} | {"all": of_model}
+        whose = quoted_model if isinstance(quoted_model, str) else quoted_model.get(model)
+        for i, editor in enumerate(editors):
+            means = [interval(100 * part[metric][part.editor == editor], seed) for part in parts.values()]
+            x = _bars(ax, means, i, len(editors), editor)
+            if quoted is not None:
+                of = quoted[(quoted.editor == editor) & (quoted.model == whose)].set_index("n_edits")["value"]
+                ax.plot(x, [of.get(name, np.nan) for name in parts], "D", ms=4.5, mfc="white", mec=INK, mew=1.1, zorder=4,
+                        label="published" if editor == editors[-1] else None)
+        ax.set_xticks(range(len(parts)), [f"{name}\n{part.case_id.nunique()} cases" for name, part in parts.items()])
+        ax.axvline(len(counts) - 0.5, color="#BBBBBB", lw=0.8, ls=":")
+        title = [model] * bool(model) + [f"diamonds: {whose}"] * (quoted is not None and bool(whose))
+        ax.set(ylabel="multi-hop accuracy (%)", ylim=(0, 104), xlim=(-0.55, len(parts) - 0.45), title=", ".join(title))
+    ax.set_xlabel("edits in the case")
+    return _legend(fig, axes[0, 0])
 
 
 @_figure
 def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> Figure:
-    """Importance by layer, a panel a role and a colour a block, with 95 % intervals where there are several rows.
+    """Importance by layer, a row a role, a column a model and a colour a block, with 95 % intervals where there are several rows.
 
-    scores: columns role ("query", "value"), block ("attn", "ffn"), layer, importance, one row a question or their mean.
+    scores: columns role ("query", "value"), block ("attn", "ffn"), layer, importance, perhaps model, one row a question or their mean.
     units: label of the vertical axis by role, if not the mean scores of Eq. 9 and Eq. 10.
     """
     units = {"value": "value score (nats)", "query": "query score (arb. units)"} | dict(units or {})
-    roles, blocks, layers = scores.role.unique(), scores.block.unique(), sorted(scores.layer.unique())
-    fig, axes = plt.subplots(len(roles), 1, figsize=(7.6, 0.6 + 2.3 * len(roles)), sharex=True, squeeze=False)
-    for ax, role in zip(axes[:, 0], roles):
+    roles, blocks, models = scores.role.unique(), scores.block.unique(), scores.model.unique() if "model" in scores else [""]
+    size = (7.6, 0.6 + 2.3 * len(roles))
+    fig, axes = plt.subplots(len(roles), len(models), figsize=size, sharex="col", squeeze=False)
+    for (row, role), (column, model) in product(enumerate(roles), enumerate(models)):
+        ax, panel = axes[row, column], scores[(scores.role == role) & ((scores.model == model) if "model" in scores else True)]
+        layers = sorted(panel.layer.unique())
         for i, block in enumerate(blocks):
-            of = scores[(scores.role == role) & (scores.block == block)]
+            of = panel[panel.block == block]
             _bars(ax, [interval(of.importance[of.layer == layer]) for layer in layers], i, len(blocks), block)
         ax.axhline(0, color=INK, lw=0.8)
-        ax.set(ylabel=units.get(role, f"{role} importance"), xticks=range(len(layers)), xticklabels=layers)
-    ax.set_xlabel("layer")
-    return _legend(fig, ax)
+        ax.set(ylabel=units.get(role, f"{role} importance") if not column else "", title=model if not row else "",
+               xticks=range(len(layers)), xticklabels=layers, xlabel="layer" if row + 1 == len(roles) else "")
+    return _legend(fig, axes[0, 0])
 
 
 @_figure
@@ -182,20 +196,44 @@ def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) 
 
 
 @_figure
-def paired_differences(table: pd.DataFrame) -> Figure:
+def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     """Differences of one editor to others on the same cases with 95 % intervals, a panel a metric; right of zero, the first is better.
 
-    table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics.
+    table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics; by model, a row of panels each, if there are several.
     """
-    size = (1.6 + 1.9 * table.shape[1], 1.2 + 0.38 * len(table))
-    fig, axes = plt.subplots(1, table.shape[1], figsize=size, sharex=True, sharey=True, squeeze=False)
-    for ax, metric in zip(axes[0], table):
-        for y, (name, cell) in enumerate(table[metric].items()):
-            ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.partition(" − ")[2]))
-        ax.axvline(0, color=INK, lw=1, zorder=1)
-        ax.set(title=metric.replace("_", "-"), ylim=(len(table) - 0.5, -0.5), yticks=range(len(table)), yticklabels=table.index)
-        ax.grid(visible=False, axis="y")
+    by_model = table if isinstance(table, Mapping) else {"": table}
+    columns, height = next(iter(by_model.values())).columns, 0.5 + sum(0.6 + 0.33 * len(part) for part in by_model.values())
+    fig, axes = plt.subplots(len(by_model), len(columns), figsize=(1.6 + 1.9 * len(columns), height), sharex=True, sharey="row", squeeze=False)
+    for (model, part), row in zip(by_model.items(), axes):
+        for ax, metric in zip(row, part):
+            for y, (name, cell) in enumerate(part[metric].items()):
+                ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.partition(" − ")[2]))
+            ax.axvline(0, color=INK, lw=1, zorder=1)
+            title = metric.replace("_", "-")
+            ax.set(title=f"{model}: {title}" if model else title, ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part.index)
+            ax.grid(visible=False, axis="y")
     fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)
+    return fig
+
+
+@_figure
+def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop") -> Figure:
+    """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent, a panel a model.
+
+    rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row an editor and case (or edit).
+    """
+    models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
+    editors, labels = list(rows.editor.unique()), sorted(rows[by].unique())
+    fig, axes = plt.subplots(1, len(models), figsize=(1.6 + (0.9 + 0.42 * len(labels)) * len(models), 1.6 + 0.3 * len(editors)), sharey=True,
+                             squeeze=False)
+    for ax, (model, part) in zip(axes[0], models.items()):
+        wide = 100 * part.pivot_table(index="editor", columns=by, values=metric).reindex(index=editors, columns=labels)
+        counts = part[part.editor == editors[0]][by].value_counts()
+        _map(ax, wide, wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"), editors, vmin=0, vmax=100, cmap=SCALE)
+        ax.set_xticks(np.arange(len(labels)) + 0.5, [f"{label} ({counts.get(label, 0)})" for label in labels], rotation=38, ha="right",
+                      rotation_mode="anchor")
+        ax.set(title=model, xlabel=by, ylabel="")
+    fig.colorbar(ax.collections[0], ax=axes, label=f"{metric.replace('_', '-')} (%)", pad=0.02)
     return fig
 
 

@@ -59,8 +59,17 @@ def png(fig) -> bytes:
     return file.getvalue()
 
 
+def two(some):
+    return pd.concat([some.assign(model=name) for name in ("one", "two")])
+
+
 DRAWN = {
     "multi_hop_bars": lambda: figures.multi_hop_bars(rows(), published(2)),
+    "multi_hop_bars, two models": lambda: figures.multi_hop_bars(two(rows()), published(2), {"one": "GPT-J", "two": "Qwen3-8B"}),
+    "layer_bars, two models": lambda: figures.layer_bars(two(scores())),
+    "paired_differences, two models": lambda: figures.paired_differences({name: paired_table(rows()) for name in ("one", "two")}),
+    "failure_map": lambda: figures.failure_map(rows().assign(hops=2), "hops"),
+    "failure_map, two models": lambda: figures.failure_map(two(rows()), "n_edits"),
     "multi_hop_bars, measured": lambda: figures.multi_hop_bars(rows()),
     "layer_bars": lambda: figures.layer_bars(scores()), "layer_bars, one row each": lambda: figures.layer_bars(scores()[::3]),
     "layer_heatmap": lambda: figures.layer_heatmap(scores()), "layer_heatmap, negative": lambda: figures.layer_heatmap(scores(-1.0)),
@@ -101,7 +110,8 @@ def test_the_bars_are_the_means_in_the_editors_colours():
     wanted = 100 * means.loc[["Base", "MEMIT", "ACE"]].to_numpy().ravel()
     assert [bar.get_height() for bar in bars] == pytest.approx(wanted)
     assert [to_hex(bars[i].get_facecolor()).upper() for i in (0, 5, 10)] == [figures.EDITORS[name] for name in ("Base", "MEMIT", "ACE")]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["Base", "MEMIT", "ACE", "published, GPT-J"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["Base", "MEMIT", "ACE", "published"]
+    assert fig.axes[0].get_title("left") == "diamonds: GPT-J"
     diamonds = [line for line in fig.axes[0].lines if line.get_marker() == "D"]
     assert diamonds[-1].get_ydata().tolist() == [45.26, 50.24, 36.17, 43.29, 46.45]
 
