@@ -95,6 +95,19 @@ def paired(rows: pd.DataFrame, a: str, b: str, metric: str = "multi_hop", seed: 
     return interval((of[a] - of[b]).sort_index(), seed, level)
 
 
+def difference(a: Sequence[float], b: Sequence[float], seed: int = 0, level: float = 0.95) -> Mean:
+    """Mean of ``a`` minus mean of ``b``, two independent samples without nan, with its percentile bootstrap interval, as ``interval``.
+
+    Raises ValueError for a sample of fewer than two values.
+    """
+    x, y = (np.asarray(values, dtype=float) for values in (a, b))
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"samples of {len(x)} and {len(y)} values; a difference needs at least two of each")
+    low, high = bootstrap((x, y), lambda x, y, axis: x.mean(axis) - y.mean(axis), batch=max(1, 2_000_000 // (len(x) + len(y))),
+                          confidence_level=level, method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+    return Mean(float(x.mean() - y.mean()), float(low), float(high), len(x) + len(y))
+
+
 def paired_table(rows: pd.DataFrame, a: str = "ACE", others: Sequence[str] | None = None,
                  metrics: Sequence[str] = ("multi_hop", "efficacy", "paraphrase", "specificity"), seed: int = 0) -> pd.DataFrame:
     """``paired`` differences of editor ``a`` to the others (default: all but the unedited model) by metric, in percentage points."""
@@ -128,13 +141,14 @@ def metrics_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, model:
 def layers_table(scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini", top: int = 9) -> pd.DataFrame:
     """Table 1: the ``top`` layers of greatest summed importance by category and block, published and measured, best first.
 
-    scores: columns category, block ("attn", "ffn"), layer, importance; one row a question, or their sum. Equal layers in ascending order.
-    Returns (category, block) x (source, rank), 0-based layers; published ones as printed. A model with fewer layers leaves ranks empty.
+    scores: columns category, block ("attn", "ffn"), layer, importance, perhaps model; one row a question, or their sum.
+    Returns (category, block) x (source, rank), 0-based layers, equal ones in ascending order; published ones as printed. A model with
+    fewer layers leaves ranks empty.
     """
-    keys = ["category", "block"]
-    sums = scores.groupby([*keys, "layer"])["importance"].sum().reset_index().sort_values(["importance", "layer"], ascending=[False, True])
-    sources = {"published GPT-J": published(1) if quoted is None else quoted,
-               f"measured {model}": sums.assign(rank=sums.groupby(keys).cumcount() + 1)}
+    keys, sources = ["category", "block"], {"published GPT-J": published(1) if quoted is None else quoted}
+    for of, part in (scores if "model" in scores else scores.assign(model=model)).groupby("model", sort=False):
+        sums = part.groupby([*keys, "layer"])["importance"].sum().reset_index().sort_values(["importance", "layer"], ascending=[False, True])
+        sources[f"measured {of}"] = sums.assign(rank=sums.groupby(keys).cumcount() + 1)
     parts = {source: part[part["rank"] <= top].pivot(index=keys, columns="rank", values="layer") for source, part in sources.items()}
     order = [(name, block) for name in CATEGORIES for block in BLOCKS if any((name, block) in part.index for part in parts.values())]
     table = pd.concat({source: part.reindex(order) for source, part in parts.items()}, axis=1, names=["source", "rank"]).astype("Int64")
