@@ -124,7 +124,7 @@ def test_float32_inference_mode_and_presets(tiny):
     assert all(f.left.dtype == f.right.dtype == torch.float32 for f in update.factors.values())
     for layer in double.layers:
         torch.testing.assert_close(update.delta(layer).double(), double.delta(layer), rtol=1e-4, atol=1e-5)
-    assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors and set(PRESETS) == {"gpt-j-6b", "qwen3-8b"}
+    assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors and {"gpt-j-6b", "qwen3-8b"} <= set(PRESETS)
 
 
 def test_refusals_leave_the_model(tiny):
@@ -135,7 +135,8 @@ def test_refusals_leave_the_model(tiny):
         with pytest.raises(ValueError, match=match):
             KN(**bad)
     for edits, match in (([], "no edit"), (EDITS, "Tim Duncan.*needs the old answer"),
-                         ([ASKED[0], replace(ASKED[0], target_new="tennis")], "conflicting")):
+                         ([ASKED[0], replace(ASKED[0], target_new="tennis")], "conflicting"),
+                         ([ASKED[0], replace(ASKED[0], target_true="chess")], "Tim Duncan plays.*two old answers: 'golf' and 'chess'")):
         with pytest.raises(ValueError, match=match):
             KN()(lm, edits)
     assert same_bits(lm, before)

@@ -39,7 +39,7 @@ MODES = ("update", "erase")
 class KN:
     """Hyper-parameters of KN; ``editor(lm, edits)`` edits one batch, ``editor.each(lm, groups)`` independent ones; moments are not used.
 
-    Raises ValueError, and leaves the model as it was, for settings out of range, no edit, edits that contradict or do not name the old
+    Raises ValueError, and leaves the model as it was, for settings out of range, no edit, edits that contradict or do not name one old
     answer (``target_true``), an answer that no neuron makes likelier.
     """
 
@@ -70,7 +70,9 @@ class KN:
             for e in edits:
                 if not (e.target_true or "").strip():
                     raise ValueError(f"edit of {e.subject!r}: KN needs the old answer, but target_true is empty")
-                olds[request(e, "last", g)] = e.target_true
+                r, old = request(e, "last", g), e.target_true.strip()
+                if olds.setdefault(r, old) != old:
+                    raise ValueError(f"{r.prompt!r} -> {r.target!r} is given two old answers: {olds[r]!r} and {old!r}")
         given = list(olds)
         found = chunked(lambda piece: self._locate(lm, [(given[i].prompt, olds[given[i]]) for i in piece]), len(given), 32)
         for r, neurons in zip(given, (neurons for part in found for neurons in part)):
