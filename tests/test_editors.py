@@ -7,6 +7,7 @@ from test_spread import identity
 from test_update import bits, same_bits
 
 from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit, ace, alphaedit, ifmet, memit, pmet
+from acelib.editors.staged import Staged
 from acelib.facts import Edit
 from acelib.targets import Objective
 from acelib.update import Update, applied, overlaid
@@ -117,6 +118,11 @@ def test_bad_layers_and_interruptions_leave_the_model(tiny, editor, monkeypatch)
         editor(lm, HOPS, identity(lm))
     assert same_bits(lm, before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+
+
+def test_the_base_of_staged_editors_is_abstract():
+    with pytest.raises(TypeError, match="abstract methods? '?asked'?, '?plan'?"):
+        Staged()
 
 
 def test_presets():

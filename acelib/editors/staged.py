@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Mapping, Sequence
 
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from acelib.facts import Edit
 
 
-class Staged:
+class Staged(ABC):
     """Base of editors made of stages. A subclass has ``plan`` and ``asked``, and fields texts, n_prefixes, prefix_length, seed."""
 
     chained = True  #: whether a stage searches its targets on the model that the stages before have edited
 
     @property
+    @abstractmethod
     def plan(self) -> dict[str, Stage]:
         """The stages by name, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
         """The requests of one stage for one batch of edits. Raises ValueError as ``keys.requests``."""
-        raise NotImplementedError
 
     def prefixes(self, lm: LM) -> tuple[str, ...]:
         """What prompts are also read after: ``texts``, or, if that is None, texts sampled from the model as it is."""
