@@ -40,10 +40,10 @@ class Update:
     keys: Mapping[int, Tensor] = field(default_factory=dict)  #: by layer (m, k): the ``history`` of later edits (AlphaEdit); else empty
 
     def __add__(self, other: Update) -> Update:
-        """Both changes at once (ranks are concatenated); it belongs to the model of the first."""
+        """Both changes at once; it belongs to the model of the first. Ranks add up to d, from where on a layer is (identity, dW^T)."""
         both = dict(self.factors)
         for layer, new in other.factors.items():
-            both[layer] = Factors(*(torch.cat(pair, 1) for pair in zip(both[layer], new))) if layer in both else new
+            both[layer] = _joined(both[layer], new) if layer in both else new
         keys = {layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
                 for layer in sorted({*self.keys, *other.keys})}
         return Update(dict(sorted(both.items())), "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
@@ -151,26 +151,37 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
 
 
 def _correction(lm: LM, layer: int, distinct: list[Update], index: Tensor):
-    """A forward hook that adds every row's low-rank correction."""
-    pairs = [u.factors.get(layer) for u in distinct]
-    dtype = torch.promote_types(lm.dtype, torch.float32)
-    if len(pairs) == 1 and bool((index == 1).all()):  # one update, all rows
-        left, right = (t.to(lm.device, dtype) for t in pairs[0])
-    else:  # zero-padded to one rank, row 0 for "no update", then one copy a row
-        rank, index = max(p.left.shape[1] for p in pairs if p), index.to(lm.device)
+    """A forward hook that adds every row's correction: those of low rank in one product, one of full rank (FT's) as it is, uncopied."""
+    pairs, dtype = [u.factors.get(layer) for u in distinct], torch.promote_types(lm.dtype, torch.float32)
+    every, index = len(pairs) == 1 and bool((index == 1).all()), index.to(lm.device)  # one update, all rows
+    alone = {i for i, p in enumerate(pairs, 1) if p and (every or p.left.shape[1] >= lm.d_model)}
+    terms = [(slice(None) if every else (index == i).nonzero()[:, 0], *(t.to(lm.device, dtype) for t in pairs[i - 1])) for i in alone]
+    low = {i: p for i, p in enumerate(pairs, 1) if p and i not in alone}
+    if low:  # zero-padded to one rank, number 0 for "no update", then one copy a row
+        rank = max(p.left.shape[1] for p in low.values())
         left, right = (torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device) for size in (lm.d_model, lm.d_mlp))
-        for i, pair in enumerate(pairs, 1):
-            if pair:
-                left[i, :, :pair.left.shape[1]], right[i, :, :pair.right.shape[1]] = pair
-        left, right = left[index], right[index]
+        for i, pair in low.items():
+            left[i, :, :pair.left.shape[1]], right[i, :, :pair.right.shape[1]] = pair
+        terms.append((slice(None), left[index], right[index]))
 
     def add(_, args, out):
-        x = args[0]
-        if left.ndim == 3 and len(x) != len(left):
-            raise ValueError(f"the batch has {len(x)} rows, the overlay {len(left)}; give one update a row, or one for all")
-        return out + ((x.to(dtype) @ right) @ left.mT).to(out.dtype)
+        x = args[0].to(dtype)
+        if not every and len(x) != len(index):
+            raise ValueError(f"the batch has {len(x)} rows, the overlay {len(index)}; give one update a row, or one for all")
+        change = torch.zeros_like(out, dtype=dtype)
+        for rows, left, right in terms:
+            change[rows] += (x[rows] @ right) @ left.mT
+        return out + change.to(out.dtype)
 
     return add
+
+
+def _joined(one: Factors, other: Factors) -> Factors:
+    """Factors of the sum: side by side, or, where that is a rank above d, (identity, the sum^T)."""
+    if one.left.shape[1] + other.left.shape[1] <= len(one.left):
+        return Factors(*(torch.cat(pair, 1) for pair in zip(one, other)))
+    eye = torch.eye(len(one.left), dtype=one.left.dtype, device=one.left.device)
+    return Factors(eye, torch.addmm(one.right @ one.left.T, other.right, other.left.T))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from test_alphaedit import spectrum
 from test_editors import BLOCK, HOPS, JOINT
 from test_update import bits, random_update, same_bits
 
-from acelib.editors import ACE, IFMET, MEMIT, AlphaEdit
+from acelib.editors import ACE, FT, IFMET, MEMIT, AlphaEdit
 from acelib.facts import Edit
 from acelib.keys import contexts
 from acelib.sequential import edit_in_turn
@@ -81,6 +81,16 @@ def test_an_editor_without_history_or_texts(tiny):
     assert state.factors[1].left.shape[1] == 6 and not state.keys
     torch.testing.assert_close(seen[2]["transformer.h.1.mlp.c_proj.weight"].T,
                                lm.weight(1) + sum(random_update(lm, seed=s).delta(1) for s in (1, 2)))
+
+
+def test_dense_changes_add_up_in_one_matrix(tiny):
+    lm, other, editor = tiny("qwen3"), tiny("qwen3"), FT(layers=(2,), steps=3)
+    *_, state = edit_in_turn(lm, editor, BATCHES, None)
+    start = lm.weight(2).clone()
+    for edits in BATCHES:
+        commit(other, editor(other, edits))
+    assert state.factors[2].left.shape == (lm.d_model, lm.d_model)
+    torch.testing.assert_close(state.delta(2), other.weight(2) - start)
 
 
 def test_what_goes_wrong_leaves_the_model(tiny, editor):

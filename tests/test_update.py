@@ -29,8 +29,9 @@ def same_bits(lm, before):
 TEXTS = ["The capital of France is", "Tim Duncan plays", "Apple"]
 
 
-def test_overlay_equals_applied_row_by_row(any_lm):
-    a, b = random_update(any_lm), random_update(any_lm, (2, 3), rank=3, seed=1)
+@pytest.mark.parametrize("rank", [3, 32], ids=["low", "full"])
+def test_overlay_equals_applied_row_by_row(any_lm, rank):
+    a, b = random_update(any_lm), random_update(any_lm, (2, 3), rank=rank, seed=1)
     before = bits(any_lm)
     with overlaid(any_lm, [a, None, b]):
         mixed, mask = logits(any_lm, TEXTS)
@@ -52,6 +53,15 @@ def test_sum_is_both_and_norms(any_lm):
     assert (a + b).norms()[2] == pytest.approx((a.delta(2) + b.delta(2)).norm().item())
     with pytest.raises(ValueError, match="layer 0"):
         a.delta(0)
+
+
+def test_ranks_of_a_sum_do_not_grow_beyond_the_width(tiny):
+    lm = tiny("gptj")
+    many = [random_update(lm, (1,), rank=12, seed=seed) for seed in range(5)]
+    total = sum(many[1:], many[0])
+    assert [sum(many[1:n], many[0]).factors[1].left.shape[1] for n in (1, 2, 3, 5)] == [12, 24, lm.d_model, lm.d_model]
+    torch.testing.assert_close(total.delta(1), sum(u.delta(1) for u in many))
+    assert total.norms()[1] == pytest.approx(total.delta(1).norm().item())
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
