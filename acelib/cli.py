@@ -292,7 +292,7 @@ def ablate(
     _no_foreign_bars()
     with bar("steps") as tell:
         rows = ablation.ablate(facts.load_world(), provenance.ROOT / "runs" / "ablation", {name: chosen[name] for name in only or chosen},
-                               compile=compiled, progress=tell, n_facts=200, n_chains=50, n_edits=0)
+                               compile=compiled, progress=tell, n_facts=200, n_chains=50, n_edits=24)
     for row in rows.to_dict("records"):
         say(bars_table(row["variant"], {key: row[key] for key in bars.BARS if key in row}, bars.BARS))
     if keep:

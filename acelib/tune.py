@@ -45,7 +45,7 @@ def spaces(n_layers: int, query_layers: Sequence[int], value_layers: Sequence[in
     weights, two = (1.0, 10.0, 100.0), [(q, v, w) for q, v in product(sorted(shallow), sorted(deep)) for w in (1.0, 10.0, 100.0)]
     return {
         "FT": [FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
-               for layer, loss, lr, norm in product(range(n_layers), ("last", "target"), (5e-4, 2e-3, 5e-3), (None, 5e-3, 2e-2))],
+               for layer, loss, lr, norm in product(range(n_layers), ("last", "target"), (5e-3, 2e-2, 1e-1), (None, 5e-2, 2e-1))],
         "KN": [KN(threshold=t, old=old, new=new)
                for t, (old, new) in product((0.1, 0.2, 0.4), ((None, 1.0), (1.0, 8.0), (4.0, 16.0), (0.0, 32.0)))],
         "ROME": [ROME(layer=layer, second_moment=moment, objective=mlp, n_prefixes=2, prefix_lengths=(10,))
