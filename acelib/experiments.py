@@ -33,7 +33,8 @@ Progress = Callable[[int, int, str], None]  #: (done, total, what) after every c
 class Protocol:
     """How an edited model is judged."""
 
-    n_shots: int = 4  #: chain-of-thought demonstrations before each multi-hop question
+    n_shots: int = 4  #: chain-of-thought demonstrations before each multi-hop question; none of them has a name of the case
+    out_of_domain: bool = False  #: demonstrations without any of the case's relations either (Table 5)
     n_unrelated: int = 20  #: facts per case for specificity, half of the edited relations, half of any
     max_new_tokens: int = 80
     seed: int = 0
@@ -89,7 +90,8 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
         pairs = [(i, item) for i, items in enumerate(per_case) for item in items]
         return pairs, [updates[i] for i, _ in pairs] if new else None
 
-    asked, owner = flat([[few_shot(world, question, case, protocol.n_shots) for question in case.questions] for case in cases])
+    asked, owner = flat([[few_shot(world, question, case, protocol.n_shots, protocol.out_of_domain) for question in case.questions]
+                         for case in cases])
     answers = multi_hop(lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens)
     target = lambda edit: edit.target_new if new else edit.target_true
     cloze, cloze_owner = flat([[(edit.text, target(edit)) for edit in case.edits] for case in cases])

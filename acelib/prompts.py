@@ -79,31 +79,35 @@ def _pool(world: World, n_hops: int, size: int = 200) -> tuple[Chain, ...]:
     return tuple(sample_chains(world, "identification", n_hops, size, Random(n_hops)))
 
 
-def demonstrations(world: World, avoid: Collection[str] = (), n_shots: int = 4) -> tuple[Chain, ...]:
+def demonstrations(world: World, avoid: Collection[str] = (), n_shots: int = 4, relations: Collection[str] = ()) -> tuple[Chain, ...]:
     """``n_shots`` chains of the identification split with 2, 3, 4, 2, ... hops, the same for all cases as far as possible.
 
-    A chain that shares a name with ``avoid`` (the asked case) or with an earlier demonstration is passed over; if all do, the one that
-    shares the fewest is taken. A function of its arguments. Raises ValueError if ``n_shots`` is negative or the world has too few chains.
+    A chain that has one of ``relations``, or shares a name with ``avoid`` (the asked case) or with an earlier demonstration, is passed
+    over; if all do, the one with the fewest relations, then names, is taken. A function of its arguments.
+    Raises ValueError if ``n_shots`` is negative or the world has too few chains.
     """
     if n_shots < 0:
         raise ValueError(f"n_shots must not be negative, got {n_shots}")
-    used, chosen = set(avoid), []
+    used, chosen, relations = set(avoid), [], set(relations)
     for shot in range(n_shots):
         pool = _pool(world, DEMO_HOPS[shot % len(DEMO_HOPS)])
-        best = min((chain for chain in pool if chain not in chosen), key=lambda chain: len(used.intersection(chain.entities)))
+        best = min((chain for chain in pool if chain not in chosen),
+                   key=lambda chain: (len(relations.intersection(chain.path)), len(used.intersection(chain.entities))))
         chosen.append(best)
         used.update(best.entities)
     return tuple(chosen)
 
 
-def few_shot(world: World, question: str, case: Case | None = None, n_shots: int = 4) -> str:
+def few_shot(world: World, question: str, case: Case | None = None, n_shots: int = 4, out_of_domain: bool = False) -> str:
     """The chain-of-thought prompt: demonstrations and the question, blank lines between; the model writes " ...\\nAnswer: ...".
 
-    question: asked as it is.   case: its names are kept out of the demonstrations.   n_shots: 0 gives the zero-shot prompt.
+    question: asked as it is.   case: its names are kept out of the demonstrations, and its relations too if ``out_of_domain``.
+    n_shots: 0 gives the zero-shot prompt.
     Source: ACE, Appendix H.1 (there the prompt ends with the question; here with "Thoughts:", so that every model starts to think).
     """
     avoid = case.entities | {name for edit in case.edits for name in (edit.subject, edit.target_new, edit.target_true)} if case else ()
-    demos = [few_shot_demo(world, chain) for chain in demonstrations(world, avoid, n_shots)]
+    relations = case.relations if case and out_of_domain else ()
+    demos = [few_shot_demo(world, chain) for chain in demonstrations(world, avoid, n_shots, relations)]
     return "\n\n".join([*demos, f"Question: {question}\nThoughts:"])
 
 

@@ -84,6 +84,15 @@ def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
     assert (row["multi_hop"], row["efficacy"]) == (0, 0)  # the unedited model is asked for the old answers
 
 
+def test_the_protocol_chooses_the_demonstrations(tiny, world, cases, monkeypatch):
+    asked = []
+    monkeypatch.setattr(experiments, "few_shot", lambda *given: asked.append(given) or given[1])
+    for protocol in (PROTOCOL, replace(PROTOCOL, n_shots=1), replace(PROTOCOL, n_shots=4, out_of_domain=True)):
+        judge(tiny("gpt2"), world, cases[:1], None, protocol)
+    assert [given[3:] for given in asked[::3]] == [(0, False), (1, False), (4, True)]
+    assert [given[:3] for given in asked[:3]] == [(world, question, cases[0]) for question in cases[0].questions]
+
+
 def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
     lm, go = tiny("qwen3"), dict(protocol=PROTOCOL, chunk=2)
     whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path / "whole", **go)
@@ -120,7 +129,8 @@ def test_the_name_of_a_result_holds_all_it_depends_on(tiny, world, cases):
     base = dict(lm=lm, world=world, editor=Fake(), cases=cases, moments=moments, protocol=PROTOCOL)
     changes = [dict(lm=tiny("qwen3", seed=1)), dict(world=replace(world, facts=world.facts[1:])), dict(editor=Fake(0.2)), dict(editor=None), dict(cases=cases[1:]),
                dict(cases=[replace(cases[0], new_answer="x"), *cases[1:]]), dict(moments=None), dict(moments=replace(moments, tokens=8)),
-               dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})), dict(protocol=replace(PROTOCOL, seed=1))]
+               dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})), dict(protocol=replace(PROTOCOL, seed=1)),
+               dict(protocol=replace(PROTOCOL, out_of_domain=True))]
     assert experiments._key(**base) == experiments._key(**base | dict(editor=Fake(fail=3)))
     assert len({experiments._key(**base | change) for change in [{}, *changes]}) == len(changes) + 1
 

@@ -88,7 +88,23 @@ def test_demonstrations_come_from_identification_chains_and_share_no_name_with_t
 
 def test_when_every_demonstration_shares_a_name_one_is_taken_all_the_same(world):
     everything = set(world.entities)
-    assert len(demonstrations(world, everything)) == 4
+    assert len(demonstrations(world, everything)) == len(demonstrations(world, everything, relations=world.relations)) == 4
+
+
+def test_out_of_domain_demonstrations_have_no_relation_of_the_case_and_hardly_a_name(world):
+    shared = 0
+    for case in make_cases(world, "evaluation", 90, seed=0):
+        assert few_shot(world, "Who?", case) == few_shot(world, "Who?", case, 4, False)  # the default is what it was
+        demos = demonstrations(world, case.entities, relations=case.relations)
+        assert [len(chain.facts) for chain in demos] == [2, 3, 4, 2] and len(set(demos)) == 4
+        assert not any(set(case.relations).intersection(chain.path) for chain in demos)
+        shared += any(case.entities.intersection(chain.entities) for chain in demos)
+        prompt = few_shot(world, "Who?", case, out_of_domain=True)
+        named = case.entities | {edit.target_true for edit in case.edits}
+        demos = demonstrations(world, named, relations=case.relations)
+        assert prompt.split("\n\n")[:-1] == [few_shot_demo(world, chain) for chain in demos]
+    assert shared <= 2
+    assert few_shot(world, "Who?", out_of_domain=True) == few_shot(world, "Who?")  # without a case there is no domain to leave
 
 
 @pytest.mark.parametrize("text, answer", [
