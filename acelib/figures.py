@@ -106,44 +106,71 @@ def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> 
 
 @_figure
 def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
-    """Categories x layers, a panel a block: summed importance as a share of the row's greatest; the ``top`` ranks are written in.
+    """Categories x layers, a panel a block, a row a model: summed importance as a share of the row's greatest; ``top`` ranks are written in.
 
     scores: as for ``tables.layers_table``. One colour scale for all panels.
     """
+    models = list(scores.model.unique()) if "model" in scores else [""]
     blocks = [block for block in BLOCKS if block in set(scores.block)]
-    sums = [scores[scores.block == block].groupby(["category", "layer"])["importance"].sum().unstack() for block in blocks]
+    parts = [scores[(scores.block == block) & ((scores.model == model) if model else True)] for model in models for block in blocks]
+    sums = [part.groupby(["category", "layer"])["importance"].sum().unstack() for part in parts]
     shares = [wide.div(wide.abs().max(axis=1), axis=0).reindex([name for name in CATEGORIES if name in wide.index]) for wide in sums]
     scale = dict(vmin=-1, vmax=1, cmap="vlag") if min(share.min().min() for share in shares) < 0 else dict(vmin=0, vmax=1, cmap=SCALE)
-    fig, axes = plt.subplots(1, len(blocks), figsize=(1.6 + 3.6 * len(blocks), 3.5), sharey=True, squeeze=False)
-    for ax, block, share in zip(axes[0], blocks, shares):
+    size = (1.6 + 3.6 * len(blocks), 0.6 + 2.9 * len(models))
+    fig, axes = plt.subplots(len(models), len(blocks), figsize=size, sharey="row", squeeze=False)
+    for ax, (model, block), share in zip(axes.flat, product(models, blocks), shares):
         ranks = share.rank(axis=1, ascending=False, method="first")
         _map(ax, share, ranks.map(lambda rank: f"{rank:.0f}" if rank <= top else ""), [CATEGORIES[name] for name in share.index], **scale)
-        ax.set(title=BLOCKS[block], xlabel="layer", ylabel="")
+        ax.set(title=f"{model}: {BLOCKS[block]}" if model else BLOCKS[block], xlabel="layer", ylabel="")
     fig.colorbar(ax.collections[0], ax=axes, label="importance (share of the row's greatest)", pad=0.02)
     return fig
 
 
 @_figure
-def ablation_bars(rows: pd.DataFrame, quoted: Mapping[str, float] | None = None, seed: int = 0) -> Figure:
-    """Figure 2: what zeroing neurons costs, by category, related and unrelated questions apart, with 95 % intervals.
+def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int = 0) -> Figure:
+    """Figure 2: what zeroing neurons costs, by category, related and unrelated questions apart, a row a model, with 95 % intervals.
 
     rows: columns category, zeroed ("top 1 %", "random 1 %"), questions ("related", "unrelated"), drop: accuracy lost, between 0 and 1,
-    one row a question.   quoted: the published drop in percent by ``zeroed``, a line in the panel of related questions.
+    perhaps model; one row a question.   quoted: the published drop in percent by ``zeroed`` (by model, if there are several), a line in
+    the panel of related questions.
     """
+    models = list(rows.model.unique()) if "model" in rows else [""]
     kinds, groups = list(rows.zeroed.unique()), sorted(rows.questions.unique())
     names = [name for name in CATEGORIES if name in set(rows.category)]
-    fig, axes = plt.subplots(1, len(groups), figsize=(1 + 3.6 * len(groups), 3.6), sharey=True, squeeze=False)
-    for ax, group in zip(axes[0], groups):
+    size = (1 + 3.6 * len(groups), 0.8 + 2.8 * len(models))
+    fig, axes = plt.subplots(len(models), len(groups), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, (model, group) in zip(axes.flat, product(models, groups)):
         for i, kind in enumerate(kinds):
-            of = rows[(rows.questions == group) & (rows.zeroed == kind)]
+            of = rows[(rows.questions == group) & (rows.zeroed == kind) & ((rows.model == model) if model else True)]
             _bars(ax, [interval(100 * of["drop"][of.category == name], seed) for name in names], i, len(kinds), kind)
-        for kind, dashes in zip(quoted or {}, ("--", ":", "-.")):
+        lines = (quoted or {}).get(model, {}) if model else quoted or {}
+        for kind, dashes in zip(lines, ("--", ":", "-.")):
             if group == "related":
-                ax.axhline(quoted[kind], color=INK, ls=dashes, lw=1.5, label=f"{kind}, published", zorder=2.5)
+                ax.axhline(lines[kind], color=INK, ls=dashes, lw=1.5, label=f"{kind}, published", zorder=2.5)
         ax.axhline(0, color=INK, lw=0.8)
-        ax.set(title=f"{group} questions", ylabel="accuracy lost (percentage points)" if group == groups[0] else "")
+        title = f"{model}: {group} questions".removeprefix(": ")
+        ax.set(title=title, ylabel="accuracy lost (percentage points)" if group == groups[0] else "")
         ax.set_xticks(range(len(names)), [CATEGORIES[name] for name in names], rotation=38, ha="right", rotation_mode="anchor")
     return _legend(fig, axes[0, 0])
+
+
+@_figure
+def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """How alike two categories are: category x category, a panel a measure, a row a model; numbers are percent.
+
+    pairs: columns a, b (categories), perhaps model, and the measures, each at most 1.   columns: title of the panel by measure.
+    """
+    models = dict(list(pairs.groupby("model", sort=False))) if "model" in pairs else {"": pairs}
+    fig, axes = plt.subplots(len(models), len(columns), figsize=(1.4 + 2.6 * len(columns), 0.4 + 2.7 * len(models)), squeeze=False)
+    for (row, (model, part)), (column, (measure, title)) in product(enumerate(models.items()), enumerate(columns.items())):
+        ax, names = axes[row, column], [name for name in CATEGORIES if name in {*part.a, *part.b}]
+        both = pd.concat([part, part.rename(columns={"a": "b", "b": "a"})]).pivot(index="a", columns="b", values=measure)
+        lower = 100 * both.reindex(index=names, columns=names).where(np.tri(len(names), k=-1, dtype=bool)).iloc[1:, :-1]
+        scale = dict(vmin=-100, vmax=100, cmap="vlag") if pairs[measure].min() < 0 else dict(vmin=0, vmax=100, cmap=SCALE)
+        _map(ax, lower, lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}"), list(lower.index), **scale)
+        ax.set(title=f"{model}: {title}" if model and not column else title, xlabel="", ylabel="")
+        ax.tick_params(axis="x", rotation=0)
+    return fig
 
 
 @_figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from random import Random
 from typing import Callable, Mapping, Sequence
 
@@ -17,6 +18,8 @@ from .locate import ablate
 from .prompts import single_hop_cloze
 
 Progress = Callable[[int, int], object]
+#: Categories whose knowledge the paper calls similar (Section 4.1); authors, sports teams and founders it calls dissimilar.
+SIMILAR = ("NN", "CT", "LG", "CP", "LS")
 
 
 def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[Fact]]:
@@ -58,27 +61,66 @@ def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], n
     return pd.DataFrame(rows), neurons
 
 
+def similarity(scores: pd.DataFrame, neurons: Mapping[str, Tensor], share: float = 0.01) -> pd.DataFrame:
+    """How alike two categories are, by layers and by neurons.
+
+    scores, neurons: from ``category_scores``.   share: of all FFN neurons, those of greatest score.
+    Returns: one row a pair: a, b; attn, ffn: rank correlation of the layers' importances; shared: share of top neurons in common, from 0
+    to 1 (unrelated categories: ``share``).   Raises ValueError for a share outside (0, 1].
+    """
+    best = {name: {neuron[:2] for neuron in top_neurons(score, _count(share, score.numel()))} for name, score in neurons.items()}
+    layers = scores.groupby(["block", "category", "layer"])["importance"].sum().unstack()
+    by = {block: layers.loc[block].T.corr("spearman") for block in ("attn", "ffn")}
+    return pd.DataFrame([dict(a=a, b=b, attn=by["attn"].at[a, b], ffn=by["ffn"].at[a, b], shared=len(best[a] & best[b]) / len(best[a]))
+                         for a, b in combinations(neurons, 2)])
+
+
+def kinship(pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR) -> tuple[float, float]:
+    """Whether categories ``similar`` are more alike: mean of ``measure`` over their pairs minus that over pairs of one of them and another.
+
+    pairs: ``similarity``.   Returns the difference, and p, one-sided: the share of all choices of as many categories whose difference is
+    as great (exact permutation test).   Raises ValueError unless two to all but one of the categories are similar.
+    """
+    names = list(dict.fromkeys([*pairs.a, *pairs.b]))
+    kin = [name for name in names if name in set(similar)]
+    if not 2 <= len(kin) < len(names):
+        raise ValueError(f"{len(kin)} of the {len(names)} categories are called similar; allowed: 2 to {len(names) - 1}")
+
+    def lead(some: Sequence[str]) -> float:
+        inside = pairs.a.isin(some).astype(int) + pairs.b.isin(some)
+        return pairs[measure][inside == 2].mean() - pairs[measure][inside == 1].mean()
+
+    found = lead(kin)
+    choices = [lead(some) for some in combinations(names, len(kin))]
+    return found, sum(other >= found - 1e-12 for other in choices) / len(choices)
+
+
 def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[str, Sequence[Fact]], share: float = 0.01,
             n_random: int = 3, n_unrelated: int = 60, seed: int = 0) -> pd.DataFrame:
     """What is forgotten when a ``share`` of all FFN neurons is zeroed: the category's highest scoring ones, or random ones.
 
     neurons: scores (l, m) by category.   facts: questions by category that the model answers and that gave no score.
     n_random: random draws.   n_unrelated: questions of the other categories, the same for both.
-    Returns: one row a question and intervention: category, zeroed, questions ("related", "unrelated"), drop (1 if the answer is lost).
-    Raises ValueError for a share outside (0, 1].   Source: ACE, Figure 2.
+    Returns: one row a question and intervention: category, zeroed, questions ("related", "unrelated"), prompt, drop (1 if the answer is
+    lost).   Raises ValueError for a share outside (0, 1].   Source: ACE, Figure 2.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share} of the neurons is outside (0, 1]")
-    n, rows, percent = max(1, round(share * lm.n_layers * lm.d_mlp)), [], f"{100 * share:g} %"
+    n, rows, percent = _count(share, lm.n_layers * lm.d_mlp), [], f"{100 * share:g} %"
     for category, scores in neurons.items():
         rng = Random(f"{seed}/{category}")
         pool = [fact for other, some in facts.items() if other != category for fact in some]
         asked = {"related": list(facts[category]), "unrelated": rng.sample(pool, min(n_unrelated, len(pool)))}
-        flat = [(group, fact) for group, some in asked.items() for fact in some]
+        flat = [(group, single_hop_cloze(world, fact), fact.object) for group, some in asked.items() for fact in some]
         every = [(layer, k) for layer in range(lm.n_layers) for k in range(lm.d_mlp)]
         draws = [(f"random {percent}", rng.sample(every, n)) for _ in range(n_random)]
         for zeroed, chosen in [(f"top {percent}", top_neurons(scores, n)), *draws]:
             with ablate(lm, chosen):
-                kept = recall(lm, [single_hop_cloze(world, fact) for _, fact in flat], [fact.object for _, fact in flat]).correct
-            rows += [dict(category=category, zeroed=zeroed, questions=group, drop=float(not ok)) for (group, _), ok in zip(flat, kept)]
+                kept = recall(lm, [prompt for _, prompt, _ in flat], [answer for *_, answer in flat]).correct
+            rows += [dict(category=category, zeroed=zeroed, questions=group, prompt=prompt, drop=float(not ok))
+                     for (group, prompt, _), ok in zip(flat, kept)]
     return pd.DataFrame(rows)
+
+
+def _count(share: float, n: int) -> int:
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of the neurons is outside (0, 1]")
+    return max(1, round(share * n))

@@ -59,6 +59,10 @@ def png(fig) -> bytes:
     return file.getvalue()
 
 
+def alike():
+    return pd.DataFrame([("NN", "CP", -0.5, 0.1), ("NN", "ST", 0.5, 0.2), ("CP", "ST", 0.9, 0.3)], columns=["a", "b", "ffn", "shared"])
+
+
 def two(some):
     return pd.concat([some.assign(model=name) for name in ("one", "two")])
 
@@ -74,6 +78,9 @@ DRAWN = {
     "layer_bars": lambda: figures.layer_bars(scores()), "layer_bars, one row each": lambda: figures.layer_bars(scores()[::3]),
     "layer_heatmap": lambda: figures.layer_heatmap(scores()), "layer_heatmap, negative": lambda: figures.layer_heatmap(scores(-1.0)),
     "ablation_bars": lambda: figures.ablation_bars(zeroed(), {"top 1 %": 90, "random 1 %": 9.47}),
+    "ablation_bars, two models": lambda: figures.ablation_bars(two(zeroed()), {"one": {"top 1 %": 90}, "two": {"random 1 %": 8.19}}),
+    "layer_heatmap, two models": lambda: figures.layer_heatmap(two(scores())),
+    "similarity_maps": lambda: figures.similarity_maps(two(alike()), {"ffn": "FFN layers (%)", "shared": "neurons (%)"}),
     "causal_trace_map": lambda: figures.causal_trace_map(traces(), 0.9, 0.2),
     "causal_trace_map, bare": lambda: figures.causal_trace_map(traces()[:16]),
     "training_curves": lambda: figures.training_curves(log(), {"cloze": 0.99, "cot_2": 0.97}),
