@@ -155,6 +155,19 @@ def layers_table(scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model
     return table.set_axis(pd.MultiIndex.from_tuples([(CATEGORIES[name], BLOCKS[block]) for name, block in order]))
 
 
+def ripple_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Share of right answers in percent by category, and the facts damaged, both by edit: means over edits with their intervals.
+
+    rows: ``ripple.judge``, with a column ``model`` if there are several. Returns editors, or (model, editor), x categories.
+    """
+    table = {}
+    for name, part in rows.groupby(["model", "editor"] if "model" in rows else "editor", sort=False):
+        shares, stay = part.groupby(["edit", "category"], observed=False)["right"].mean().unstack(), part[~part.change]
+        table[name] = {category: interval(100 * shares[category], seed) for category in shares}
+        table[name] |= {"damaged facts": interval((~stay.right).groupby(stay.edit).sum(), seed)}
+    return pd.DataFrame(table, dtype=object).T
+
+
 class Table(Styler):
     """A Styler whose plain text is its caption and size: no address, and no digit that another machine may round differently."""
 
