@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .facts import CATEGORIES
 from .tables import BASELINE, BLOCKS, Mean, interval
@@ -265,6 +265,64 @@ def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop") -> Figur
 
 
 @_figure
+def accuracy_curves(rows: pd.DataFrame, by: str, label: str, quoted: pd.DataFrame | None = None,
+                    quoted_model: Mapping[str, str] | None = None, metric: str = "multi_hop", seed: int = 0) -> Figure:
+    """Accuracy over a number, such as that of layers written, a line an editor with 95 % intervals, a column a model; below: published.
+
+    rows: columns editor, ``by`` (whole numbers), perhaps model, the metric between 0 and 1.   label: of the horizontal axis.
+    quoted: columns editor, model, ``by``, value, in percent.   quoted_model: whose published values, by measured model.
+    """
+    models, editors = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}, list(rows.editor.unique())
+    levels = 1 if quoted is None else 2
+    fig, axes = plt.subplots(levels, len(models), figsize=(0.8 + 3.4 * len(models), 0.8 + 2.5 * levels), sharey=True, squeeze=False)
+    for column, (model, part) in zip(axes.T, models.items()):
+        whose = (quoted_model or {}).get(model)
+        for i, editor in enumerate(editors):
+            style = dict(color=_hue(editor), marker="osD^v"[i % 5], ms=5, lw=1.6)
+            of = part[part.editor == editor].groupby(by)[metric]
+            means = [interval(100 * values, seed) for _, values in of]
+            x = np.array(list(of.groups), dtype=float) + 0.07 * (i - (len(editors) - 1) / 2)
+            column[0].errorbar(x, [mean.mean for mean in means], yerr=_whiskers(means).reshape(2, -1), elinewidth=1, label=editor, **style)
+            if quoted is not None:
+                theirs = quoted[(quoted.editor == editor) & (quoted.model == whose)].sort_values(by)
+                column[1].plot(theirs[by], theirs["value"], mfc="white", ls=":", **style)
+        for ax, title in zip(column, (model, f"{whose}, published" if whose else "")):
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set(title=title, ylim=(-4, 104), ylabel=f"{metric.replace('_', '-')} (%)" if ax in axes[:, 0] else "")
+        column[-1].set_xlabel(label)
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
+    """Share of right answers after an edit, editors x categories, means over edits in percent; beside it the facts that one edit damages,
+    with 95 % intervals; a row a model. Left of the white line answers must change, right of it they must stay.
+
+    rows: ``ripple.judge``, with a column ``model`` if there are several.
+    """
+    models, editors = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}, list(rows.editor.unique())
+    size = (9, 1.5 + (0.7 + 0.28 * len(editors)) * len(models))
+    fig, axes = plt.subplots(len(models), 2, figsize=size, width_ratios=(3, 1), sharex="col", squeeze=False)
+    for (model, part), (left, right) in zip(models.items(), axes):
+        shares = 100 * part.groupby(["editor", "edit", "category"], observed=False)["right"].mean()
+        shares = shares.groupby(["editor", "category"], observed=False).mean().unstack().reindex(editors)
+        text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.1f}".removesuffix(".0"))
+        _map(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
+        left.axvline(part[part.change].category.nunique(), color="white", lw=5)
+        left.set_xticks(np.arange(len(shares.columns)) + 0.5, shares.columns, rotation=38, ha="right", rotation_mode="anchor")
+        left.set(title=f"{model}: right answers (%)" if model else "right answers (%)", xlabel="", ylabel="")
+        stay = part[~part.change]
+        for y, name in enumerate(editors):
+            mean = interval((~stay.right[stay.editor == name]).groupby(stay.edit).sum(), seed)
+            right.barh(y, mean.mean, color=_hue(name), zorder=2)
+            right.errorbar(mean.mean, y, xerr=_whiskers([mean]), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
+        right.set(ylim=(len(editors) - 0.5, -0.5), yticks=[], title="damaged facts")
+        right.grid(visible=False, axis="y")
+    axes[-1, 1].set_xlabel("facts an edit")
+    return fig
+
+
+@_figure
 def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> Figure:
     """Seconds over size, both logarithmic, a panel a quantity that grows and a line a procedure ("plain", "acelib").
 
@@ -286,6 +344,28 @@ def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> 
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(title=what, xlabel=f"{what} (log scale)", ylabel="time (s)" if what == whats[0] else "")
     return _legend(fig, axes[0, 0])
+
+
+@_figure
+def error_curves(rows: pd.DataFrame, exponents: Mapping[tuple[str, str], Mean] | None = None, xlabel: str = "size of the push",
+                 ylabel: str = "error (nats)") -> Figure:
+    """Mean error over size, both logarithmic, a panel a model and a line a quantity, with 95 % intervals.
+
+    rows: columns model, what, size, error; one row a prompt.   exponents: slope by (model, what), written into the legend of the panel.
+    """
+    models, whats = list(rows.model.unique()), list(rows.what.unique())
+    fig, axes = plt.subplots(1, len(models), figsize=(1 + 3.7 * len(models), 3.8), sharey=True, squeeze=False)
+    for ax, model in zip(axes[0], models):
+        for i, (what, shade) in enumerate(zip(whats, sns.color_palette("colorblind", len(whats)))):
+            means = rows[(rows.model == model) & (rows.what == what)].groupby("size")["error"].apply(interval)
+            slope = f": slope {exponents[model, what]:.2f}" if exponents else ""
+            ax.errorbar(means.index, [mean.mean for mean in means], _whiskers(list(means)), marker="osD^"[i % 4], ms=4.5, lw=1.6, color=shade,
+                        label=f"{what}{slope}")
+        ax.set(title=model, xscale="log", yscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel if ax is axes[0, 0] else "")
+        ax.set_xticks(means.index, [f"{size:g}" for size in means.index], fontsize=8, rotation=30)
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.legend(fontsize=7.5, loc="best")
+    return fig
 
 
 def _hue(name: str) -> str:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from acelib import figures
 from acelib.latency import exponents
-from acelib.tables import paired_table, published
+from acelib.tables import Mean, paired_table, published
 
 pytestmark = pytest.mark.filterwarnings("error")
 CATEGORIES, LAYERS, ROLES = ("NN", "CP"), range(4), ("first subject", "middle subject", "last subject", "last")
@@ -59,6 +59,10 @@ def png(fig) -> bytes:
     return file.getvalue()
 
 
+def errors():
+    return two(pd.DataFrame([dict(what="score", size=size, error=k * size**2) for size in (0.5, 1, 2) for k in (1, 2, 3)]))
+
+
 def alike():
     return pd.DataFrame([("NN", "CP", -0.5, 0.1), ("NN", "ST", 0.5, 0.2), ("CP", "ST", 0.9, 0.3)], columns=["a", "b", "ffn", "shared"])
 
@@ -86,6 +90,7 @@ DRAWN = {
     "training_curves": lambda: figures.training_curves(log(), {"cloze": 0.99, "cot_2": 0.97}),
     "training_curves, all": lambda: figures.training_curves(log()),
     "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())), "growth_curves, bare": lambda: figures.growth_curves(growth()),
+    "error_curves": lambda: figures.error_curves(errors(), {("one", "score"): Mean(2, 1.9, 2.1, 3), ("two", "score"): Mean(1, 0.9, 1.1, 3)}),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
 }
 
