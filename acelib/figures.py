@@ -28,7 +28,7 @@ from .tables import BASELINE, BLOCKS, Mean, interval
 EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73",
            "AlphaEdit": "#E69F00", "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
-                  "plain": "#7A7A7A", "acelib": "#0072B2"}
+                  "plain": "#7A7A7A", "acelib": "#0072B2", "implicit": "#CC79A7", "answer": "#0072B2"}
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
 LOOK = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | {
     "figure.dpi": 144, "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
@@ -365,6 +365,19 @@ def error_curves(rows: pd.DataFrame, exponents: Mapping[tuple[str, str], Mean] |
         ax.set_xticks(means.index, [f"{size:g}" for size in means.index], fontsize=8, rotation=30)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.legend(fontsize=7.5, loc="best")
+    return fig
+
+
+@_figure
+def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
+    """Figure 6: score of every attention head, layers x heads, a panel a model, each on its own scale.   scores: (l, n_heads), nats."""
+    fig, axes = plt.subplots(1, len(scores), figsize=(0.6 + 3.6 * len(scores), 3.3), squeeze=False)
+    for ax, (model, of) in zip(axes[0], scores.items()):
+        most = max(float(np.abs(of).max()), 1e-9)
+        sns.heatmap(of, ax=ax, vmin=-most, vmax=most, cmap="vlag", linewidths=0.6, linecolor="white", cbar_kws={"label": "value score (nats)"})
+        ax.set(title=model, xlabel="head", ylabel="layer")
+        ax.tick_params(length=0, rotation=0)
+        ax.invert_yaxis()
     return fig
 
 

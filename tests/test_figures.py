@@ -92,6 +92,7 @@ DRAWN = {
     "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())), "growth_curves, bare": lambda: figures.growth_curves(growth()),
     "error_curves": lambda: figures.error_curves(errors(), {("one", "score"): Mean(2, 1.9, 2.1, 3), ("two", "score"): Mean(1, 0.9, 1.1, 3)}),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
+    "head_map": lambda: figures.head_map({"one": np.arange(12.0).reshape(3, 4) - 6, "two": np.zeros((3, 4))}),
 }
 
 
