@@ -37,9 +37,10 @@ def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[F
 
 
 def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], norm: str = "frozen", batch_size: int = 16,
-                    progress: Progress | None = None) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+                    progress: Progress | None = None, prompt: Callable[[Fact], str] | None = None) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Importance of every layer and every FFN neuron for each category: Eq. 9 at the last token of the single-hop prompts.
 
+    prompt: the prompt of a fact; None: the canonical one.
     Returns: one row a question and layer with columns category, block ("attn", "ffn"), layer, importance (nats, sum over the layer's
     neurons); and by category the FFN neurons' scores summed over its questions, (l, m).   Source: ACE, Table 1.
     """
@@ -48,7 +49,7 @@ def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], n
         neurons[category] = torch.zeros(lm.n_layers, lm.d_mlp)
         for start in range(0, len(asked), batch_size):
             part = asked[start:start + batch_size]
-            ids, mask = lm.encode([single_hop_cloze(world, fact) for fact in part])
+            ids, mask = lm.encode([prompt(fact) if prompt else single_hop_cloze(world, fact) for fact in part])
             targets = first_tokens(lm, [fact.object for fact in part])
             for block in ("attn", "ffn"):
                 scores = value_scores(lm, ids, mask, targets, of=block, norm=norm)
