@@ -29,6 +29,8 @@ EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4
            "AlphaEdit": "#E69F00", "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
                   "plain": "#7A7A7A", "acelib": "#0072B2", "implicit": "#CC79A7", "answer": "#0072B2"}
+VERDICTS = {"holds": "#009E73", "holds in part": "#56B4E9", "undecided": "#E69F00", "does not hold": "#D55E00",
+            "cannot be tested here": "#8C8C8C", "not tested yet": "#C8C8C8"}  #: of ``claims.verdict`` and ``claims.overall``
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
 LOOK = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85) | {
     "figure.dpi": 144, "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
@@ -378,6 +380,24 @@ def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
         ax.set(title=model, xlabel="head", ylabel="layer")
         ax.tick_params(length=0, rotation=0)
         ax.invert_yaxis()
+    return fig
+
+
+@_figure
+def counts(rows: pd.DataFrame, by: str, xlabel: str, of: str | None = None, multiple: str = "stack", colours: Mapping[str, str] | None = None,
+           width: float = 7.6) -> Figure:
+    """How many rows there are of each ``by``, in order of appearance; coloured by ``of``, on top of each other ("stack") or side by side ("dodge")."""
+    shades = [name for name in colours or {} if name in set(rows[of])] or list(rows[of].unique()) if of else []
+    each = len(shades) if multiple == "dodge" else 1
+    fig, ax = plt.subplots(figsize=(width, 0.9 + (0.14 + 0.16 * each) * rows[by].nunique()))
+    palette = {name: (colours or {}).get(name, shade) for name, shade in zip(shades, sns.color_palette("colorblind", len(shades)))}
+    sns.histplot(rows, y=by, hue=of, hue_order=shades or None, palette=palette or None, multiple=multiple, discrete=True, shrink=0.8, alpha=1, ax=ax,
+                 color=EDITORS["MEMIT"], linewidth=0)
+    if shades:
+        sns.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title=None)
+    ax.set(xlabel=xlabel, ylabel="")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(visible=False, axis="y")
     return fig
 
 
