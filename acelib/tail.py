@@ -2,8 +2,8 @@
 
 Exact, by causality and because most of a block works position by position. Of the layers above the push, from the lookup token on:
 the first block's projections change at the lookup token only (where attention and FFN read the same input, its FFN too), so the rest is
-computed once; the last block is needed where it is read, but for its keys and values; keys and values of earlier positions are frozen, and
-so is the mask. The FFN's non-linearity is the fused kernel of the same formula.
+computed once; the last block is needed where it is read, but for its keys and values; padding goes through no matrix; keys and values of
+earlier positions are frozen, and so is the mask. The FFN's non-linearity is the fused kernel of the same formula.
 """
 
 from __future__ import annotations
@@ -30,24 +30,27 @@ class Tail:
 
     def __init__(self, lm: LM, layer: int, batch: Batch, rows: Tensor, hidden: Tensor, past: Sequence[tuple[Tensor, Tensor]],
                  fixed: dict[nn.Module, Tensor], places: Tensor | None):
-        self.lm, self.layer, self.places = lm, layer, places
+        self.lm, self.places, last = lm, places, lm.n_layers - 1
         self.rest = hidden[rows, 1:]
         self.fixed = {module: values[rows, 1:] for module, values in fixed.items()}
         frozen = [_Frozen(k[rows], v[rows]) if i > layer else DynamicLayer() for i, (k, v) in enumerate(past)]
         self.past = Cache(layers=frozen) if past else None
         self.positions = batch.inputs(slice(batch.at, None), rows)["position_ids"]
         self.mask = _mask(batch.mask[rows], batch.at, hidden.dtype)
-        self.part = lean(lm, layer + 1, lm.n_layers - 1, int(self.positions.max()) + 1)
+        self.part = lean(lm, layer + 1, last, int(self.positions.max()) + 1)
+        self.where = {}  # module -> the places it runs at
+        if places is not None and layer < last:
+            real = batch.mask[rows, batch.at:].flatten().nonzero()[:, 0]
+            self.where = {module: real for i in range(layer + 1, last + 1) for module in _by_position(lm, i)}
+            self.where |= {lm.attn_out(last): places, lm.mlp(last): places}
 
     def __call__(self, first: Tensor) -> Tensor:
         """States after the final norm at ``places`` (n_places, d), or all (b, t, d), with ``first`` (b, d) at the lookup token."""
         with ExitStack() as stack:
-            if self.layer + 1 < self.lm.n_layers:
-                for module, rest in self.fixed.items():
-                    stack.enter_context(_only_first(module, rest))
-                if self.places is not None:
-                    for module in {self.lm.attn_out(self.lm.n_layers - 1), self.lm.mlp(self.lm.n_layers - 1)} - self.fixed.keys():
-                        stack.enter_context(_only_at(module, self.places))
+            for module, rest in self.fixed.items():
+                stack.enter_context(_only_first(module, rest))
+            for module in self.where.keys() - self.fixed.keys():
+                stack.enter_context(_only_at(module, self.where[module]))
             states = self.part(inputs_embeds=torch.cat([first[:, None], self.rest], 1), attention_mask=self.mask,
                                position_ids=self.positions, past_key_values=self.past, use_cache=self.past is not None).last_hidden_state
         return states if self.places is None else states.flatten(0, 1)[self.places]
@@ -59,8 +62,8 @@ def fixed(lm: LM, layer: int) -> Iterator[dict[nn.Module, Tensor]]:
     position leaves alone after it: attention's projections, and the FFN where it reads what attention reads."""
     modules, found = [], {}
     if layer + 1 < lm.n_layers:
-        modules = [module for module in lm.attn(layer + 1).children() if _linear(module) and module is not lm.attn_out(layer + 1)]
-        modules += [lm.mlp(layer + 1)] * lm.family.parallel
+        moved = {lm.attn_out(layer + 1)} | (set() if lm.family.parallel else {lm.mlp(layer + 1)})
+        modules = [module for module in _by_position(lm, layer + 1) if module not in moved]
     hooks = [module.register_forward_hook(lambda *call, module=module: found.__setitem__(module, call[-1])) for module in modules]
     try:
         yield found
@@ -69,8 +72,9 @@ def fixed(lm: LM, layer: int) -> Iterator[dict[nn.Module, Tensor]]:
             hook.remove()
 
 
-def _linear(module: nn.Module) -> bool:
-    return getattr(module, "weight", torch.empty(0)).ndim == 2
+def _by_position(lm: LM, layer: int) -> list[nn.Module]:
+    """The matrices of a block's attention, and its FFN."""
+    return [module for module in lm.attn(layer).children() if getattr(module, "weight", torch.empty(0)).ndim == 2] + [lm.mlp(layer)]
 
 
 @contextmanager
