@@ -1,0 +1,101 @@
+"""ACE at neuron level: the textbook's restricted least squares; all neurons are ACE."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_editors import EDITORS, HOPS
+from test_released import moments
+from test_spread import goals, identity
+from test_update import bits, same_bits
+
+from acelib.attribution import first_tokens, query_scores, value_scores
+from acelib.editors.neurons import NeuronACE, Part
+from acelib.keys import keys_at, requests, values_at
+from acelib.spread import Stage, write
+from acelib.targets import Objective
+
+EDITS = [replace(edit, target_true="golf") for edit in HOPS]
+of = lambda ace, n, **more: NeuronACE(**vars(ace), n_neurons=n, **more)
+ACES = ["ace", "ace-memit", "ace-alphaedit"]
+
+
+def test_the_write_is_least_squares_on_the_chosen_columns(any_lm):
+    """dW_S = R K_S^T (weight C_SS + K_S K_S^T)^{-1} for each group by itself, in one batch."""
+    lm, weight, layer, Z, C = any_lm, 0.5, 2, goals(any_lm, 3), moments(any_lm)
+    given = requests(EDITS[:2], group=0) + requests(EDITS[2:], group=1)
+    S = torch.stack([torch.arange(0, 20, 2), torch.arange(30, 40)])
+    part = Part((layer,), weight, Objective(), neurons={layer: S}, groups=torch.tensor([0, 0, 1]))
+    updates = write(lm, given, part, C, Z)
+    K, R = keys_at(lm, given, layer).double(), Z.T - values_at(lm, given, layer)
+    for update, s, mine in zip(updates, S, ([0, 1], [2])):
+        k = K[s][:, mine]
+        expected = torch.zeros(lm.d_model, lm.d_mlp, dtype=torch.float64)
+        expected[:, s] = R[:, mine] @ k.T @ torch.linalg.inv(weight * C[layer][s][:, s] + k @ k.T)
+        torch.testing.assert_close(update.delta(layer), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_all_columns_are_the_layer(tiny):
+    lm, Z, C, given = tiny("llama"), goals(tiny("llama"), 3), moments(tiny("llama")), requests(EDITS)
+    whole = dict(neurons={layer: torch.arange(lm.d_mlp)[None] for layer in (0, 2)}, groups=torch.zeros(3))
+    for null_space in (None, (None, 0.5)):
+        stage = Stage((0, 2), 2.0, Objective(), null_space=null_space)
+        (one,), (other,) = write(lm, given, stage, C, Z), write(lm, given, Part(**vars(stage), **whole), C, Z)
+        for layer in (0, 2):
+            torch.testing.assert_close(one.delta(layer), other.delta(layer), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ACES)
+def test_all_neurons_are_ace(tiny, name):
+    lm, ace = tiny("qwen3"), replace(EDITORS[name], n_prefixes=0)
+    for one, other in zip(ace.each(lm, [EDITS[:1], EDITS], moments(lm)), of(ace, lm.d_mlp).each(lm, [EDITS[:1], EDITS], moments(lm))):
+        assert one.layers == other.layers and other.editor == "NeuronACE" and other.edits == one.edits
+        for layer in one.layers:
+            torch.testing.assert_close(other.delta(layer), one.delta(layer), rtol=1e-6, atol=1e-6 * one.delta(layer).abs().max().item())
+
+
+@pytest.mark.parametrize("name", ACES)
+@pytest.mark.parametrize("choice", ["attribution", "random"])
+def test_only_the_chosen_columns_change_and_groups_are_alone(tiny, name, choice):
+    lm, groups, before = tiny("qwen3"), [EDITS[:1], EDITS[1:]], None
+    editor, before = of(replace(EDITORS[name], n_prefixes=0), 5, choice=choice), bits(lm)
+    updates = editor.each(lm, groups, identity(lm))
+    assert same_bits(lm, before) and editor.each(lm, [], identity(lm)) == []
+    for stage in editor.stages:
+        for group, update, S in zip(groups, updates, editor.neurons(lm, groups, stage)):
+            alone = editor(lm, group, identity(lm))
+            assert torch.equal(editor.neurons(lm, [group], stage)[0], S) and S.shape == (lm.n_layers, 5)
+            for layer in editor.writer(stage).layers:
+                changed = update.delta(layer).abs().sum(0)
+                assert changed[S[layer]].any() and changed.sum() == changed[S[layer]].sum()
+                torch.testing.assert_close(update.delta(layer), alone.delta(layer), rtol=1e-5, atol=1e-6 * changed.max().item())
+
+
+def test_neurons_are_those_of_greatest_score(any_lm):
+    """Value scores of the old answer at the last token; query scores at the subject's last token; sums over the edits of a group."""
+    lm, editor = any_lm, of(EDITORS["ace"], 4)
+    ids, mask = lm.encode([edit.text for edit in EDITS])
+    value = value_scores(lm, ids, mask, first_tokens(lm, ["golf"] * 3))
+    end = lambda edit: lm.token_at(edit.text, edit.prompt.index("{}") + len(edit.subject)) + 1
+    rows = [lm.tokenizer(edit.text)["input_ids"][:end(edit)] for edit in EDITS]
+    for stage, scores in (("value", value), ("query", query_scores(lm, *lm.pad(rows), value))):
+        expected = scores.sum(0).topk(4).indices.sort(-1).values
+        assert torch.equal(editor.neurons(lm, [EDITS], stage)[0], expected)
+
+
+def test_bad_settings_leave_the_model(tiny):
+    lm = tiny("gpt2")
+    ace, before = EDITORS["ace"], bits(lm)
+    for bad in (dict(n=0), dict(n=4, choice="best")):
+        with pytest.raises(ValueError, match="at least 1, one of 'attribution', 'random'"):
+            of(ace, **bad)
+    with pytest.raises(ValueError, match="n_neurons 49: a layer of 'tiny-gpt2' has 48"):
+        of(ace, 49)(lm, EDITS, identity(lm))
+    with pytest.raises(ValueError, match="layer 4 does not exist"):
+        of(replace(ace, value_layers=(4,)), 5)(lm, EDITS, identity(lm))
+    with pytest.raises(ValueError, match="no edit"):
+        of(ace, 5)(lm, [], identity(lm))
+    history = {layer: torch.zeros(lm.d_mlp, 1, dtype=torch.float64) for layer in range(4)}
+    with pytest.raises(ValueError, match="other edits have other neurons"):
+        of(EDITORS["ace-alphaedit"], 5)(lm, EDITS, identity(lm), history)
+    assert same_bits(lm, before)
