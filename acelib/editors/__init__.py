@@ -9,10 +9,11 @@ from acelib.editors.ft import FT
 from acelib.editors.ifmet import IFMET
 from acelib.editors.kn import KN
 from acelib.editors.memit import MEMIT
+from acelib.editors.neurons import NeuronACE
 from acelib.editors.pmet import PMET
 from acelib.editors.rome import ROME
 
-__all__ = ["ACE", "AlphaEdit", "EDITORS", "FT", "IFMET", "KN", "MEMIT", "PMET", "ROME", "preset"]
+__all__ = ["ACE", "AlphaEdit", "EDITORS", "FT", "IFMET", "KN", "MEMIT", "NeuronACE", "PMET", "ROME", "preset"]
 
 #: name -> module, which holds the class and its ``PRESETS``
 EDITORS = {"FT": ft, "KN": kn, "ROME": rome, "MEMIT": memit, "PMET": pmet, "AlphaEdit": alphaedit, "IFMET": ifmet, "ACE": ace}
