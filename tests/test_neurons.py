@@ -37,7 +37,7 @@ def test_the_write_is_least_squares_on_the_chosen_columns(any_lm):
 
 def test_all_columns_are_the_layer(tiny):
     lm, Z, C, given = tiny("llama"), goals(tiny("llama"), 3), moments(tiny("llama")), requests(EDITS)
-    whole = dict(neurons={layer: torch.arange(lm.d_mlp)[None] for layer in (0, 2)}, groups=torch.zeros(3))
+    whole = dict(neurons={layer: torch.arange(lm.d_mlp)[None] for layer in (0, 2)}, groups=torch.tensor([0, 0, 0]))
     for null_space in (None, (None, 0.5)):
         stage = Stage((0, 2), 2.0, Objective(), null_space=null_space)
         (one,), (other,) = write(lm, given, stage, C, Z), write(lm, given, Part(**vars(stage), **whole), C, Z)
@@ -67,7 +67,7 @@ def test_only_the_chosen_columns_change_and_groups_are_alone(tiny, name, choice)
             assert torch.equal(editor.neurons(lm, [group], stage)[0], S) and S.shape == (lm.n_layers, 5)
             for layer in editor.writer(stage).layers:
                 changed = update.delta(layer).abs().sum(0)
-                assert changed[S[layer]].any() and changed.sum() == changed[S[layer]].sum()
+                assert changed.any() and set(changed.nonzero()[:, 0].tolist()) <= set(S[layer].tolist())
                 torch.testing.assert_close(update.delta(layer), alone.delta(layer), rtol=1e-5, atol=1e-6 * changed.max().item())
 
 

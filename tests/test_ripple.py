@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from acelib.evaluate import recall
+from acelib import figures
+from acelib.evaluate import generate, recall
 from acelib.facts import Edit, load_world
 from acelib.ripple import CATEGORIES, INVERSES, Questions, judge, known_edits, probes
 from acelib.tables import Mean, ripple_table
@@ -30,7 +31,6 @@ def change(lm, scale=3.0):
 
 def greedy(lm, update, prompt, n):
     """An answer of n tokens that the model says, so that not all are wrong."""
-    from acelib.evaluate import generate
     return generate(lm, [prompt], [update], n, until=lambda text: False)[0]
 
 
@@ -119,7 +119,11 @@ def test_judge_and_table(tiny):
         known_edits(lm, WORLD, 2)
     frame = pd.DataFrame([dict(editor="A", edit=i, category=c, change=CATEGORIES[c], right=(i + j) % 2 == 0)
                           for i in range(2) for j in range(2) for c in CATEGORIES])
-    table = ripple_table(frame.assign(category=pd.Categorical(frame.category, list(CATEGORIES))))
+    frame = frame.assign(category=pd.Categorical(frame.category, list(CATEGORIES)))
+    table = ripple_table(frame)
     cell = table.loc["A"]["far"]
     assert isinstance(cell, Mean) and cell.mean == 50 and cell.n == 2 and list(table)[:len(CATEGORIES)] == list(CATEGORIES)
     assert table.loc["A"]["damaged facts"].mean == sum(not must for must in CATEGORIES.values())
+    assert list(ripple_table(frame.assign(model="m")).index) == [("m", "A")]
+    fig = figures.ripple_map(pd.concat([frame.assign(model=model) for model in "mn"]))
+    assert len(fig.axes) == 4 and fig.axes[0].collections[0].get_array().tolist() == [50.0] * len(CATEGORIES)
