@@ -238,8 +238,7 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
             for y, (name, cell) in enumerate(part[metric].items()):
                 ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.partition(" − ")[2]))
             ax.axvline(0, color=INK, lw=1, zorder=1)
-            title = metric.replace("_", "-")
-            title = f"{model}: {title}" if model and ax is row[0] else title
+            title = (f"{model}: " if model and ax is row[0] else "") + metric.replace("_", "-")
             ax.set(title=title, ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part.index)
             ax.grid(visible=False, axis="y")
     fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)
