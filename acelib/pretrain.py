@@ -56,7 +56,7 @@ class Recipe:
         sentences=0.14, questions=0.08, biography=0.17, dense=0.12, thoughts=0.28, direct=0.06, composed=0.15))
 
 
-RECIPES = {"gptj-mini": Recipe(architecture="gptj"), "qwen3-mini": Recipe(architecture="qwen3")}
+RECIPES = {"gptj-mini": Recipe(architecture="gptj", steps=2000), "qwen3-mini": Recipe(architecture="qwen3")}
 
 
 # ---------------------------------------------------------------------------- text
