@@ -22,7 +22,7 @@ from .covariance import Moments, second_moments
 from .editors import MEMIT
 from .evaluate import recall
 from .facts import Edit, World, load_world
-from .keys import Walk, contexts, mean_key, prefix_weights, requests
+from .keys import Request, Walk, contexts, mean_key, prefix_weights, requests, tokens
 from .lm import LM, load, shipped
 from .pretrain import RECIPES, make_tokenizer, new_model
 from .prompts import single_hop_cloze, statement
@@ -109,6 +109,24 @@ def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3,
     off = _same("targets", pushes, torch.cat(values) - (found.value[chosen] - pushes), rtol)
     return [Timing(f"target vectors, {n_prefixes} prefixes", spent * n / len(chosen), ours, off, f"{n} facts, {steps} steps, layer {layer} "
                    f"of {lm.n_layers}, {lm.name}; plain timed on {len(chosen)} and multiplied up; {_near(off)}")]
+
+
+def bound(lm: LM, given: Sequence[Request], layer: int, prefixes: Sequence[str] = ("",)) -> float:
+    """How many times fewer multiplications than the plain procedure a step of an exact target search can make, at most.
+
+    Plain: every block at every position of the padded rows, back through those above ``layer``, logits twice, forward and back. Left: above
+    ``layer``, forward and back, one position in the next block, those from the lookup token on in the others, in the last one the labels
+    only, and logits there. Counts products of weights and states.
+    """
+    weights = [sum(p.numel() for p in block.parameters() if p.ndim == 2) for block in lm.blocks]
+    head, above, all_, left = lm.head.weight.numel(), weights[layer + 1:], 0, 0
+    for r in given:
+        rows, answer = [tokens(lm, prefix + r.prompt, len(prefix) + r.end) for prefix in prefixes], len(lm.answer_ids(r.target))
+        longest = max([len(ids) + answer - 1 for ids, _ in rows] + [len(lm.tokenizer(r.subject + " is a")["input_ids"])])
+        all_ += (len(rows) + 1) * longest * (sum(weights) + sum(above) + 4 * head)
+        left += 2 * head + sum(2 * (sum(above[:1]) + (len(ids) + answer - 1 - at) * sum(above[1:-1])
+                                    + answer * (sum(above[1:][-1:]) + head)) for ids, at in rows)
+    return all_ / left
 
 
 def savings(lm: LM | None = None, n: int = 12, layer: int = 3, n_prefixes: int = 5, steps: int = 6, seed: int = 0, rtol: float = 1e-2,

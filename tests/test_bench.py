@@ -15,7 +15,7 @@ from acelib.bench import ALGEBRA, BENCHMARKS, GROUPS, Timing, edits_of
 from acelib.covariance import Moments
 from acelib.editors import ACE, MEMIT
 from acelib.facts import load_world
-from acelib.keys import requests, values_at
+from acelib.keys import Request, requests, values_at
 from acelib.targets import Objective
 
 SMALL = dict(targets=dict(n=4, sample=3, layer=1, n_prefixes=2, steps=4), savings=dict(n=3, layer=1, n_prefixes=1, steps=3),
@@ -113,6 +113,17 @@ def test_cost_grows_with_what_is_said_to_grow(tiny, monkeypatch):
     with pytest.raises(ValueError, match="vocabulary 10 is smaller"):
         latency.random_lm(tokenizer, 32, 2, 10)
     check(latency.wide(tokenizer, n=2, width=64, depth=4, steps=2, n_prefixes=1))
+
+
+def test_the_bound_counts_what_an_exact_step_must_multiply(tiny):
+    lm, given = tiny("qwen3"), [Request("Tim Duncan plays", 10, "golf", subject="Tim Duncan")]
+    p, answer, head = len(lm.tokenizer("Tim Duncan plays")["input_ids"]), len(lm.answer_ids("golf")), lm.head.weight.numel()
+    block = sum(w.numel() for w in lm.blocks[0].parameters() if w.ndim == 2)
+    longest, at = max(p + answer - 1, len(lm.tokenizer("Tim Duncan is a")["input_ids"])), lm.token_at("Tim Duncan plays", 10)
+    whole = lambda above: 2 * longest * ((4 + above) * block + 4 * head)
+    assert bench.bound(lm, given, 3) == pytest.approx(whole(0) / (2 * head * (answer + 1)))
+    left = 2 * block * (1 + p + answer - 1 - at + answer) + 2 * head * (answer + 1)
+    assert bench.bound(lm, given, 0) == pytest.approx(whole(3) / left)
 
 
 def test_exponents_are_slopes():
