@@ -121,7 +121,7 @@ def at_last(edit, prompt=None):
 def target_vector(lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, floor=0.05, joint=False):
     """The search of 1.0 (joint: of 1.4) for one fact: the vectors delta on what the ``modules`` give at the lookup token.
 
-    Returns h_0 of every module, and the trajectory: delta (modules, d) before the first and after every Adam update.
+    Returns h_0 of every module, the trajectory: delta (modules, d) before the first and after every Adam update, and the last loss.
     Released code decodes the target and tokenises it again behind the prompt, which can shift labels; here tokens are joined.
     """
     target, h_0, trajectory, phi, start = target_ids(lm, ask.target), None, [], 1.0, None
@@ -146,7 +146,7 @@ def target_vector(lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, fl
         shrink = decay * sum(delta.norm() / h.norm() ** 2 for delta, h in zip(deltas, h_0))
         loss = phi * sum(nll) / len(nll) + divergence + shrink  # [4]
         trajectory.append(torch.stack([delta.detach().clone() for delta in deltas]))
-        if loss < floor or step == steps - 1:  # [6] T forwards, T - 1 updates
+        if floor is not None and loss < floor or step == steps - 1:  # [6] T forwards, T - 1 updates
             break
         if joint and hit and divergence <= 0.01:  # [1.4, 1]
             break
@@ -158,7 +158,7 @@ def target_vector(lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, fl
             for delta, h in zip(deltas, h_0):  # [7]
                 if clamp is not None and delta.norm() > clamp * h.norm():
                     delta *= clamp * h.norm() / delta.norm()
-    return h_0, trajectory
+    return h_0, trajectory, loss.item()
 
 
 @torch.no_grad()
@@ -191,38 +191,41 @@ def now(lm, asks, which):
 # ---------------------------------------------------------------------- 1.1 FT
 
 
-def ft(lm, edits, layer, *, lr, steps, ball=None, wd=0.0, batch_size=64, loss_at="last"):
-    """Adam on the matrix itself. loss_at "last": every target token is read at the last prompt position; "target": teacher forcing.
+def ft(lm, edits, layers, *, lr, steps, ball=None, wd=0.0, floor=1e-2, batch_size=64, loss_at="last"):
+    """Adam on the matrices themselves. loss_at "last": every target token is read at the last prompt position; "target": teacher forcing.
 
     Released code picks parameters by name, so that in GPT-J and GPT-2 it also trains the matrix's bias; here the matrix only.
-    Returns dW (d, m).
+    Returns {layer: dW}, and how many updates each pass over the edits made.
     """
-    parameter = module(lm, "fc2", layer).weight
+    parameters, made = [module(lm, "fc2", layer).weight for layer in layers], []
     with restored(lm):
-        start = parameter.detach().clone()
-        parameter.requires_grad_(True)  # [1]
+        start = {layer: weight(lm, layer).detach().clone() for layer in layers}
+        for parameter in parameters:
+            parameter.requires_grad_(True)  # [1]
         try:
-            adam = torch.optim.Adam([parameter], lr=lr, weight_decay=wd)  # [2]
+            adam = torch.optim.Adam(parameters, lr=lr, weight_decay=wd)  # [2]
             for _ in range(steps):
-                total = 0.0
+                total, made = 0.0, [*made, 0]
                 for first in range(0, len(edits), batch_size):
                     chunk = edits[first:first + batch_size]
                     adam.zero_grad()
                     loss = sum(ft_loss(lm, edit, loss_at) for edit in chunk) / len(chunk)  # [3]
-                    if loss >= 1e-2:  # [4]
+                    if loss >= floor:  # [4]
                         loss.backward()
                         adam.step()
+                        made[-1] += 1
                     if ball is not None:
                         with torch.no_grad():
-                            parameter.copy_(parameter.clamp(start - ball, start + ball))
+                            for layer, W in start.items():
+                                weight(lm, layer).copy_(weight(lm, layer).clamp(W - ball, W + ball))
                     total += loss.item() * len(chunk)
-                if total / len(edits) < 1e-2:  # [5]
+                if total / len(edits) < floor:  # [5]
                     break
-            W, start = (w.T if lm.model.config.model_type == "gpt2" else w for w in (parameter.detach().clone(), start))
+            return {layer: weight(lm, layer).detach() - W for layer, W in start.items()}, made
         finally:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-    return W - start
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
 
 
 def ft_loss(lm, edit, loss_at):
@@ -246,7 +249,7 @@ def rome(lm, edits, layer, C, contexts, **search):
             u = key(lm, ask, layer, contexts, grouped=False)  # [1]
             u = u if C is None else torch.linalg.inv(C) @ u
             u = u / u.norm()
-            (h_0,), trajectory = target_vector(lm, ask, [mlp], contexts, **search)  # [2]
+            (h_0,), trajectory, _ = target_vector(lm, ask, [mlp], contexts, **search)  # [2]
             v_star = h_0 + trajectory[-1][0]
             ids, at = ask.row(lm)
             with torch.no_grad():
@@ -272,14 +275,14 @@ def spread(lm, asks, layers, Z, which, contexts, share, solve):
 def block_targets(lm, asks, layer, contexts, **search):
     """Z (d, N) = h_0 + delta at the output of a block."""
     found = [target_vector(lm, ask, [module(lm, "block", layer)], contexts, **search) for ask in asks]
-    return torch.stack([h_0 + trajectory[-1][0] for (h_0,), trajectory in found], 1)
+    return torch.stack([h_0 + trajectory[-1][0] for (h_0,), trajectory, _ in found], 1)
 
 
 def joint_targets(lm, asks, layer, contexts, **search):
     """Z (d, N) = h_0 + delta of the FFN; delta of the attention is searched with it and thrown away."""
     pair = [module(lm, "attn", layer), module(lm, "fc2", layer)]
     found = [target_vector(lm, ask, pair, contexts, **search) for ask in asks]
-    return torch.stack([h_0 + trajectory[-1][1] for (_, h_0), trajectory in found], 1)
+    return torch.stack([h_0 + trajectory[-1][1] for (_, h_0), trajectory, _ in found], 1)
 
 
 def memit(lm, asks, layers, lam, C, contexts, Z=None, **search):
