@@ -8,7 +8,7 @@ import torch
 
 from acelib import figures
 from acelib.evaluate import generate, recall
-from acelib.facts import Edit, load_world
+from acelib.facts import Edit, World, load_world
 from acelib.ripple import CATEGORIES, INVERSES, Questions, judge, known_edits, probes
 from acelib.tables import Mean, ripple_table
 from acelib.update import Factors, Update
@@ -110,11 +110,13 @@ def test_compositions_follow_the_new_fact():
 def test_judge_and_table(tiny):
     """A model that knows nothing leaves only what had no answer; one that is made to know is judged on all of it."""
     lm, edit = tiny("gptj"), edit_of("Joe Biden", "spouse", "Charles III")
-    rows = judge(lm, WORLD, [edit], {"none": [Update()]})
+    few = {"Joe Biden", "Jill Biden", "Charles III", "Paris", "France", "Italy"}
+    small = World(WORLD.entities, WORLD.relations, tuple(fact for fact in WORLD.facts if fact.subject in few))
+    rows = judge(lm, small, [edit], {"none": [Update()]})
     assert set(rows.columns) == {"edit", "category", "relation", "change", "editor", "right"} and rows.change.all()
     assert set(rows.category) == {"composition I"} and not rows.right.any()
     with pytest.raises(ValueError, match="nothing to judge"):
-        judge(lm, WORLD, [edit_of("Paris", "country", "Italy")], {"none": [Update()]})
+        judge(lm, small, [edit_of("Paris", "country", "Italy")], {"none": [Update()]})
     with pytest.raises(ValueError, match="the sample has 0"):
         known_edits(lm, WORLD, 2)
     frame = pd.DataFrame([dict(editor="A", edit=i, category=c, change=CATEGORIES[c], right=(i + j) % 2 == 0)
