@@ -107,28 +107,33 @@ def by_question(found: Scores, n_top: int = 100) -> pd.DataFrame:
 
 def silence(lm: LM, asked: Sequence[Question], found: Scores, query: Tensor, layers: Sequence[int], n_zeroed: int, n_top: int = 100,
             n_random: int = 2, norm: str = "frozen", seed: int = 0, batch_size: int = 16) -> pd.DataFrame:
-    """What becomes of the value neurons of other layers when a layer's ``n_zeroed`` neurons of greatest Q, or random ones, are zeroed.
+    """What becomes of the value neurons of other layers when a layer's ``n_zeroed`` neurons of greatest Q, random ones, or all are zeroed.
 
     A neuron is active while its I is above that of all but the ``n_top`` greatest of the intact model (half-way to the next). With the
     norm "frozen", a last state of another size also moves I in earlier layers.
     found: scores of ``asked``.   query: Q (l, m) to choose by, of other questions.
-    Returns: one row a question, ablated layer, draw (0 the top ones) and other layer: zeroed ("top", "random"), before, after (neurons),
-    lost (1 if the answer is lost). Raises ValueError for a layer or a number of neurons that does not exist. Source: ACE, Section 4.2.
+    Returns: one row a question, ablated layer, draw and other layer: zeroed ("top", "layer", "random"), before, after (neurons), lost
+    (1 if the answer is lost), nats (of its log-probability lost). Raises ValueError for a layer or a number of neurons that does not
+    exist. Source: ACE, Section 4.2.
     """
     lm.layers(layers)
     if not 0 < n_zeroed <= lm.d_mlp:
         raise ValueError(f"n_zeroed is {n_zeroed}; a layer has 1 to {lm.d_mlp} neurons")
     threshold = found.value.flatten(1).topk(n_top + 1).values[:, -2:].mean(-1)[:, None, None]
     before, rng, frames = (found.value > threshold).sum(-1), Random(seed), []
+    prompts, answers = [q.prompt for q in asked], [q.answer for q in asked]
+    intact = np.array(recall(lm, prompts, answers).logprob)
     for place in layers:
         best = query[place].sort(descending=True, stable=True).indices[:n_zeroed].tolist()
-        for draw, chosen in enumerate([best, *(rng.sample(range(lm.d_mlp), n_zeroed) for _ in range(n_random))]):
+        draws = [("random", rng.sample(range(lm.d_mlp), n_zeroed)) for _ in range(n_random)]
+        for draw, (zeroed, chosen) in enumerate([("top", best), ("layer", range(lm.d_mlp)), *draws]):
             with ablate(lm, [(place, k) for k in chosen]):
-                right = recall(lm, [q.prompt for q in asked], [q.answer for q in asked]).correct
+                right, logprob = recall(lm, prompts, answers)
                 values = [value_scores(lm, *lm.encode([q.prompt for q in part]), first_tokens(lm, [q.answer for q in part]), norm=norm)
                           for part in _batches(asked, batch_size)]
             after = (torch.cat(values).float().cpu() > threshold).sum(-1)
-            of = dict(ablated=place, draw=draw, zeroed="random" if draw else "top", question=range(len(asked)), lost=1.0 - np.array(right))
+            of = dict(ablated=place, draw=draw, zeroed=zeroed, question=range(len(asked)), lost=1.0 - np.array(right),
+                      nats=intact - np.array(logprob))
             frames += [pd.DataFrame(of | dict(layer=layer, before=before[:, layer].numpy(), after=after[:, layer].numpy()))
                        for layer in range(lm.n_layers) if layer != place]
     return pd.concat(frames, ignore_index=True)

@@ -76,8 +76,9 @@ def test_silence_counts_value_neurons_that_stay_above_the_intact_threshold(any_l
     lm, found = any_lm, score(any_lm, ASKED, 6)
     query = found.query.sum(0)
     table = silence(lm, ASKED, found, query, [1], n_zeroed=5, n_top=6, n_random=2, batch_size=2)
-    assert sorted(table.layer.unique()) == [0, 2, 3] and len(table) == 3 * 3 * 3
-    assert (table.zeroed == table.draw.map({0: "top", 1: "random", 2: "random"})).all()
+    assert sorted(table.layer.unique()) == [0, 2, 3] and len(table) == 3 * 4 * 3
+    assert (table.zeroed == table.draw.map({0: "top", 1: "layer", 2: "random", 3: "random"})).all()
+    intact = recall(lm, [q.prompt for q in ASKED], [q.answer for q in ASKED]).logprob
     chosen, weight = query[1].argsort(descending=True)[:5], lm.weight(1)
     kept = weight[:, chosen].clone()
     with torch.no_grad():
@@ -86,11 +87,11 @@ def test_silence_counts_value_neurons_that_stay_above_the_intact_threshold(any_l
             ids, mask = lm.encode([question.prompt])
             after = value_scores(lm, ids, mask, first_tokens(lm, [question.answer]))[0].float()
             least = found.value[i].flatten().sort(descending=True).values[5:7].mean()
-            right = recall(lm, [question.prompt], [question.answer]).correct[0]
+            (right,), (logprob,) = recall(lm, [question.prompt], [question.answer])
             for layer in (0, 2, 3):
                 row = table[(table.question == i) & (table.zeroed == "top") & (table.layer == layer)].iloc[0]
                 assert (row.before, row.after) == ((found.value[i, layer] > least).sum(), (after[layer] > least).sum())
-                assert row.lost == float(not right)
+                assert row.lost == float(not right) and row.nats == pytest.approx(intact[i] - logprob, abs=1e-6)
         weight[:, chosen] = kept
     counted = table[table.draw == 0].groupby("question").before.sum()
     assert (counted <= 6).all() and counted.sum() > 0
