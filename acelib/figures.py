@@ -310,7 +310,7 @@ def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
         shares = shares.groupby(["editor", "category"], observed=False).mean().unstack().reindex(editors)
         text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.1f}".removesuffix(".0"))
         _map(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
-        left.axvline(part[part.change].category.nunique(), color="white", lw=5)
+        left.axvline(part.category[~part.change].cat.codes.min(), color="white", lw=6)
         left.set_xticks(np.arange(len(shares.columns)) + 0.5, shares.columns, rotation=38, ha="right", rotation_mode="anchor")
         left.set(title=f"{model}: right answers (%)" if model else "right answers (%)", xlabel="", ylabel="")
         stay = part[~part.change]
