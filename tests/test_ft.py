@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+import released
 import torch
 from test_keys import EDITS
 from test_update import bits, same_bits
@@ -23,45 +24,10 @@ def tuner(request):
     return TUNERS[request.param]
 
 
-def plain_fine_tuning(lm, edits, o):
-    """The published loop: the weights themselves under Adam, whole model, one text at a time. Returns dW by layer, updates, passes."""
-    weights = {layer: lm.fc2(layer).weight for layer in o.layers}
-    start = {layer: w.detach().clone() for layer, w in weights.items()}
-    adam, made, passes = torch.optim.Adam(weights.values(), lr=o.lr), 0, 0
-    for w in weights.values():
-        w.requires_grad_()
-    try:
-        for passes in range(1, o.steps + 1):
-            losses = []
-            for i in range(0, len(edits), o.batch_size):
-                batch = []
-                for e in edits[i:i + o.batch_size]:
-                    prompt, answer = lm.tokenizer(e.prompt.replace("{}", e.subject))["input_ids"], lm.answer_ids(e.target_new)
-                    if o.loss == "last":
-                        logp = lm.model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[answer]
-                    else:
-                        logp = lm.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1:-1].log_softmax(-1)
-                        logp = logp[range(len(answer)), answer]
-                    batch.append(-logp.mean())
-                loss = sum(batch) / len(batch)
-                losses += [loss.item()] * len(batch)
-                if loss >= o.floor:
-                    adam.zero_grad()
-                    loss.backward()
-                    adam.step()
-                    made += 1
-                if o.norm_constraint is not None:
-                    for layer, w in weights.items():
-                        w.data.clamp_(start[layer] - o.norm_constraint, start[layer] + o.norm_constraint)
-            if sum(losses) / len(losses) < o.floor:
-                break
-        oriented = {layer: lm.weight(layer).detach() - (s if lm.weight(layer).shape == s.shape and s.stride() == lm.weight(layer).stride()
-                                                        else s.T) for layer, s in start.items()}
-        return oriented, made, passes
-    finally:
-        for layer, w in weights.items():
-            w.requires_grad_(False).data.copy_(start[layer])
-            w.grad = None
+def published(lm, edits, o):
+    """dW by layer, and the updates made in each pass."""
+    return released.ft(lm, edits, o.layers, lr=o.lr, steps=o.steps, ball=o.norm_constraint, floor=o.floor, batch_size=o.batch_size,
+                       loss_at=o.loss)
 
 
 def test_equals_the_published_loop(any_lm, tuner):
@@ -69,7 +35,7 @@ def test_equals_the_published_loop(any_lm, tuner):
     update = tuner(lm, MORE, None)
     assert same_bits(lm, before)
     assert update.editor == "FT" and update.edits == tuple(MORE) and update.model == lm.fingerprint and update.layers == tuner.layers
-    expected, *_ = plain_fine_tuning(lm, MORE, tuner)
+    expected, _ = published(lm, MORE, tuner)
     assert same_bits(lm, before)
     tol = 1e-3 if lm.family.parallel else 1e-7  # this architecture computes attention in float32 whatever the model's precision
     for layer, dW in expected.items():
@@ -80,8 +46,8 @@ def test_bounds_steps_and_stops(tiny):
     lm = tiny("qwen3")
     update = TUNERS["target"](lm, MORE)
     assert update.delta(1).abs().max().item() == 2.5e-2 and (update.delta(1).abs() == 2.5e-2).sum() > 1
-    _, made, passes = plain_fine_tuning(lm, MORE, TUNERS["batches"])
-    assert passes > 1 and made < 4 * passes, "the test of batches needs a batch that makes no step"
+    _, made = published(lm, MORE, TUNERS["batches"])
+    assert len(made) > 1 and sum(made) < 4 * len(made), "the test of batches needs a batch that makes no step"
 
 
 def test_groups_equal_one_by_one(any_lm, tuner):
@@ -100,12 +66,12 @@ def test_groups_equal_one_by_one(any_lm, tuner):
 def test_groups_that_stop_early_stay_where_they_are(tiny, monkeypatch):
     lm, groups = tiny("llama"), [MORE[:1], MORE[1:2], MORE[2:]]
     editor = FT(layers=(2,), steps=30, lr=3e-2, floor=3.0, loss="target")
-    passes = [plain_fine_tuning(lm, edits, editor)[2] for edits in groups]
+    passes = [len(published(lm, edits, editor)[1]) for edits in groups]
     assert len(set(passes)) > 1 and max(passes) == 30
     together = editor.each(lm, groups)
     monkeypatch.setattr(ft, "BUDGET", 1)  # a group at a time
     for got, apart, edits in zip(together, editor.each(lm, groups), groups):
-        expected = plain_fine_tuning(lm, edits, editor)[0][2]
+        expected = published(lm, edits, editor)[0][2]
         torch.testing.assert_close(got.delta(2), expected, rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(apart.delta(2), expected, rtol=1e-6, atol=1e-8)
 

@@ -1,10 +1,11 @@
 from dataclasses import replace
 
 import pytest
+import released
 import torch
+from agreement import POSITIONS, search
 from test_keys import EDITS, plain
 from test_spread import identity
-from test_targets import plain_target_vector
 from test_update import bits, same_bits
 
 from acelib.covariance import Moments
@@ -32,7 +33,9 @@ def published(lm, e, editor, moments):
     mean = sum(keys) / len(keys)
     u = torch.linalg.inv(moments[editor.layer]) @ mean if editor.second_moment else mean
     u = u / u.norm()
-    v_star, *_ = plain_target_vector(lm, r, editor.layer, editor.objective, prefixes)
+    ask, mlp = POSITIONS[editor.position](e), lm.mlp(editor.layer)
+    (h_0,), path, _ = released.target_vector(lm, ask, [mlp], prefixes, **search(editor.objective))
+    v_star = h_0 + path[-1][0]
     key = keys[0] if editor.constraint == "bare" else mean
     return torch.outer(v_star - plain(lm, r.prompt, r.end, editor.layer)["mlp"], u) / (key @ u)
 
