@@ -128,4 +128,4 @@ def test_judge_and_table(tiny):
     assert table.loc["A"]["damaged facts"].mean == sum(not must for must in CATEGORIES.values())
     assert list(ripple_table(frame.assign(model="m")).index) == [("m", "A")]
     fig = figures.ripple_map(pd.concat([frame.assign(model=model) for model in "mn"]))
-    assert len(fig.axes) == 4 and fig.axes[0].collections[0].get_array().tolist() == [50.0] * len(CATEGORIES)
+    assert len(fig.axes) == 4 and fig.axes[0].collections[0].get_array().ravel().tolist() == [50.0] * len(CATEGORIES)
