@@ -24,34 +24,35 @@ class Result(NamedTuple):
 
 def layers_exist(named: Mapping[str, Sequence[int]], depth: int) -> list[Result]:
     """Layers that a model of ``depth`` layers has in neither numbering, from 0 or from 1."""
-    return [Result(where, f"{', '.join(map(str, layers))}; the model has {depth} layers", max(layers) > depth) for where, layers in named.items()]
+    return [Result(where, f"{_name(tuple(layers))}; the model has {depth} layers", max(layers) > depth) for where, layers in named.items()]
 
 
 def lists_without_repeat(ranked: pd.DataFrame) -> list[Result]:
     """Ranked lists (columns category, block, rank, layer) that name a layer twice."""
     lists = ranked.sort_values("rank").groupby(["block", "category"], sort=False)["layer"].agg(list)
-    return [Result(f"{category} {block}", ", ".join(map(str, layers)), len(set(layers)) < len(layers)) for (block, category), layers in lists.items()]
+    return [Result(f"{category} {block}", _name(tuple(some)), len(set(some)) < len(some)) for (block, category), some in lists.items()]
 
 
 def lists_of_their_own(ranked: pd.DataFrame) -> list[Result]:
     """Categories whose FFN list is the attention list: index by index, or in another order."""
     lists = ranked.sort_values("rank").groupby(["category", "block"], sort=False)["layer"].agg(list).unstack()
-    return [Result(name, "the same list" if a == f else "the same layers in another order" if set(a) == set(f) else "different layers", set(a) == set(f))
-            for name, a, f in lists[["attn", "ffn"]].itertuples()]
+    said = lambda a, f: "the same list" if a == f else "the same layers in another order" if set(a) == set(f) else "different layers"
+    return [Result(name, said(a, f), set(a) == set(f)) for name, a, f in lists[["attn", "ffn"]].itertuples()]
 
 
-def lists_name(ranked: pd.DataFrame, block: str, layers: Iterable[int], categories: Iterable[str], top: int, wanted: bool = True) -> list[Result]:
-    """Layers that a sentence says are (or, not ``wanted``, are not) among the ``top`` of some categories."""
+def lists_name(ranked: pd.DataFrame, block: str, layers: Iterable[int], categories: Iterable[str], top: int, wanted=True) -> list[Result]:
+    """Layers that are not (or, not ``wanted``, are) among the ``top`` of some categories, as a sentence says."""
     ranks = ranked[ranked.block == block].drop_duplicates(["category", "layer"]).set_index(["category", "layer"])["rank"]
     found = {(category, layer): ranks.get((category, layer)) for category in categories for layer in layers}
-    return [Result(f"{block} {layer}, {category}", f"rank {rank}" if rank else "not in the list", (rank is not None and rank <= top) != wanted)
+    return [Result(f"{block} {layer}, {category}", f"rank {rank}" if rank else "not in the list", bool(rank and rank <= top) != wanted)
             for (category, layer), rank in found.items()]
 
 
 def marks_follow(ranked: pd.DataFrame, before: pd.DataFrame) -> list[Result]:
     """Layers underlined as changed (column changed) although they stand where they stood in ``before``, or the other way round."""
     both = ranked.merge(before, on=["category", "block", "rank"], suffixes=("", "_before"))
-    return [Result(f"{row.category} {row.block} rank {row.rank}", f"layer {row.layer_before}, then {row.layer}, {'' if row.changed else 'not '}underlined",
+    return [Result(f"{row.category} {row.block} rank {row.rank}",
+                   f"layer {row.layer_before}, then {row.layer}, {'' if row.changed else 'not '}underlined",
                    bool(row.changed) != (row.layer != row.layer_before)) for row in both.itertuples()]
 
 
@@ -59,7 +60,7 @@ def changes_are_low(ranked: pd.DataFrame, before: pd.DataFrame) -> list[Result]:
     """Whether most changes of a ranked list are in its lower half, as stated; the middle rank counts for neither half."""
     both = ranked.merge(before, on=["category", "block", "rank"], suffixes=("", "_before"))
     ranks, middle = sorted(both["rank"][both.layer != both.layer_before]), (both["rank"].max() + 1) / 2
-    return [Result("all changes", f"ranks {', '.join(map(str, ranks)) or 'none'}", 2 * sum(rank > middle for rank in ranks) <= len(ranks) > 0)]
+    return [Result("all changes", f"ranks {_name(tuple(ranks)) or 'none'}", 2 * sum(rank > middle for rank in ranks) <= len(ranks) > 0)]
 
 
 def averages_within(wide: pd.DataFrame, total: str) -> list[Result]:
@@ -70,17 +71,18 @@ def averages_within(wide: pd.DataFrame, total: str) -> list[Result]:
 
 
 def averages_share_weights(wide: pd.DataFrame, total: str, rounding: float = 0.01) -> list[Result]:
-    """Whether one set of weights (not negative, sum 1) gives all averages; by how much the best set misses at worst (a linear programme)."""
+    """Whether one set of weights (not negative, sum 1) gives all averages; by how much the best set misses at worst (a linear program)."""
     parts = wide.drop(columns=total).to_numpy(float)
     one, miss = np.ones((len(wide), 1)), np.r_[np.zeros(parts.shape[1]), 1]
     best = linprog(miss, np.block([[parts, -one], [-parts, -one]]), np.r_[wide[total], -wide[total]], 1 - miss[None], [1])
-    weights = ", ".join(f"{weight:.2f}" for weight in best.x[:-1])
-    return [Result(f"all {len(wide)} averages", f"weights {weights} miss one by {best.x[-1]:.2f}; rounding explains {rounding}", bool(best.x[-1] > rounding))]
+    *weights, worst = best.x
+    said = f"weights {', '.join(f'{weight:.2f}' for weight in weights)} miss one by {worst:.2f}; rounding explains {rounding}"
+    return [Result(f"all {len(wide)} averages", said, bool(worst > rounding))]
 
 
 def within(values: Mapping[str, float], low: float, high: float) -> list[Result]:
     """Values below or above what they can be, such as percentages, or what the text says that they are."""
-    return [Result(where, f"{value:g}, not below {low:g} and not above {high:g}", not low <= value <= high) for where, value in values.items()]
+    return [Result(where, f"{value:g}, allowed {low:g} to {high:g}", not low <= value <= high) for where, value in values.items()]
 
 
 def values_agree(a: pd.Series, b: pd.Series) -> list[Result]:
@@ -89,16 +91,15 @@ def values_agree(a: pd.Series, b: pd.Series) -> list[Result]:
 
 
 def change_follows(stated: Mapping[str, tuple[str, float, float]]) -> list[Result]:
-    """Changes stated in percent that the two values they are taken from do not give, rounded to as many digits; by what they are instead."""
+    """Changes stated in percent that the two values they are taken from do not give, rounded to as many digits; and what they do give."""
     rows = [(where, text, a, b, abs(b - a), 100 * abs(b - a) / a, len(text.partition(".")[2])) for where, (text, a, b) in stated.items()]
-    return [Result(where, f"stated {text} %; {a:g} to {b:g} is {percent:.{n + 1}f} %, {points:.{n}f} points", abs(percent - float(text)) > 0.5 * 10**-n + 1e-9)
-            for where, text, a, b, points, percent, n in rows]
+    return [Result(where, f"stated {text} %; {a:g} to {b:g} is {percent:.{n + 1}f} %, {points:.{n}f} points",
+                   abs(percent - float(text)) > 0.5 * 10**-n + 1e-9) for where, text, a, b, points, percent, n in rows]
 
 
 def leads(wide: pd.DataFrame, name: str) -> list[Result]:
     """Columns in which the method called superior is not the highest."""
-    return [Result(_name(column), f"{name} {wide[column][name]:g}, {wide[column].idxmax()} {wide[column].max():g}", wide[column].max() > wide[column][name])
-            for column in wide.columns]
+    return [Result(_name(column), f"{name} {of[name]:g}, {of.idxmax()} {of.max():g}", bool(of.max() > of[name])) for column, of in wide.items()]
 
 
 def falls(before: pd.Series, after: pd.Series) -> list[Result]:
@@ -108,7 +109,7 @@ def falls(before: pd.Series, after: pd.Series) -> list[Result]:
 
 def stays(before: pd.Series, after: pd.Series, percent: float) -> list[Result]:
     """Values said to stay that change by at least ``percent``, by the labels of ``after``."""
-    return [Result(_name(key), f"{before[key]:g} to {after[key]:g}", bool(abs(after[key] / before[key] - 1) >= percent / 100)) for key in after.index]
+    return [Result(_name(key), f"{before[key]:g} to {value:g}", bool(abs(value / before[key] - 1) >= percent / 100)) for key, value in after.items()]
 
 
 def has_editor(editors: Mapping[str, Sequence[str]], name: str) -> list[Result]:
@@ -118,7 +119,7 @@ def has_editor(editors: Mapping[str, Sequence[str]], name: str) -> list[Result]:
 
 def places_meet(named: Mapping[str, Sequence[int]]) -> list[Result]:
     """Pairs of lists of the same layers, from two sections, that have no layer in common."""
-    return [Result(f"{a}; {b}", f"{', '.join(map(str, named[a]))}; {', '.join(map(str, named[b]))}", not set(named[a]) & set(named[b]))
+    return [Result(f"{a}; {b}", f"{_name(tuple(named[a]))}; {_name(tuple(named[b]))}", not set(named[a]) & set(named[b]))
             for a, b in combinations(named, 2)]
 
 

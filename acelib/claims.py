@@ -1,7 +1,7 @@
 """Claims of the ACE paper (``data/paper/ace_claims.csv``) beside what the chapters measured, and the verdict that the interval gives.
 
-A chapter hands over in its check cell, ``assert_table(measured({(claim, model): Mean, ...}), "03_ace_claims")``; the kept references are read
-here. A claim names the chapter that tests it and a rule, "> 0", "< 10" or "1..2"; one that no chapter tests says so in place of the rule, and why.
+A chapter hands over in its check cell, ``assert_table(measured({(claim, model): Mean, ...}), "03_ace_claims")``; that is read here.
+A claim names the chapter that tests it and a rule, "> 0", "< 10" or "1..2"; one that no chapter tests says so in place of the rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAPER = {"gptj": "GPT-J", "qwen3": "Qwen3-8B"}  #: column of references in the l
 
 
 def listed() -> pd.DataFrame:
-    """The claims by id, in the paper's order: section, claim, quantity, unit, rule, chapter, models, references to published values, why."""
+    """The claims by id, in the paper's order: section, claim, quantity, unit, rule, chapter, models, published values, why."""
     return published("ace_claims").set_index("id")
 
 
@@ -74,7 +74,8 @@ def verdict(rule: str, value: Mean) -> str:
 
 def overall(verdicts: Mapping[str, str]) -> str:
     """Of all models: what they agree on; else "holds in part" if it holds on one, "undecided" if it does not."""
-    return next(iter(verdicts.values())) if len(set(verdicts.values())) == 1 else "holds in part" if "holds" in verdicts.values() else "undecided"
+    found = set(verdicts.values())
+    return found.pop() if len(found) == 1 else "holds in part" if "holds" in found else "undecided"
 
 
 def quoted(reference: str, model: str) -> str:
