@@ -84,26 +84,25 @@ def early_site(lm: LM, world: World, n_facts: int = 16, n_noise: int = 4, seed: 
 
 def editing(lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, seed: int = 0) -> dict[str, float]:
     """``rome_...`` and ``memit_...``: efficacy, paraphrase and specificity of ``n_edits`` known facts, edited one by one at the
-    subject's last token, ROME in the middle of the early site, MEMIT in the three layers up to it, with the same settings for every model;
-    ROME without C, whose inverse is unbounded here (few tokens, silent neurons), as EasyEdit's settings have it.
+    subject's last token, MEMIT in the first three layers of the early site (as its authors write 3-8 of GPT-J's 28), ROME in the last of
+    them, with the same settings for every model; ROME without C, whose inverse is unbounded here (few tokens, silent neurons), as
+    EasyEdit's settings have it.
 
     efficacy, paraphrase: share of edited facts (of their other wordings) whose new object is said; specificity: share of ``n_unrelated``
     other facts an edit, half of its relation, that keep their answer. Zero where no early site is found.
     """
-    site, rng = early_site(lm, world, seed=seed), random.Random(f"{seed}/editing")
+    site, rng = early_site(lm, world, seed=seed)[:3], random.Random(f"{seed}/editing")
     edits = single_edits(world, 2 * n_edits, seed)
     known = recall(lm, [edit.text for edit in edits], [edit.target_true for edit in edits]).correct
     edits = [edit for edit, ok in zip(edits, known) if ok][:n_edits]
     names = [(editor, name) for editor in ("rome", "memit") for name in ("efficacy", "paraphrase", "specificity")]
     if not site or not edits:
         return {f"{editor}_{name}": 0.0 for editor, name in names}
-    middle, others = site[len(site) // 2], [_others(world, edit, n_unrelated, rng) for edit in edits]
+    others = [_others(world, edit, n_unrelated, rng) for edit in edits]
     search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
-    editors = dict(rome=ROME(layer=middle, second_moment=False, objective=Objective(kind="mlp", **search), n_prefixes=2,
-                             prefix_lengths=(10,)),
-                   memit=MEMIT(layers=tuple(range(max(0, middle - 2), middle + 1)), weight=10.0, objective=Objective(**search),
-                               n_prefixes=2))
-    moments, result = second_moments(lm, documents(world, 2000), range(middle + 1)), {}
+    editors = dict(rome=ROME(layer=site[-1], second_moment=False, objective=Objective(kind="mlp", **search), n_prefixes=5),
+                   memit=MEMIT(layers=site, weight=10.0, objective=Objective(**search), n_prefixes=5))
+    moments, result = second_moments(lm, documents(world, 2000), site), {}
     for editor in editors:
         updates = editors[editor].each(lm, [[edit] for edit in edits], moments)
         asked = dict(efficacy=[[(edit.text, edit.target_new)] for edit in edits],

@@ -162,4 +162,5 @@ PRESETS = {
     # Derived: the released threshold of Qwen2.5-7B, with the paper's steps.
     "qwen3-8b": KN(threshold=0.2),
     "gptj-mini": KN(),
+    "qwen3-mini": KN(),
 }

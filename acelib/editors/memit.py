@@ -55,4 +55,5 @@ PRESETS = {
     # derived: the released settings of Qwen2.5-7B
     "qwen3-8b": MEMIT(layers=(4, 5, 6, 7, 8), objective=Objective(decay=1e-3, clamp=4.0)),
     "gptj-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
+    "qwen3-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
 }

@@ -92,4 +92,6 @@ PRESETS = {
     "qwen3-8b": ROME(layer=5, second_moment=False, objective=Objective(kind="mlp", steps=25, decay=1e-3, clamp=4.0)),
     "gptj-mini": ROME(layer=0,
                       objective=Objective(kind="mlp", steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
+    "qwen3-mini": ROME(layer=0,
+                       objective=Objective(kind='mlp', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
 }
