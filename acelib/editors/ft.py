@@ -161,6 +161,6 @@ PRESETS = {
     "gpt-j-6b": FT(layers=(21,)),
     # Derived: the released settings of Qwen2.5-7B, which train its last layer.
     "qwen3-8b": FT(layers=(35,)),
-    "gptj-mini": FT(layers=(2,), lr=0.005, norm_constraint=0.02),
     "qwen3-mini": FT(layers=(7,), lr=0.005, norm_constraint=0.05),
+    "gptj-mini": FT(layers=(7,), lr=0.005, norm_constraint=0.05),
 }
