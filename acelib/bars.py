@@ -100,8 +100,9 @@ def editing(lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, see
         return {f"{editor}_{name}": 0.0 for editor, name in names}
     others = [_others(world, edit, n_unrelated, rng) for edit in edits]
     search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
-    editors = dict(rome=ROME(layer=site[-1], second_moment=False, objective=Objective(kind="mlp", **search), n_prefixes=5),
-                   memit=MEMIT(layers=site, weight=10.0, objective=Objective(**search), n_prefixes=5))
+    editors = dict(rome=ROME(layer=site[-1], second_moment=False, objective=Objective(kind="mlp", **search), n_prefixes=5,
+                             prefix_lengths=(10,)),
+                   memit=MEMIT(layers=site, weight=10.0, objective=Objective(**search), n_prefixes=2))
     moments, result = second_moments(lm, documents(world, 2000), site), {}
     for editor in editors:
         updates = editors[editor].each(lm, [[edit] for edit in edits], moments)
