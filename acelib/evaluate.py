@@ -8,6 +8,7 @@ one batch without touching a weight.
 
 from __future__ import annotations
 
+from os.path import commonprefix
 from typing import Callable, NamedTuple, Sequence
 
 import torch
@@ -63,7 +64,8 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
              until: Callable[[str], bool] = lambda text: "\n" in text, batch_size: int = 128) -> list[str]:
     """Greedy continuations of ``prompts``, each cut where ``until(continuation)`` first holds or the text ends.
 
-    The tokens that all prompts of a batch share at their start (few-shot demonstrations) are computed once per distinct update.
+    Tokens that neighbours share at their start (few-shot demonstrations before several questions) are computed once for each of their
+    updates; rows that are done leave the batch.
     Raises ValueError if the numbers differ or a prompt is empty.
     """
     if updates is not None and len(updates) != len(prompts):
@@ -77,29 +79,47 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
 
 def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str]:
     rows = _tokens(lm, prompts)
-    shared = min(len(row) - 1 for row in rows)
-    while any(row[:shared] != rows[0][:shared] for row in rows):
-        shared -= 1
-    cache = _shared_cache(lm, rows[0][:shared], updates, len(rows))
-    ids, mask = lm.pad([row[shared:] for row in rows], side="left")
-    mask = torch.cat([mask.new_ones(len(rows), shared), mask], 1)
-    end, text, open_ = lm.tokenizer.eos_token_id, [""] * len(rows), [True] * len(rows)
-    new: list[list[int]] = [[] for _ in rows]
-    with overlaid(lm, updates):
-        for _ in range(max_new_tokens):
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-            hidden = lm.stack(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-            ids = lm.head(hidden.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            for i, token in enumerate(ids[:, 0].tolist()):
-                if open_[i]:
-                    if token != end:
-                        new[i].append(token)
-                        text[i] = lm.tokenizer.decode(new[i])
-                    open_[i] = token != end and not until(text[i])
-            if not any(open_):
-                break
+    group, starts, whose = _beginnings(rows, updates)
+    cache, mask = _start(lm, starts, whose, group)
+    ids, own = lm.pad([row[len(starts[g]):] for row, g in zip(rows, group)], side="left")
+    mask = torch.cat([mask, own], 1)
+    end, text, new = lm.tokenizer.eos_token_id, [""] * len(rows), [[] for _ in rows]
+    alive, left = list(range(len(rows))), max_new_tokens
+    while alive and left:
+        open_ = [True] * len(alive)
+        with overlaid(lm, [updates[i] for i in alive] if updates else []):
+            while left and sum(open_) > 0.7 * len(alive):  # then the rows that are done leave
+                positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
+                hidden = lm.stack(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+                ids = lm.head(hidden.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
+                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+                left -= 1
+                for r, (i, token) in enumerate(zip(alive, ids[:, 0].tolist())):
+                    if open_[r]:
+                        if token != end:
+                            new[i].append(token)
+                            text[i] = lm.tokenizer.decode(new[i])
+                        open_[r] = token != end and not until(text[i])
+        keep = torch.tensor([r for r, still in enumerate(open_) if still], dtype=torch.long, device=lm.device)
+        alive = [alive[r] for r in keep.tolist()]
+        if alive and left:
+            cache.batch_select_indices(keep)
+            ids, mask = ids[keep], mask[keep]
     return text
+
+
+def _beginnings(rows: Sequence[list[int]], updates) -> tuple[list[int], list[list[int]], list]:
+    """Neighbours with one update and at least half of their tokens in common: each row's group, each group's start and update."""
+    group, starts, whose = [], [], []
+    for i, row in enumerate(rows):
+        update, head = updates[i] if updates else None, row[:-1]  # a row's last token is its own
+        if starts and update is whose[-1]:
+            common = len(commonprefix([starts[-1], head]))
+            if 2 * common >= len(row):
+                starts[-1], group = starts[-1][:common], [*group, len(starts) - 1]
+                continue
+        starts, whose, group = [*starts, head], [*whose, update], [*group, len(starts)]
+    return group, starts, whose
 
 
 def _tokens(lm: LM, prompts: Sequence[str]) -> list[list[int]]:
@@ -109,19 +129,16 @@ def _tokens(lm: LM, prompts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
-def _shared_cache(lm: LM, ids: list[int], updates, n_rows: int) -> DynamicCache:
-    """The key-value cache of a shared beginning, computed once per distinct update and laid out one row a prompt."""
-    cache = DynamicCache(config=lm.model.config)
-    if not ids:
-        return cache
-    distinct = list({id(update): update for update in updates}.values())
-    with overlaid(lm, distinct):
-        block = torch.tensor([ids] * max(1, len(distinct)), device=lm.device)
-        lm.stack(input_ids=block, past_key_values=cache, use_cache=True)
-    number = {id(update): row for row, update in enumerate(distinct)}
-    rows = [number[id(update)] for update in updates] if updates else [0] * n_rows
-    cache.batch_select_indices(torch.tensor(rows, device=lm.device))
-    return cache
+def _start(lm: LM, starts: Sequence[list[int]], whose: Sequence, group: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
+    """The key-value cache and the mask of every row's group's start, computed once a group."""
+    cache, rows = DynamicCache(config=lm.model.config), torch.tensor(group, device=lm.device)
+    if not any(starts):
+        return cache, torch.zeros(len(rows), 0, dtype=torch.long, device=lm.device)
+    ids, mask = lm.pad(starts, side="left")
+    with overlaid(lm, list(whose) if any(update is not None for update in whose) else []):
+        lm.stack(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), past_key_values=cache, use_cache=True)
+    cache.batch_select_indices(rows)
+    return cache, mask[rows]
 
 
 def first_answer(text: str) -> bool:

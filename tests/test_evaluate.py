@@ -114,3 +114,19 @@ def test_refusals(tiny):
         with pytest.raises(ValueError, match="prompt 1 is empty"):
             ask()
     assert not any(m._forward_hooks for m in lm.model.modules())
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_shared_beginnings_and_rows_that_are_done_change_nothing(any_lm, edited):
+    """Several questions after one beginning, several beginnings and updates, answers of different lengths: as one prompt at a time."""
+    lm, other = any_lm, "The author of Hamlet is William Shakespeare\n\nThe capital of France is Paris\n\n"
+    prompts = [SHARED + PROMPTS[0], SHARED + PROMPTS[1], other + PROMPTS[0], other + PROMPTS[2], PROMPTS[2], SHARED + PROMPTS[3], "a"]
+    one, two = small(lm, 1), small(lm, 2)
+    updates = [one, one, one, two, two, two, None] if edited else None
+    done = lambda text: len(text) > 12
+    wanted = [generate(lm, [prompt], [updates[i]] if edited else None, 16, done)[0] for i, prompt in enumerate(prompts)]
+    assert generate(lm, prompts, updates, 16, done) == wanted and len({len(text) for text in wanted}) > 1
+    for prompt, text, update in zip(prompts, wanted, updates or [None] * len(prompts)):
+        with applied(lm, update or Update()):
+            new = plain(lm, prompt, 16)
+        assert lm.tokenizer.decode(new).startswith(text)
