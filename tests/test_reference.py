@@ -45,15 +45,18 @@ def test_a_model_knows_its_world_and_reasons_over_it(each_host, world):
     assert all(measured[name] >= bar - 0.06 for name, bar in bars.BARS.items() if name in measured), measured  # small samples; the book measures large ones
 
 
-@pytest.mark.parametrize("name", sorted(set(EDITORS) - {"FT", "KN"}))  # which hardly write anything here, as the book shows
-def test_an_editor_writes_a_fact_and_little_else_and_can_be_taken_back(host, world, moments, cases, name):
-    before, edits = bits(host), cases[0].edits
-    update = preset(name, "gptj-mini")(host, edits, moments)
+@pytest.mark.parametrize("name", sorted(set(EDITORS) - {"FT", "KN"}))  # which write little here, as the book shows
+def test_an_editor_writes_facts_and_little_else_and_can_be_taken_back(host, world, moments, cases, name):
+    before = bits(host)
+    updates = preset(name, "gptj-mini").each(host, [case.edits for case in cases], moments)
     assert same_bits(host, before)
-    texts, new = [edit.text for edit in edits], [edit.target_new for edit in edits]
-    assert not any(recall(host, texts, new).correct)
-    with applied(host, update):
-        assert all(recall(host, texts, new).correct)
+    asked = [(edit.text, edit.target_new, update) for case, update in zip(cases, updates) for edit in case.edits]
+    assert not any(recall(host, *list(zip(*asked))[:2]).correct)
+    written = recall(host, *map(list, zip(*asked))).correct
+    assert sum(written) / len(written) >= 0.6, written
+    edits = cases[0].edits
+    with applied(host, updates[0]):
+        assert recall(host, [edit.text for edit in edits], [edit.target_new for edit in edits]).correct == written[:len(edits)]
         facts = [fact for fact in world.facts[::40] if all(edit.subject not in (fact.subject, fact.object) for edit in edits)]
         kept = recall(host, [world.relations[f.relation].cloze[0].format(f.subject) for f in facts], [f.object for f in facts]).correct
         assert sum(kept) / len(kept) > 0.8
