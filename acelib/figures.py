@@ -18,7 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .facts import CATEGORIES
@@ -158,20 +160,22 @@ def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int =
 
 @_figure
 def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """How alike two categories are: category x category, a panel a measure, a row a model; numbers are percent.
+    """How alike two categories are, in percent: category x category, a panel a measure, a row a model, one colour scale for all.
 
     pairs: columns a, b (categories), perhaps model, and the measures, each at most 1.   columns: title of the panel by measure.
     """
+    scale = dict(vmin=-100, vmax=100, cmap="vlag") if pairs[list(columns)].min(axis=None) < 0 else dict(vmin=0, vmax=100, cmap=SCALE)
     models = dict(list(pairs.groupby("model", sort=False))) if "model" in pairs else {"": pairs}
-    fig, axes = plt.subplots(len(models), len(columns), figsize=(1.4 + 2.6 * len(columns), 0.4 + 2.7 * len(models)), squeeze=False)
+    fig, axes = plt.subplots(len(models), len(columns), figsize=(1.8 + 2.5 * len(columns), 0.4 + 2.7 * len(models)), squeeze=False)
     for (row, (model, part)), (column, (measure, title)) in product(enumerate(models.items()), enumerate(columns.items())):
         ax, names = axes[row, column], [name for name in CATEGORIES if name in {*part.a, *part.b}]
         both = pd.concat([part, part.rename(columns={"a": "b", "b": "a"})]).pivot(index="a", columns="b", values=measure)
         lower = 100 * both.reindex(index=names, columns=names).where(np.tri(len(names), k=-1, dtype=bool)).iloc[1:, :-1]
-        scale = dict(vmin=-100, vmax=100, cmap="vlag") if pairs[measure].min() < 0 else dict(vmin=0, vmax=100, cmap=SCALE)
-        _map(ax, lower, lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}"), list(lower.index), **scale)
+        text = lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
+        _map(ax, lower, text, list(lower.index), **scale)
         ax.set(title=f"{model}: {title}" if model and not column else title, xlabel="", ylabel="")
         ax.tick_params(axis="x", rotation=0)
+    fig.colorbar(ax.collections[0], ax=axes, label="similarity (%)", pad=0.02)
     return fig
 
 
@@ -229,6 +233,7 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
     """Differences of one editor to others on the same cases with 95 % intervals, a panel a metric; right of zero, the first is better.
 
     table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics; by model, a row of panels each, if there are several.
+    The last name of a row gives its colour.
     """
     by_model = table if isinstance(table, Mapping) else {"": table}
     columns, height = next(iter(by_model.values())).columns, 0.5 + sum(0.6 + 0.33 * len(part) for part in by_model.values())
@@ -236,7 +241,7 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
     for (model, part), row in zip(by_model.items(), axes):
         for ax, metric in zip(row, part):
             for y, (name, cell) in enumerate(part[metric].items()):
-                ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.partition(" − ")[2]))
+                ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.rpartition(" − ")[2]))
             ax.axvline(0, color=INK, lw=1, zorder=1)
             title = (f"{model}: " if model and ax is row[0] else "") + metric.replace("_", "-")
             ax.set(title=title, ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part.index)
@@ -246,11 +251,13 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
 
 
 @_figure
-def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop") -> Figure:
+def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: float | None = 100) -> Figure:
     """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent, a panel a model.
 
     rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row an editor and case (or edit).
+    most: end of the colour scale in percent; None: the greatest of the means.
     """
+    most = most or 100 * rows.groupby([*(["model"] if "model" in rows else []), "editor", by])[metric].mean().max() or 1
     models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
     editors, labels = list(rows.editor.unique()), sorted(rows[by].unique())
     fig, axes = plt.subplots(1, len(models), figsize=(1.6 + (0.9 + 0.42 * len(labels)) * len(models), 1.6 + 0.3 * len(editors)), sharey=True,
@@ -258,7 +265,7 @@ def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop") -> Figur
     for ax, (model, part) in zip(axes[0], models.items()):
         wide = 100 * part.pivot_table(index="editor", columns=by, values=metric).reindex(index=editors, columns=labels)
         counts = part[part.editor == editors[0]][by].value_counts()
-        _map(ax, wide, wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"), editors, vmin=0, vmax=100, cmap=SCALE)
+        _map(ax, wide, wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"), editors, vmin=0, vmax=most, cmap=SCALE)
         ax.set_xticks(np.arange(len(labels)) + 0.5, [f"{label} ({counts.get(label, 0)})" for label in labels], rotation=38, ha="right",
                       rotation_mode="anchor")
         ax.set(title=model, xlabel=by, ylabel="")
@@ -364,9 +371,9 @@ def error_curves(rows: pd.DataFrame, exponents: Mapping[tuple[str, str], Mean] |
             ax.errorbar(means.index, [mean.mean for mean in means], _whiskers(list(means)), marker="osD^"[i % 4], ms=4.5, lw=1.6, color=shade,
                         label=f"{what}{slope}")
         ax.set(title=model, xscale="log", yscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel if ax is axes[0, 0] else "")
-        ax.set_xticks(means.index, [f"{size:g}" for size in means.index], fontsize=8, rotation=30)
+        ax.set_xticks(means.index, [f"{size:g}" if size >= 1 else f"1/{1 / size:g}" for size in means.index])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.legend(fontsize=7.5, loc="best")
+        ax.legend(loc="best")
     return fig
 
 
@@ -398,6 +405,56 @@ def counts(rows: pd.DataFrame, by: str, xlabel: str, of: str | None = None, mult
     ax.set(xlabel=xlabel, ylabel="")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(visible=False, axis="y")
+    return fig
+
+
+@_figure
+def dots(rows: pd.DataFrame, x: str, of: str, values: Mapping[str, str], log: bool = False, seed: int = 0) -> Figure:
+    """Means by ``x`` with 95 % intervals, a colour each ``of``, a row of panels each of ``values``, a column a model.
+
+    rows: columns model, ``x``, ``of`` and those of ``values``, nan where there is none.   values: label of the vertical axis by column.
+    log: whether that axis is logarithmic.
+    """
+    models, names = dict(list(rows.groupby("model", sort=False))), list(rows[of].unique())
+    size = (0.9 + 3.7 * len(models), 0.9 + 2.3 * len(values))
+    fig, axes = plt.subplots(len(values), len(models), figsize=size, sharex="col", sharey="row", squeeze=False)
+    for ax, ((value, label), (model, part)) in zip(axes.flat, product(values.items(), models.items())):
+        levels = list(part[x].unique()) if part[x].dtype.kind not in "iuf" else sorted(part[x].unique())
+        for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+            means = [interval(part[value][(part[x] == level) & (part[of] == name)], seed) for level in levels]
+            places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * (x != of) * 0.7 / len(names)
+            ax.errorbar(places, [mean.mean for mean in means], _whiskers(means), fmt="osD^v"[i % 5], ms=4.5, lw=1.5,
+                        color=HUES.get(name, shade), label=name)
+        if not log:
+            ax.axhline(0, color=INK, lw=0.8, zorder=1)
+        ax.set_xticks(np.arange(len(levels) - 1) + 0.5, minor=True)
+        ax.set_xticks(range(len(levels)), levels)
+        ax.grid(visible=False, axis="x")
+        ax.grid(visible=True, axis="x", which="minor")
+        ax.tick_params(which="minor", length=0)
+        ax.set(yscale="log" if log else "linear", ylabel=label if ax in axes[:, 0] else "", xlabel=x if ax in axes[-1] else "",
+               title=model if ax in axes[0] else "", xlim=(-0.5, len(levels) - 0.5))
+    return fig if x == of else _legend(fig, axes[0, 0])
+
+
+@_figure
+def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Figure:
+    """Tables 14, 15: the best layers by category, best first, coloured where ``against`` has another layer at this rank.
+
+    ranks: ``tables.layers_table`` by setting of the prompt. A row of panels a source, a column a setting and block.
+    """
+    sources, settings = ranks[against].columns.unique(0), [name for name in ranks if name != against]
+    panels = list(product(settings, ranks[against].index.unique(1)))
+    shades = {"same layer as " + against: "#ECECEC", "a layer of another rank": "#F0C27B", "a layer not among these": "#D55E00"}
+    fig, axes = plt.subplots(len(sources), len(panels), figsize=(1.7 + 1.9 * len(panels), 0.9 + 2.2 * len(sources)), squeeze=False)
+    for (row, source), (column, (setting, block)) in product(enumerate(sources), enumerate(panels)):
+        ax, (new, old) = axes[row, column], (ranks[name][source].xs(block, level=1) for name in (setting, against))
+        where = [[1 if layer in set(old.loc[name]) else 2 for layer in of] for name, of in new.iterrows()]
+        where = pd.DataFrame(where, new.index, new.columns).where((new != old).fillna(False).astype(bool), 0).where(new.notna())
+        _map(ax, where, new.astype("string").fillna(""), [] if column else list(new.index), vmin=0, vmax=2,
+             cmap=ListedColormap(list(shades.values())))
+        ax.set(title=f"{setting}: {block}", xlabel="rank" if row + 1 == len(sources) else "", ylabel=source if not column else "")
+    fig.legend(handles=[Patch(color=shade, label=name) for name, shade in shades.items()], loc="outside upper center", ncols=3)
     return fig
 
 

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from acelib import figures
 from acelib.latency import exponents
-from acelib.tables import Mean, paired_table, published
+from acelib.tables import Mean, layers_table, paired_table, published
 
 pytestmark = pytest.mark.filterwarnings("error")
 CATEGORIES, LAYERS, ROLES = ("NN", "CP"), range(4), ("first subject", "middle subject", "last subject", "last")
@@ -67,6 +67,15 @@ def alike():
     return pd.DataFrame([("NN", "CP", -0.5, 0.1), ("NN", "ST", 0.5, 0.2), ("CP", "ST", 0.9, 0.3)], columns=["a", "b", "ffn", "shared"])
 
 
+def ranks():
+    return {name: layers_table(two(scores(sign)), top=3) for name, sign in (("few-shot", 1.0), ("zero-shot", -1.0))}
+
+
+def states():
+    return two(pd.DataFrame([dict(place=place, state=state, ffn=float(i), attn=np.nan if state == "edited" else 2.0)
+                             for place in ("subject", "answer") for state in ("unedited", "edited") for i in range(3)]))
+
+
 def two(some):
     return pd.concat([some.assign(model=name) for name in ("one", "two")])
 
@@ -92,6 +101,10 @@ DRAWN = {
     "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())), "growth_curves, bare": lambda: figures.growth_curves(growth()),
     "error_curves": lambda: figures.error_curves(errors(), {("one", "score"): Mean(2, 1.9, 2.1, 3), ("two", "score"): Mean(1, 0.9, 1.1, 3)}),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
+    "dots": lambda: figures.dots(states(), "place", "state", {"ffn": "FFN (nats)", "attn": "attention (nats)"}),
+    "dots, logarithmic": lambda: figures.dots(states().assign(place=7), "place", "state", {"ffn": "error (%)"}, log=True),
+    "rank_map": lambda: figures.rank_map(ranks()),
+    "failure_map, its own scale": lambda: figures.failure_map(two(rows()), "n_edits", "paraphrase", None),
     "head_map": lambda: figures.head_map({"one": np.arange(12.0).reshape(3, 4) - 6, "two": np.zeros((3, 4))}),
 }
 
@@ -147,3 +160,29 @@ def test_the_trace_scale_runs_from_corrupted_to_clean():
     fig = figures.causal_trace_map(traces(), clean=0.9, corrupted=0.2)
     assert fig.axes[0].collections[0].get_clim() == pytest.approx((20, 90))
     assert fig.axes[0].get_yticklabels()[1].get_text() == "middle subject token"
+
+
+def test_all_similarity_maps_have_one_scale_and_one_bar():
+    fig = DRAWN["similarity_maps"]()
+    assert {ax.collections[0].get_clim() for ax in fig.axes[:4]} == {(-100, 100)} and fig.axes[4].get_ylabel() == "similarity (%)"
+    assert len(fig.axes) == 5 and fig.axes[0].texts[0].get_text() == "−50"
+
+
+def test_dots_stand_at_the_means_in_the_order_of_the_rows():
+    fig = DRAWN["dots"]()
+    unedited, edited = fig.axes[0].containers
+    assert unedited.lines[0].get_ydata().tolist() == edited.lines[0].get_ydata().tolist() == [1, 1]
+    assert [label.get_text() for label in fig.axes[2].get_xticklabels()] == ["subject", "answer"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["unedited", "edited"]
+    assert np.isnan(np.array(fig.axes[2].containers[1].lines[0].get_ydata(), float)).all()  # nothing measured, nothing drawn
+
+
+def test_changed_ranks_are_marked():
+    fig = DRAWN["rank_map"]()
+    assert [text.get_text() for text in fig.axes[2].texts][:3] == ["0", "1", "2"]  # against 3, 2, 1, the best first
+    assert np.asarray(fig.axes[2].collections[0].get_array()).reshape(8, 3)[0].tolist() == [2, 1, 1]
+    assert not np.nan_to_num(fig.axes[0].collections[0].get_array()).any()  # the published layers are the same in both
+
+
+def test_a_map_of_small_shares_has_its_own_scale():
+    assert DRAWN["failure_map, its own scale"]().axes[0].collections[0].get_clim()[1] < 100
