@@ -85,8 +85,7 @@ def early_site(lm: LM, world: World, n_facts: int = 16, n_noise: int = 4, seed: 
 def editing(lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, seed: int = 0) -> dict[str, float]:
     """``rome_...`` and ``memit_...``: efficacy, paraphrase and specificity of ``n_edits`` known facts, edited one by one at the
     subject's last token, MEMIT in the first three layers of the early site (as its authors write 3-8 of GPT-J's 28), ROME in the last of
-    them, with the same settings for every model; ROME without C, whose inverse is unbounded here (few tokens, silent neurons), as
-    EasyEdit's settings have it.
+    them, with the same settings for every model.
 
     efficacy, paraphrase: share of edited facts (of their other wordings) whose new object is said; specificity: share of ``n_unrelated``
     other facts an edit, half of its relation, that keep their answer. Zero where no early site is found.
@@ -100,8 +99,7 @@ def editing(lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, see
         return {f"{editor}_{name}": 0.0 for editor, name in names}
     others = [_others(world, edit, n_unrelated, rng) for edit in edits]
     search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
-    editors = dict(rome=ROME(layer=site[-1], second_moment=False, objective=Objective(kind="mlp", **search), n_prefixes=5,
-                             prefix_lengths=(10,)),
+    editors = dict(rome=ROME(layer=site[-1], objective=Objective(kind="mlp", **search), n_prefixes=5, prefix_lengths=(10,)),
                    memit=MEMIT(layers=site, weight=10.0, objective=Objective(**search), n_prefixes=2))
     moments, result = second_moments(lm, documents(world, 2000), site), {}
     for editor in editors:
