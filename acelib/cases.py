@@ -157,8 +157,8 @@ def _read_case(record: dict, where: str, keys: Mapping[str, str]) -> Case:
         return tuple(value for value in values if value.strip())
 
     def hops(field: str) -> tuple[Hop, ...]:
-        return tuple(Hop(*(take(hop, name, str, f"{field}.") for name in ("question", "cloze", "answer")), texts(hop, "answer_alias"))
-                     for hop in take(record, field, list))
+        return tuple(Hop(*(take(hop, name, str, f"{field}.").rstrip() for name in ("question", "cloze", "answer")),
+                         texts(hop, "answer_alias")) for hop in take(record, field, list))
 
     def triples(field: str) -> tuple[tuple[str, str, str], ...]:
         rows = take(take(record, "orig", dict), field, list, "orig.")

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
-from typing import Iterable, Iterator, Mapping
+from typing import Iterator, Mapping
 
 WORLD = Path(__file__).resolve().parent.parent / "data" / "world"
 
@@ -102,6 +102,13 @@ class Edit:
         for name in ("subject", "target_new"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise ValueError(f"{name} of an edit must be a non-empty text, got {getattr(self, name)!r}")
+        if not isinstance(self.target_true, str):
+            raise ValueError(f"target_true of the edit of {self.subject!r} must be a text, '' if it is not known, got {self.target_true!r}")
+        for name in ("paraphrases", "hops"):
+            texts = getattr(self, name)
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{name} of the edit of {self.subject!r} must be a list of texts, got {texts!r}")
+            object.__setattr__(self, name, tuple(texts))
         for template in (self.prompt, *self.paraphrases):
             _require_slot(template, f"edit of {self.subject!r}")
         if self.target_new.strip() == self.target_true.strip():
@@ -109,8 +116,8 @@ class Edit:
 
     @property
     def text(self) -> str:
-        """The prompt with its subject."""
-        return self.prompt.replace("{}", self.subject)
+        """The prompt with its subject, without blanks at its end: an answer brings its own."""
+        return self.prompt.replace("{}", self.subject).rstrip()
 
 
 @dataclass(frozen=True)

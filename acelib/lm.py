@@ -10,11 +10,11 @@ import copy
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Sequence
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -29,7 +29,6 @@ class Family:
     layers: str  #: list of blocks, below the stack
     attn: str  #: attention module, below a block
     attn_out: str  #: output projection, below the attention module
-    value: str  #: value projection, below the attention module
     mlp: str  #: FFN module, below a block
     fc1: tuple[str, ...]  #: first matrices of the FFN, the neuron's main key first (gate before up)
     fc2: str  #: second matrix of the FFN
@@ -40,14 +39,14 @@ class Family:
     parallel: bool = False  #: attention and FFN read the same input (GPT-J)
 
 
-_LLAMA = dict(stack="model", layers="layers", attn="self_attn", attn_out="o_proj", value="v_proj", mlp="mlp",
-              fc1=("gate_proj", "up_proj"), fc2="down_proj", ffn_norm="post_attention_layernorm", norm="norm", embed="embed_tokens")
+_LLAMA = dict(stack="model", layers="layers", attn="self_attn", attn_out="o_proj", mlp="mlp", fc1=("gate_proj", "up_proj"),
+              fc2="down_proj", ffn_norm="post_attention_layernorm", norm="norm", embed="embed_tokens")
 
 FAMILIES = {
-    "gpt2": Family(stack="transformer", layers="h", attn="attn", attn_out="c_proj", value="c_attn", mlp="mlp", fc1=("c_fc",),
-                   fc2="c_proj", ffn_norm="ln_2", norm="ln_f", embed="wte", positions="wpe"),
-    "gptj": Family(stack="transformer", layers="h", attn="attn", attn_out="out_proj", value="v_proj", mlp="mlp", fc1=("fc_in",),
-                   fc2="fc_out", ffn_norm="ln_1", norm="ln_f", embed="wte", parallel=True),
+    "gpt2": Family(stack="transformer", layers="h", attn="attn", attn_out="c_proj", mlp="mlp", fc1=("c_fc",), fc2="c_proj",
+                   ffn_norm="ln_2", norm="ln_f", embed="wte", positions="wpe"),
+    "gptj": Family(stack="transformer", layers="h", attn="attn", attn_out="out_proj", mlp="mlp", fc1=("fc_in",), fc2="fc_out",
+                   ffn_norm="ln_1", norm="ln_f", embed="wte", parallel=True),
     "llama": Family(**_LLAMA),
     "qwen3": Family(**_LLAMA),
 }
@@ -239,10 +238,11 @@ class LM:
         return max(i for i, (start, stop) in enumerate(offsets) if start < end and stop > start)
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of ``answer`` as a continuation: exactly one leading space, no special tokens. Raises ValueError if empty."""
+        """Token ids of ``answer`` as a continuation: after one space behind other text, no special tokens. Raises ValueError if empty."""
         if not answer.strip():
             raise ValueError(f"answer {answer!r} is empty; give the text the model should say")
-        return self.tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
+        before, both = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("x", f"x {answer.strip()}"))
+        return both[len(before):]  # not of " " + answer, which some tokenizers begin with a space of their own
 
     # ------------------------------------------------------------------ identity
 
@@ -286,16 +286,19 @@ def load(name: str, device: str | torch.device | None = None, dtype: torch.dtype
     """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
 
     device: where to put it; None takes the accelerator if there is one, else the CPU.   dtype: float32 by default.
-    Raises ValueError if nothing of that name can be loaded, naming the shipped models.
+    Raises ValueError if nothing of that name can be loaded, naming the shipped models, or if a weight is missing from its files.
     """
     folder = SHIPPED / name if name in shipped() else Path(name)
     source = str(folder) if folder.is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError, KeyError) as err:
+        model, found = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
+        why = f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0]}"
         raise ValueError(f"model {name!r} cannot be loaded: it is neither shipped ({', '.join(shipped()) or 'none'}), "
-                         f"nor a readable local folder, nor a hub id that can be reached ({type(err).__name__})") from err
+                         f"nor a readable local folder, nor a hub id that can be reached ({why})") from err
+    if missing := sorted(found["missing_keys"]):  # they would be random
+        raise ValueError(f"model {name!r}: {len(missing)} weights are missing from its files, such as {missing[0]!r}")
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return LM(model.to(device), tokenizer, name)

@@ -21,9 +21,10 @@ def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.
     to be one of the world's; what the world does not know is left out.
     """
     rows = [("fact", edit.text, edit.target_new)]
-    key = edit.relation or next((key for key, relation in world.relations.items() if edit.prompt in relation.cloze), "")
+    prompt = edit.prompt.rstrip()
+    key = edit.relation or next((key for key, relation in world.relations.items() if prompt in relation.cloze), "")
     wordings = edit.paraphrases or (world.relations[key].cloze if key else ())
-    rows += [("paraphrase", wording.replace("{}", edit.subject), edit.target_new) for wording in wordings if wording != edit.prompt]
+    rows += [("paraphrase", wording.replace("{}", edit.subject), edit.target_new) for wording in wordings if wording != prompt]
     if key:
         new = Fact(edit.subject, key, edit.target_new)
         rows += [("multi-hop", multi_hop_cloze(world, Chain((new, after))), after.object) for after in world.about(edit.target_new)]

@@ -84,7 +84,7 @@ class Update:
             factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
             edits = tuple(Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in meta["edits"])
             update = cls(factors, meta["editor"], edits, meta["model"], keys)
-        except (OSError, SafetensorError, KeyError, IndexError, TypeError) as err:
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as err:
             raise ValueError(f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})") from err
         if update.model != lm.fingerprint:
             raise ValueError(f"{str(path)!r} was made for the model {update.model or 'unknown'}, not for {lm.name!r} ({lm.fingerprint})")

@@ -124,13 +124,19 @@ def test_check_world_names_every_kind_of_fault(world):
 @pytest.mark.parametrize("fields, message", [
     (dict(subject=" "), "subject"), (dict(target_new=""), "target_new"), (dict(target_new=None), "target_new"),
     (dict(prompt="plays"), "exactly one"), (dict(prompt="{} and {}"), "exactly one"), (dict(paraphrases=("no slot",)), "no slot"),
-    (dict(target_new="basketball"), "already the answer"),
+    (dict(target_new="basketball"), "already the answer"), (dict(target_true=None), "target_true .* must be a text"),
+    (dict(hops="The sport of Tim Duncan is"), "hops .* must be a list of texts"), (dict(hops=("a", None)), "hops .* must be a list"),
 ])
 def test_unusable_edits_are_refused(fields, message):
     good = dict(subject="Tim Duncan", prompt="{} plays the sport of", target_new="tennis", target_true="basketball")
     assert Edit(**good).text == "Tim Duncan plays the sport of"
     with pytest.raises(ValueError, match=message):
         Edit(**{**good, **fields})
+
+
+def test_an_edit_takes_lists_and_ends_without_blanks():
+    edit = Edit("Tim Duncan", "{} plays the sport of ", "tennis", paraphrases=["{} plays"], hops=["The sport of the friend of Ann is"])
+    assert edit.text == "Tim Duncan plays the sport of" and edit.paraphrases == ("{} plays",) and len({edit, edit}) == 1
 
 
 def test_relations_refuse_bad_wordings(world):

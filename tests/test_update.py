@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from acelib.update import Factors, Update, applied, commit, overlaid, save_pretrained, save_tensors
@@ -117,9 +118,29 @@ def test_save_load(tiny, tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a saved update"):
         Update.load(path, lm)
-    save_tensors(path, {"x": torch.zeros(1)}, {})
-    with pytest.raises(ValueError, match="not a saved update"):
-        Update.load(path, lm)
+
+
+MADE = dict(editor="X", edits=[], model="0123456789abcdef")
+
+
+@pytest.mark.parametrize("tensors, meta", [
+    ({}, []), ({}, {}), ({}, MADE | dict(edits=["France"])), ({}, MADE | dict(edits=[dict(capital="Paris")])),
+    ({}, MADE | dict(edits=[dict(subject="France", prompt="no slot", target_new="Rome")])),
+    ({"left.1": torch.zeros(32, 1)}, MADE), ({"left.one": torch.zeros(32, 1)}, MADE)])
+def test_another_file_is_not_an_update(tiny, tmp_path, tensors, meta):
+    save_tensors(tmp_path / "u.safetensors", tensors, meta)
+    with pytest.raises(ValueError, match="u.safetensors' is not a saved update"):
+        Update.load(tmp_path / "u.safetensors", tiny("gpt2"))
+
+
+def test_a_file_of_something_else_is_not_an_update(tiny, tmp_path):
+    lm, path = tiny("gpt2"), tmp_path / "u.safetensors"
+    for meta in (None, {"acelib": "{no json"}):
+        save_file({"left.1": torch.zeros(32, 1)}, path, meta)
+        with pytest.raises(ValueError, match="u.safetensors' is not a saved update"):
+            Update.load(path, lm)
+    with pytest.raises(ValueError, match="none' is not a saved update"):
+        Update.load(tmp_path / "none", lm)
 
 
 @pytest.mark.parametrize("family", ["gptj", "qwen3"])
