@@ -12,7 +12,6 @@ from os.path import commonprefix
 from typing import Callable, NamedTuple, Sequence
 
 import torch
-from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 

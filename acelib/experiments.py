@@ -20,7 +20,7 @@ import torch
 
 from .covariance import Moments
 from .evaluate import multi_hop, recall
-from .facts import Case, Edit, Fact, World
+from .facts import Case, Fact, World
 from .lm import LM
 from .prompts import few_shot, matches, single_hop_cloze
 from .provenance import library_hash

@@ -10,7 +10,6 @@ the training split are ever shown; identification and evaluation chains stay uns
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import random

@@ -42,21 +42,12 @@ def rank_one(key: Tensor, at: Tensor, residual: Tensor, solver: Solver | None = 
     return _finite(residual[:, None], u / scale)
 
 
-def null_ridge(K: Tensor, R: Tensor, project: Solver, weight: float, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Ridge inside a subspace, earlier keys held at zero change: dW = R K^T P (P (K K^T + H H^T) P + weight I)^{-1}.
-
-    K: (m, n).   R: (d, n).   project: x -> P x, an orthogonal projector.   weight: L2 > 0.   history: H (m, k), keys of earlier edits.
-    Returns: left (d, n), right (m, n).
-    Raises: ValueError for a weight that is not positive or unequal columns.
-    Source: AlphaEdit Eq. 14, in push-through form: n and k unknowns instead of m.
-    """
-    return ridge(project(K), R, remembering(weight, None if history is None else project(history)))
-
-
 def remembering(weight: float, history: Tensor | None = None) -> Solver:
     """x -> (weight I + H H^T)^{-1} x by the Woodbury identity: k unknowns for k earlier keys.
 
+    With keys K and H inside a null space, P K and P H, ``ridge`` on it is dW = R K^T P (P (K K^T + H H^T) P + weight I)^{-1}.
     weight: L2 > 0.   history: H (m, k).   Raises ValueError for a weight that is not positive.
+    Source: AlphaEdit Eq. 14, in push-through form: n and k unknowns instead of m.
     """
     if not weight > 0:
         raise ValueError(f"weight {weight} is not positive")

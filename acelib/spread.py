@@ -91,7 +91,7 @@ def write(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, Z: T
     The rows' hidden states are carried up from layer to layer, so a layer below the first write runs once.
     history: keys (m, k) of earlier edits by layer, the same for all groups.
     Returns: one Update for each group 0 ... max group (of ``updates``), low-rank, of the model without ``updates``; from a null space with
-    the keys it was written at: a layer's key depends on the layers below only, so they are those of the edited model.
+    the keys it was written at: a layer's key depends on the layers below only, so they are those of the model that this write leaves.
     Raises: ValueError for a layer that does not exist or has no moment, or if Z has not one row for each request.
     Source: MEMIT Eq. 14, 19, 20; PMET Eq. 13 (square root); AlphaEdit Eq. 14.
     """

@@ -13,7 +13,7 @@ from typing import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.cache_utils import DynamicLayer
 

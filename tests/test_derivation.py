@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from acelib.attribution import first_tokens, layer_scores, value_scores
 from acelib.covariance import second_moments

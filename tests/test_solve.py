@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acelib.solve import null_ridge, rank_one, ridge
+from acelib.solve import rank_one, remembering, ridge
 
 M, D = 12, 7
 
@@ -34,12 +34,12 @@ def test_rank_one_writes_exactly(A):
 
 
 @pytest.mark.parametrize("history", [0, 5])
-def test_null_ridge_is_the_published_system(history):
+def test_a_ridge_inside_a_null_space_is_the_published_system(history):
     K, R, H = randn(M, 3), randn(D, 3, seed=2), randn(M, history, seed=5)
     basis = torch.linalg.qr(randn(M, 8, seed=6))[0]
     P = basis @ basis.T
     plain = torch.linalg.solve(P @ (K @ K.T + H @ H.T) + 0.7 * torch.eye(M, dtype=torch.float64), P @ K @ R.T).T
-    left, right = null_ridge(K, R, lambda x: P @ x, 0.7, H if history else None)
+    left, right = ridge(P @ K, R, remembering(0.7, P @ H if history else None))
     torch.testing.assert_close(left @ right.T, plain, rtol=1e-9, atol=1e-12)
 
 
@@ -49,4 +49,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match="not finite"):
         ridge(randn(M, 1) * float("nan"), randn(D, 1), lambda x: x)
     with pytest.raises(ValueError, match="weight 0"):
-        null_ridge(randn(M, 1), randn(D, 1), lambda x: x, 0)
+        remembering(0)

@@ -5,7 +5,10 @@ into the value layers. Query stage: the single-hop prompt at the subject's last 
 form of a backbone (PMET, MEMIT, AlphaEdit); the result is the sum. The paper is silent on details; every reading is a field, and the
 defaults follow its text. Algorithm 1 searches all targets first and then writes, so by default no stage searches on a model that another
 has edited (``chained``); each writes on the weights as they are by then. The other reading hardly writes its second stage: after the value
-stage the model says the target, and PMET's search stops at once. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
+stage the model says the target, and PMET's search stops at once. Two steps of Algorithm 1 are not followed: it writes one vector v* of a
+fact into both kinds of layers, where here a stage searches its own, for a target belongs to one layer and position; and it finds the query
+layers after the value write, where here both are settings, located before (``locate``). On AlphaEdit, the keys kept of the value layers
+are those of their write; the query stage, below them, moves them once more. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class ACE(Staged):
     value_weight: float | None = None  #: lambda of the value stage; None: ``weight``
     value_objective: Objective | None = None  #: of the value stage; None: ``objective``
     stages: tuple[str, ...] = ("value", "query")  #: which, in which order
-    chained: bool = False  #: whether a stage searches its targets on the model that the stages before have edited (see below)
+    chained: bool = False  #: whether a stage searches its targets on the model that the stages before have edited (see above)
     value_prompts: tuple[str, ...] = ("single", "hops")
     value_position: str = "last"  #: of the single-hop prompt; multi-hop prompts are always edited at their last token
     query_prompts: tuple[str, ...] = ("single",)
