@@ -38,14 +38,18 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     if (again := rows.duplicated(["item", "annotator"])).any():
         of = rows.loc[again.idxmax()]
         raise ValueError(f"{path}, line {again.idxmax() + 2}: a second label by {of.annotator!r} for item {of['item']!r}; one is allowed")
-    labels = rows.pivot(index="item", columns="annotator", values="label").reindex(index=rows["item"].unique(), columns=rows.annotator.unique())
+    labels = rows.pivot(index="item", columns="annotator", values="label")
+    labels = labels.reindex(index=rows["item"].unique(), columns=rows.annotator.unique())
     if labels.shape[1] < 2 or not (labels.notna().sum(axis=1) > 1).any():
         raise ValueError(f"{path}: {labels.shape[1]} annotators and no item that two of them have labelled; agreement needs at least one")
     return labels.astype(object).where(labels.notna(), None)
 
 
 def cohen_kappa(a: pd.Series, b: pd.Series) -> float:
-    """(p_o - p_e) / (1 - p_e) of two annotators' labels of the same items; nan if chance alone would make them agree. Source: Cohen (1960)."""
+    """(p_o - p_e) / (1 - p_e) of two annotators' labels of the same items; nan if chance alone would make them agree.
+
+    Source: Cohen (1960).
+    """
     shares = pd.concat([part.value_counts(normalize=True) for part in (a, b)], axis=1).fillna(0)
     expected = shares.prod(axis=1).sum()
     return ((a.to_numpy() == b.to_numpy()).mean() - expected) / (1 - expected) if expected < 1 else nan
@@ -74,7 +78,8 @@ def agreement(labels: pd.DataFrame) -> pd.DataFrame:
     for a, b in combinations(labels.columns, 2):
         both = labels[[a, b]].dropna()
         if len(both):
-            lines[f"{a}, {b}"] = {"items": len(both), "agreement (%)": interval(100.0 * (both[a] == both[b])), "kappa": cohen_kappa(both[a], both[b])}
+            lines[f"{a}, {b}"] = {"items": len(both), "agreement (%)": interval(100.0 * (both[a] == both[b])),
+                                  "kappa": cohen_kappa(both[a], both[b])}
     pairs = [[x == y for x, y in combinations(row.dropna(), 2)] for _, row in labels.iterrows()]
     shares = [100 * np.mean(same) for same in pairs if same]
     lines["all"] = {"items": len(shares), "agreement (%)": interval(shares), "kappa": nan, "alpha": krippendorff_alpha(labels)}

@@ -99,7 +99,8 @@ def change_follows(stated: Mapping[str, tuple[str, float, float]]) -> list[Resul
 
 def leads(wide: pd.DataFrame, name: str) -> list[Result]:
     """Columns in which the method called superior is not the highest."""
-    return [Result(_name(column), f"{name} {of[name]:g}, {of.idxmax()} {of.max():g}", bool(of.max() > of[name])) for column, of in wide.items()]
+    return [Result(_name(column), f"{name} {of[name]:g}, {of.idxmax()} {of.max():g}", bool(of.max() > of[name]))
+            for column, of in wide.items()]
 
 
 def falls(before: pd.Series, after: pd.Series) -> list[Result]:
@@ -109,7 +110,8 @@ def falls(before: pd.Series, after: pd.Series) -> list[Result]:
 
 def stays(before: pd.Series, after: pd.Series, percent: float) -> list[Result]:
     """Values said to stay that change by at least ``percent``, by the labels of ``after``."""
-    return [Result(_name(key), f"{before[key]:g} to {value:g}", bool(abs(value / before[key] - 1) >= percent / 100)) for key, value in after.items()]
+    return [Result(_name(key), f"{before[key]:g} to {value:g}", bool(abs(value / before[key] - 1) >= percent / 100))
+            for key, value in after.items()]
 
 
 def has_editor(editors: Mapping[str, Sequence[str]], name: str) -> list[Result]:

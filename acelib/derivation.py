@@ -64,7 +64,8 @@ def taylor(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor, norm: str = "froz
     linear = ((v * reader.gain) @ reader.head.T) / place[1]
     first = linear.gather(1, w[:, None]) - (place[-1].softmax(-1) * linear).sum(-1, keepdim=True)
     score = [_gain(place[-1], reader.change(place, torch.full_like(first, size), v[:, None]), w) for size in sizes]
-    return _rows(dict(prompt=range(len(ids)), neuron=range(n), size=sizes), score=torch.cat(score, 1), first=first * first.new_tensor(sizes))
+    axes = dict(prompt=range(len(ids)), neuron=range(n), size=sizes)
+    return _rows(axes, score=torch.cat(score, 1), first=first * first.new_tensor(sizes))
 
 
 def additivity(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor, norm: str = "frozen",
@@ -108,7 +109,10 @@ def queries(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor, n: int = 20, siz
 
 
 def slopes(rows: pd.DataFrame, of: str, most: float = 1.0) -> pd.Series:
-    """Exponent of the mean |of - first| in the size of the push, a prompt each, least squares over sizes up to ``most``; 2: a first order."""
+    """Exponent of the mean |of - first| in the size of the push, a prompt each; 2 says that ``first`` is the first order.
+
+    By least squares over sizes up to ``most``.
+    """
     errors = (rows[of] - rows["first"]).abs().groupby([rows["prompt"], rows["size"]]).mean().unstack().loc[:, :most]
     return pd.Series(np.polyfit(np.log(errors.columns.to_numpy(float)), np.log(errors.to_numpy().T), 1)[0], errors.index)
 

@@ -11,7 +11,10 @@ from .tables import published
 
 
 def checked() -> pd.DataFrame:
-    """Everything that was checked, one row each: what would be wrong, source, where in it, the numbers, whether it is a fault, the check."""
+    """Everything that was checked, one row each.
+
+    Returns: columns what (would be wrong), source, where (in it), numbers, fault (whether it is one), check.
+    """
     plan = [*ranked_lists(), *places(), *_averages(), *_changes(), *_superior(), *_twice(), *_sentences()]
     return pd.DataFrame([dict(what=what, source=source, **result._asdict(), check=check.__name__)
                          for what, source, check, *arguments in plan for result in check(*arguments)])
@@ -52,21 +55,26 @@ def _averages() -> list[tuple]:
 
 
 def _changes() -> list[tuple]:
-    inline, wide, prompt = published("ace_inline").set_index("id"), _series(10, "editor", "model", "n_edits"), _series(5, "model", "prompting")
-    gains = {f"{own} over {other}, {inline.model[key]}": (inline.value[key], *(wide[editor, inline.model[key], "all"] for editor in (other, own)))
+    inline, prompt = published("ace_inline").set_index("id"), _series(5, "model", "prompting")
+    wide = _series(10, "editor", "model", "n_edits")
+    gains = {f"{own} over {other}, {inline.model[key]}":
+             (inline.value[key], *(wide[editor, inline.model[key], "all"] for editor in (other, own)))
              for key, own, other in (("ace_01", "ACE (PMET)", "PMET"), ("ace_02", "ACE (PMET)", "PMET"),
                                      ("ace_67", "ACE (AlphaEdit)", "AlphaEdit"), ("ace_68", "ACE (AlphaEdit)", "AlphaEdit"))}
     skipped = published(4).pivot(index=["model", "layer_family", "skipped_ranks"], columns="metric", values="value")
-    losses = {", ".join(key): (f"{row.avg_decrease_percent:.2f}", wide["ACE (PMET)", key[0], "all"], row.avg) for key, row in skipped.iterrows()}
+    losses = {", ".join(key): (f"{row.avg_decrease_percent:.2f}", wide["ACE (PMET)", key[0], "all"], row.avg)
+              for key, row in skipped.iterrows()}
     kinds = [(model, kind) for model in DEPTH for kind in ("Zero-Shot", "One-Shot", "OOD Few-Shots")]
-    prompts = {", ".join(key): (inline.value[f"ace_{29 + i}"], wide["ACE (PMET)", key[0], "all"], prompt[key]) for i, key in enumerate(kinds)}
+    prompts = {", ".join(key): (inline.value[f"ace_{29 + i}"], wide["ACE (PMET)", key[0], "all"], prompt[key])
+               for i, key in enumerate(kinds)}
     return [("a change stated in percent that the table does not give", source, audit.change_follows, some)
             for source, some in (("6.2, Table 2; J, Table 10", gains), ("Table 4", losses), ("6.3, Table 5", prompts))]
 
 
 def _superior() -> list[tuple]:
     plan = []
-    for n, name, columns in ((2, "ACE", ["model", "n_edits"]), (3, "ACE", ["model", "metric"]), (10, "ACE (AlphaEdit)", ["model", "n_edits"]),
+    for n, name, columns in ((2, "ACE", ["model", "n_edits"]), (3, "ACE", ["model", "metric"]),
+                             (10, "ACE (AlphaEdit)", ["model", "n_edits"]),
                              (12, "ACE", ["metric"]), (18, "ACE", ["model", "metric"]), (19, "ACE", ["metric"])):
         wide = published(n).pivot(index="editor", columns=columns, values="value").drop(index="Base", errors="ignore")
         plan.append((f"{name} is called superior, and is not the highest", f"Table {n}", audit.leads, wide, name))
@@ -76,11 +84,13 @@ def _superior() -> list[tuple]:
 
 
 def _twice() -> list[tuple]:
-    models, average, most = published("ace_inline").set_index("id").model, _series(2, "editor", "model", "n_edits"), published(6).groupby("model").n_layers.max()
-    ace, skipped = _series(6, "editor", "model", "n_layers")["ACE"], _series(4, "layer_family", "metric", "model", "skipped_ranks")["query", "avg"]
+    models, most = published("ace_inline").set_index("id").model, published(6).groupby("model").n_layers.max()
+    average, ace = _series(2, "editor", "model", "n_edits"), _series(6, "editor", "model", "n_layers")["ACE"]
+    skipped = _series(4, "layer_family", "metric", "model", "skipped_ranks")["query", "avg"]
     fewer = {(model, int(most[model]) - len(ranks.split(";"))): value for (model, ranks), value in skipped.items()}
     f27 = published(13).query("block == 'ffn' and layer == 27")["value"]
-    pairs = {"6.4 and Table 7, plays": (*numbers("ace_39"), _tokens(7)["plays", "ffn"]), "6.4 and Table 7, of": (*numbers("ace_40"), _tokens(7)["of", "ffn"]),
+    pairs = {"6.4 and Table 7, plays": (*numbers("ace_39"), _tokens(7)["plays", "ffn"]),
+             "6.4 and Table 7, of": (*numbers("ace_40"), _tokens(7)["of", "ffn"]),
              "L.2 and Table 13, range of f27": (*numbers("ace_70"), round(f27.max() - f27.min(), 2)),
              "models of 16.51 and 40.45 %, set side by side": (models["ace_03"], models["ace_04"])}
     for model, keys in {"GPT-J": ("ace_47", "ace_48"), "Qwen3-8B": ("ace_49", "ace_50")}.items():
@@ -89,13 +99,18 @@ def _twice() -> list[tuple]:
     a, b = (pd.Series({key: pair[i] for key, pair in pairs.items()}, dtype=object) for i in (0, 1))
     shared = average.rename(index={"ACE": "ACE (PMET)"}, level="editor"), _series(10, "editor", "model", "n_edits")
     return [("a quantity has two values", source, audit.values_agree, *some) for source, some in (
-        ("Tables 2 and 10", shared), ("Tables 4 and 6, ACE without query layers", (pd.Series(fewer), ace)), ("text and tables", (a, b)))] + [
+        ("Tables 2 and 10", shared), ("Tables 4 and 6, ACE without query layers", (pd.Series(fewer), ace)),
+        ("text and tables", (a, b)))] + [
             ("the same words before, the same model, another importance", "Tables 7 and 16", audit.values_agree, _tokens(7), _tokens(16))]
 
 
 def _sentences() -> list[tuple]:
-    down = published(4).query("arrow == 'down' and not metric.str.startswith('avg')").set_index(["model", "layer_family", "skipped_ranks", "metric"])["value"]
+    down = published(4).query("arrow == 'down' and not metric.str.startswith('avg')")
+    down = down.set_index(["model", "layer_family", "skipped_ranks", "metric"])["value"]
     full, drop = _series(3, "editor", "model", "metric")["ACE"], numbers("ace_71")[0]
-    return [("an arrow down where nothing falls", "Tables 3 and 4", audit.falls, pd.Series({key: full[key[0], key[-1]] for key in down.index}), down),
-            (f"called stable, and changes by {drop:g} % or more", "L.3, Tables 16 and 17", audit.stays, _tokens(16), _tokens(17).drop("from"), drop),
-            ("there is no unedited model to compare with", "L.1, L.4", audit.has_editor, {f"Table {n}": list(published(n).editor.unique()) for n in (12, 19)}, "Base")]
+    before = pd.Series({key: full[key[0], key[-1]] for key in down.index})
+    return [("an arrow down where nothing falls", "Tables 3 and 4", audit.falls, before, down),
+            (f"called stable, and changes by {drop:g} % or more", "L.3, Tables 16 and 17", audit.stays, _tokens(16),
+             _tokens(17).drop("from"), drop),
+            ("there is no unedited model to compare with", "L.1, L.4", audit.has_editor,
+             {f"Table {n}": list(published(n).editor.unique()) for n in (12, 19)}, "Base")]

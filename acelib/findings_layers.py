@@ -29,10 +29,13 @@ def ranked_lists() -> list[tuple]:
     plan += [("the FFN list is the attention list", f"Table {n}", audit.lists_of_their_own, table) for n, table in ranked.items()]
     for n in (14, 15):
         plan += [("underlined without a change, or changed without", f"Table {n}", audit.marks_follow, ranked[n], ranked[1]),
-                 ("changes are said to be mostly in the lower half, and are not", f"L.2, Table {n}", audit.changes_are_low, ranked[n], ranked[1])]
-    for what, *arguments in (("said to rank top in all categories, and is not in the first four", "attn", (27, 26, 7), SIMILAR + DISSIMILAR, 4),
+                 ("changes are said to be mostly in the lower half, and are not", f"L.2, Table {n}", audit.changes_are_low,
+                  ranked[n], ranked[1])]
+    for what, *arguments in (("said to rank top in all categories, and is not in the first four", "attn", (27, 26, 7),
+                              SIMILAR + DISSIMILAR, 4),
                              ("said to rank top for similar categories, and is not in the list", "ffn", (24, 27, 16), SIMILAR, 9),
-                             ("said to be of the similar categories, and is listed for another", "ffn", (24, 27, 16), DISSIMILAR, 9, False)):
+                             ("said to be of the similar categories, and is listed for another", "ffn", (24, 27, 16),
+                              DISSIMILAR, 9, False)):
         plan.append((what, "4.1, Table 1", audit.lists_name, ranked[1], *arguments))
     return plan
 
@@ -44,9 +47,10 @@ def places() -> list[tuple]:
              ("GPT-J", "value"): {"4.2": [int(found[1]) for found in probed if found], "6.4": layers("ace_36"), "G": layers("ace_48")},
              ("Qwen3-8B", "query"): {"6.4": layers("ace_37"), "G": layers("ace_49")},
              ("Qwen3-8B", "value"): {"6.4": layers("ace_38"), "G": layers("ace_50")}}
-    lists = {model: {f"{section}, {role}": some for (of, role), sections in named.items() if of == model for section, some in sections.items()}
-             for model in DEPTH}
-    lists["Qwen3-8B"] |= {"F": layers("ace_45", "ace_46"), "Table 9": list(published(9).layer), "Table 13": sorted(set(published(13).layer))}
+    lists = {model: {f"{section}, {role}": some for (of, role), sections in named.items() if of == model
+                     for section, some in sections.items()} for model in DEPTH}
+    lists["Qwen3-8B"] |= {"F": layers("ace_45", "ace_46"), "Table 9": list(published(9).layer),
+                          "Table 13": sorted(set(published(13).layer))}
     for n in (1, 14, 15):
         lists["GPT-J"] |= {f"Table {n}, {category} {block}": list(part.layer)
                            for (category, block), part in published(n).groupby(["category", "block"], sort=False)}
@@ -54,5 +58,5 @@ def places() -> list[tuple]:
     plan = [("a layer that the model does not have", model, audit.layers_exist, lists[model], depth) for model, depth in DEPTH.items()]
     plan += [("two sections name different layers for the same thing", f"{model}, {role} layers", audit.places_meet, some)
              for (model, role), some in named.items()]
-    return [*plan, ("query layers are said to be 1 to 2 layers before value layers, and are not", "4.2 against 6.4 and G, GPT-J", audit.within, gaps,
-                    *numbers("ace_15", "ace_16"))]
+    return [*plan, ("query layers are said to be 1 to 2 layers before value layers, and are not", "4.2 against 6.4 and G, GPT-J",
+                    audit.within, gaps, *numbers("ace_15", "ace_16"))]

@@ -43,7 +43,10 @@ INVERSES = {"spouse": "spouse", "capital": "country"}
 
 
 def known_edits(lm: LM, world: World, n: int, seed: int = 0) -> list[Edit]:
-    """``n`` single edits of facts that the model says, half of them of relations that have an inverse. Raises ValueError if there are fewer."""
+    """``n`` single edits of facts that the model says, half of them of relations that have an inverse.
+
+    Raises ValueError if there are fewer.
+    """
     pool = single_edits(world, 60 * n, seed)
     known = recall(lm, [edit.text for edit in pool], [edit.target_true for edit in pool]).correct
     pool = [edit for edit, ok in zip(pool, known) if ok]

@@ -37,7 +37,8 @@ def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[F
 
 
 def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], norm: str = "frozen", batch_size: int = 16,
-                    progress: Progress | None = None, prompt: Callable[[Fact], str] | None = None) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+                    progress: Progress | None = None, prompt: Callable[[Fact], str] | None = None,
+                    ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Importance of every layer and every FFN neuron for each category: Eq. 9 at the last token of the single-hop prompts.
 
     prompt: the prompt of a fact; None: the canonical one.

@@ -147,7 +147,8 @@ def layers_table(scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model
     """
     keys, sources = ["category", "block"], {"published GPT-J": published(1) if quoted is None else quoted}
     for of, part in (scores if "model" in scores else scores.assign(model=model)).groupby("model", sort=False):
-        sums = part.groupby([*keys, "layer"])["importance"].sum().reset_index().sort_values(["importance", "layer"], ascending=[False, True])
+        sums = part.groupby([*keys, "layer"])["importance"].sum().reset_index()
+        sums = sums.sort_values(["importance", "layer"], ascending=[False, True])
         sources[f"measured {of}"] = sums.assign(rank=sums.groupby(keys).cumcount() + 1)
     parts = {source: part[part["rank"] <= top].pivot(index=keys, columns="rank", values="layer") for source, part in sources.items()}
     order = [(name, block) for name in CATEGORIES for block in BLOCKS if any((name, block) in part.index for part in parts.values())]
