@@ -373,7 +373,7 @@ def error_curves(rows: pd.DataFrame, exponents: Mapping[tuple[str, str], Mean] |
         ax.set(title=model, xscale="log", yscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel if ax is axes[0, 0] else "")
         ax.set_xticks(means.index, [f"{size:g}" if size >= 1 else f"1/{1 / size:g}" for size in means.index])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.legend(loc="best")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return fig
 
 
@@ -422,7 +422,7 @@ def dots(rows: pd.DataFrame, x: str, of: str, values: Mapping[str, str], log: bo
         levels = list(part[x].unique()) if part[x].dtype.kind not in "iuf" else sorted(part[x].unique())
         for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
             means = [interval(part[value][(part[x] == level) & (part[of] == name)], seed) for level in levels]
-            places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * (x != of) * 0.7 / len(names)
+            places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * 0.7 / len(names)
             ax.errorbar(places, [mean.mean for mean in means], _whiskers(means), fmt="osD^v"[i % 5], ms=4.5, lw=1.5,
                         color=HUES.get(name, shade), label=name)
         if not log:
@@ -434,7 +434,7 @@ def dots(rows: pd.DataFrame, x: str, of: str, values: Mapping[str, str], log: bo
         ax.tick_params(which="minor", length=0)
         ax.set(yscale="log" if log else "linear", ylabel=label if ax in axes[:, 0] else "", xlabel=x if ax in axes[-1] else "",
                title=model if ax in axes[0] else "", xlim=(-0.5, len(levels) - 0.5))
-    return fig if x == of else _legend(fig, axes[0, 0])
+    return _legend(fig, axes[0, 0])
 
 
 @_figure
