@@ -445,7 +445,7 @@ def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Fi
     """
     sources, settings = ranks[against].columns.unique(0), [name for name in ranks if name != against]
     panels = list(product(settings, ranks[against].index.unique(1)))
-    shades = {"same layer as " + against: "#ECECEC", "a layer of another rank": "#F0C27B", "a layer not among these": "#D55E00"}
+    shades = {f"as {against}": "#ECECEC", f"another of the {against} layers": "#F0C27B", f"none of the {against} layers": "#D55E00"}
     fig, axes = plt.subplots(len(sources), len(panels), figsize=(1.7 + 1.9 * len(panels), 0.9 + 2.2 * len(sources)), squeeze=False)
     for (row, source), (column, (setting, block)) in product(enumerate(sources), enumerate(panels)):
         ax, (new, old) = axes[row, column], (ranks[name][source].xs(block, level=1) for name in (setting, against))
