@@ -1,6 +1,7 @@
 """Does the ACE paper agree with itself? Each check looks at published tables, and gives one ``Result`` for everything that it looked at.
 
 Nothing is measured. A fault is an inconsistency of printed numbers, or of a sentence with them; which side is wrong, no check can tell.
+Its kind says how much it weighs: a "contradiction"; "suspect", unlikely unless something is not said; "unit or rounding"; an "omission".
 ``findings`` names the tables and sentences that each check is put to.
 """
 
@@ -20,6 +21,7 @@ class Result(NamedTuple):
     where: str
     numbers: str
     fault: bool
+    kind: str = "contradiction"  #: of the fault, if it is one
 
 
 def layers_exist(named: Mapping[str, Sequence[int]], depth: int) -> list[Result]:
@@ -91,10 +93,15 @@ def values_agree(a: pd.Series, b: pd.Series) -> list[Result]:
 
 
 def change_follows(stated: Mapping[str, tuple[str, float, float]]) -> list[Result]:
-    """Changes stated in percent that the two values they are taken from do not give, rounded to as many digits; and what they do give."""
+    """Changes stated in percent that the two values they are taken from do not give, rounded to as many digits; and what they do give.
+
+    Of kind "unit or rounding" if the stated number is the change in points, or less than one in its last digit away.
+    """
     rows = [(where, text, a, b, abs(b - a), 100 * abs(b - a) / a, len(text.partition(".")[2])) for where, (text, a, b) in stated.items()]
     return [Result(where, f"stated {text} %; {a:g} to {b:g} is {percent:.{n + 1}f} %, {points:.{n}f} points",
-                   abs(percent - float(text)) > 0.5 * 10**-n + 1e-9) for where, text, a, b, points, percent, n in rows]
+                   abs(percent - float(text)) > 0.5 * 10**-n + 1e-9,
+                   "unit or rounding" if min(abs(percent - float(text)), abs(points - float(text))) < 10**-n - 1e-9 else "contradiction")
+            for where, text, a, b, points, percent, n in rows]
 
 
 def leads(wide: pd.DataFrame, name: str) -> list[Result]:
@@ -114,9 +121,9 @@ def stays(before: pd.Series, after: pd.Series, percent: float) -> list[Result]:
             for key, value in after.items()]
 
 
-def has_editor(editors: Mapping[str, Sequence[str]], name: str) -> list[Result]:
-    """Tables without the row that a sentence compares with."""
-    return [Result(where, f"rows {', '.join(some)}", name not in some) for where, some in editors.items()]
+def has_entry(entries: Mapping[str, Sequence[str]], name: str) -> list[Result]:
+    """Tables without the row, or sections without the statement, that a sentence refers to."""
+    return [Result(where, f"there are {', '.join(some)}", name not in some) for where, some in entries.items()]
 
 
 def places_meet(named: Mapping[str, Sequence[int]]) -> list[Result]:

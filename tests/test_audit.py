@@ -80,7 +80,7 @@ def test_sentences_on_values():
     table = pd.DataFrame({"x": [3.0, 2.0], "y": [1.0, 2.0]}, ["ACE", "FT"])
     assert faults(audit.leads(table, "ACE")) == ["y"] and faults(audit.leads(table, "FT")) == ["x"]
     assert faults(audit.falls(table.loc["ACE"], table.loc["FT"])) == ["y"] and faults(audit.stays(table.loc["ACE"], table.loc["FT"], 40)) == ["y"]
-    assert faults(audit.has_editor({"here": ["Base", "ACE"], "there": ["ACE"]}, "Base")) == ["there"]
+    assert faults(audit.has_entry({"here": ["Base", "ACE"], "there": ["ACE"]}, "Base")) == ["there"]
     assert faults(audit.places_meet({"4.2": [16, 18], "6.4": [16, 17], "G": [3, 17]})) == ["4.2; G"]
 
 
