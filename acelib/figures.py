@@ -335,24 +335,24 @@ def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
 def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> Figure:
     """Seconds over size, both logarithmic, a panel a quantity that grows and a line a procedure ("plain", "acelib").
 
-    rows: columns what, size, procedure, seconds.   exponents: (what, procedure) x exponent, low, high, written at the lines' ends.
+    rows: columns what, size, procedure, seconds.   exponents: (what, procedure) x exponent, low, high, in the panels' legends.
     """
     whats, names = list(rows.what.unique()), list(rows.procedure.unique())
-    fig, axes = plt.subplots(1, len(whats), figsize=(1 + 2.2 * len(whats), 3.3), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(whats), figsize=(1 + 2.2 * len(whats), 3.6), sharey=True, squeeze=False)
     for ax, what in zip(axes[0], whats):
         for name in names:
-            of = rows[(rows.what == what) & (rows.procedure == name)].sort_values("size")
-            ax.loglog(of["size"], of.seconds, marker="os"[names.index(name) % 2], ms=4.5, lw=1.6, color=HUES.get(name, OTHER), label=name)
+            of, label = rows[(rows.what == what) & (rows.procedure == name)].sort_values("size"), name
             if exponents is not None:
                 power, low, high = exponents.loc[(what, name), ["exponent", "low", "high"]]
-                text = f"{power:.2f}" + ("" if np.isnan(low) else f"\n[{low:.2f}, {high:.2f}]")
-                ax.annotate(text, (of["size"].iloc[0], of.seconds.iloc[0]), (0, 7), textcoords="offset points", fontsize=7.5,
-                            color=HUES.get(name, OTHER))
+                label += f": {power:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+            ax.loglog(of["size"], of.seconds, marker="os"[names.index(name) % 2], ms=4.5, lw=1.6, color=HUES.get(name, OTHER), label=label)
         sizes = sorted(rows["size"][rows.what == what].unique())
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right", rotation_mode="anchor")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(title=what, xlabel=f"{what} (log scale)", ylabel="time (s)" if what == whats[0] else "")
-    return _legend(fig, axes[0, 0])
+        if exponents is not None:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.46, -0.42), fontsize=8, handlelength=1.4, handletextpad=0.4, borderpad=0)
+    return fig if exponents is not None else _legend(fig, axes[0, 0])
 
 
 @_figure
