@@ -33,7 +33,7 @@ def recall(lm: LM, prompts: Sequence[str], answers: Sequence[str], updates: Sequ
     """Whether greedy decoding continues each prompt with its answer, and the answer's log-probability.
 
     prompts, answers: n texts each; an answer follows its prompt after one space.   updates: one a prompt, or None for the model as it is.
-    Raises ValueError if the numbers differ, or a prompt or an answer is empty.
+    Raises ValueError if the numbers differ, a prompt or an answer is empty, or a prompt is longer than the model reads.
     """
     if len(prompts) != len(answers) or (updates is not None and len(updates) != len(prompts)):
         raise ValueError(f"{len(prompts)} prompts, {len(answers)} answers, {len(updates or prompts)} updates: give the same number of each")
@@ -65,7 +65,7 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
 
     Tokens that neighbours share at their start (few-shot demonstrations before several questions) are computed once for each of their
     updates; rows that are done leave the batch.
-    Raises ValueError if the numbers differ or a prompt is empty.
+    Raises ValueError if the numbers differ, a prompt is empty, or longer than the model reads.
     """
     if updates is not None and len(updates) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(updates)} updates: give one update a prompt")
@@ -125,6 +125,9 @@ def _tokens(lm: LM, prompts: Sequence[str]) -> list[list[int]]:
     rows = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
     if not all(rows):
         raise ValueError(f"prompt {rows.index([])} is empty; a model needs a token to go on from")
+    longest, most = max(range(len(rows)), key=lambda i: len(rows[i]), default=0), lm.model.config.max_position_embeddings
+    if rows and len(rows[longest]) > most:
+        raise ValueError(f"prompt {longest} has {len(rows[longest])} tokens; model {lm.name!r} reads {most} at most")
     return rows
 
 

@@ -43,7 +43,7 @@ class Objective:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"objective kind {self.kind!r} is unknown; allowed: {', '.join(map(repr, KINDS))}")
-        good = dict(steps=self.steps >= 1, lr=self.lr > 0, decay=self.decay >= 0, kl=self.kl >= 0,
+        good = dict(steps=self.steps >= 1 and self.steps % 1 == 0, lr=self.lr > 0, decay=self.decay >= 0, kl=self.kl >= 0,
                     clamp=self.clamp is None or self.clamp > 0)
         for name in good:
             if not good[name]:

@@ -66,7 +66,9 @@ class Update:
         return {layer: square.clamp(min=0).sqrt().item() for layer, square in squares.items()}
 
     def save(self, path: str | Path):
-        """Write the update to ``path`` (safetensors with JSON metadata), all or nothing."""
+        """Write the update to ``path`` (safetensors with JSON metadata), all or nothing. Raises ValueError if that is a folder."""
+        if Path(path).is_dir():
+            raise ValueError(f"{str(path)!r} is a folder; name a file for the update")
         edits = [asdict(e) if is_dataclass(e) else vars(e) for e in self.edits]
         factors = {f"{side}.{layer}": getattr(pair, side) for layer, pair in self.factors.items() for side in Factors._fields}
         save_tensors(path, factors | {f"keys.{layer}": K for layer, K in self.keys.items()},

@@ -113,6 +113,9 @@ def test_refusals(tiny):
     for ask in (lambda: recall(lm, ["a", ""], ["b", "c"]), lambda: generate(lm, ["a", ""])):
         with pytest.raises(ValueError, match="prompt 1 is empty"):
             ask()
+    for ask in (lambda: recall(lm, ["a", "a b " * 400], ["b", "c"]), lambda: generate(lm, ["a", "a b " * 400])):
+        with pytest.raises(ValueError, match="prompt 1 has .* tokens; model 'tiny-gptj' reads 256 at most"):
+            ask()
     assert not any(m._forward_hooks for m in lm.model.modules())
 
 

@@ -66,8 +66,8 @@ def test_chunks_and_float32(tiny):
 
 def test_refusals(tiny):
     lm = tiny("gptj")
-    for bad, match in (({"kind": "x"}, "'x'"), ({"steps": 0}, "steps 0"), ({"lr": 0}, "lr 0"), ({"kl": -1}, "kl -1"),
-                       ({"clamp": 0}, "clamp 0")):
+    for bad, match in (({"kind": "x"}, "'x'"), ({"steps": 0}, "steps 0"), ({"steps": 2.5}, "steps 2.5"), ({"lr": 0}, "lr 0"),
+                       ({"kl": -1}, "kl -1"), ({"clamp": 0}, "clamp 0")):
         with pytest.raises(ValueError, match=match):
             Objective(**bad)
     with pytest.raises(ValueError, match="layer 9"):

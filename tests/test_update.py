@@ -141,6 +141,8 @@ def test_a_file_of_something_else_is_not_an_update(tiny, tmp_path):
             Update.load(path, lm)
     with pytest.raises(ValueError, match="none' is not a saved update"):
         Update.load(tmp_path / "none", lm)
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        random_update(lm).save(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gptj", "qwen3"])
