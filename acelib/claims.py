@@ -79,11 +79,13 @@ def overall(verdicts: Mapping[str, str]) -> str:
 
 
 def quoted(reference: str, model: str) -> str:
-    """A published value as printed, "9.44", a difference of two, or several, "28; 16; 33"; "" for no reference.
+    """A published value as printed, "9.44", a difference of two, or several, "28; 16; 33", perhaps "28, 16 → 6, 4"; "" for no reference.
 
     reference: "ace_13", a number of the running text; "2 editor=ACE n_edits=all", the one value of Table 2 in that row of ``model``
-    ("column=ffn" names a column other than "value"); "a - b"; "a; b". Raises ValueError unless a reference means one value.
+    ("column=ffn" names a column other than "value"); "a - b"; "a; b"; "a; b -> c; d". Raises ValueError unless a reference means one value.
     """
+    if " -> " in reference:
+        return " → ".join(quoted(part, model).replace("; ", ";").replace(";", ", ") for part in reference.split(" -> "))
     terms = [[_quoted(term, model) for term in part.split(" - ")] for part in reference.split("; ")] if reference else []
     return "; ".join(term[0] if len(term) == 1 else f"{float(term[0]) - float(term[1]):.4g}" for term in terms)
 

@@ -109,7 +109,7 @@ def provenance_block(record: Mapping) -> str:
     given = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in record["parameters"].items())
     rows = {"Parameters": given or "the defaults in the parameters cell", "Hashes": join(record["hashes"]),
             "Versions": join(record["versions"]), "Commit": f"`{record['commit']}`" if record["commit"] else "not in a git repository",
-            "Machine": f"{record['device']}, {record['threads']} threads, {record['machine']}",
+            "Machine": f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}, {record['machine']}",
             "Executed": f"{record['date']}, in {record['wall_time_s']:.0f} s"}
     table = "\n".join("| {} | {} |".format(name, text.replace("|", "\\|")) for name, text in rows.items())
     return f":::{{admonition}} Provenance of this page\n:class: dropdown provenance\n\n| | |\n|---|---|\n{table}\n:::"

@@ -46,6 +46,7 @@ def test_references():
     assert claims.quoted("ace_01", "GPT-J") == "9.44" == claims.quoted("2 editor=ACE n_edits=all - 2 editor=PMET n_edits=all", "GPT-J")
     assert claims.quoted("10 editor=ACE (AlphaEdit) n_edits=all", "Qwen3-8B") == "61.54" and claims.quoted("7 token=of column=ffn", "GPT-J") == "0.8469"
     assert claims.quoted("ace_20; ace_35", "GPT-J") == "46.2; 16;17;18" and claims.quoted("", "GPT-J") == ""
+    assert claims.quoted("ace_22; ace_23 -> ace_25; ace_26", "GPT-J") == "28, 16 → 6, 4" and claims.quoted("ace_35 -> ace_36", "GPT-J") == "16, 17, 18 → 28, 29, 30"
     for wrong, number in {"2 editor=ACE": 5, "ace_0": 0, "3 editor=ACE metric=avg": 0}.items():
         with pytest.raises(ValueError, match=f"{wrong}.* means {number} published values of GPT-J"):
             claims.quoted(wrong, "GPT-J")
