@@ -24,7 +24,8 @@ BASELINE = "Base"  #: the unedited model: judged by the old answers, so no rival
 BLOCKS = {"attn": "attention", "ffn": "FFN"}
 CSS = {"": "font-variant-numeric: tabular-nums", "th, td": "padding: .2rem .45rem; text-align: right", "td": "vertical-align: top",
        "th.row_heading": "text-align: left; vertical-align: top; white-space: nowrap", "thead tr:first-child th": "text-align: center",
-       "caption": "caption-side: top; text-align: left", "td.best": "font-weight: 700", "td.text": "text-align: left",
+       "caption": "caption-side: top; text-align: left; max-width: 46rem; position: sticky; left: 0",
+       "td.best": "font-weight: 700", "td.text": "text-align: left",
        "td.first": "border-left: 1px solid rgba(128, 128, 128, .4)",
        ".interval": "display: block; font-size: .8em; font-weight: 400; opacity: .8; white-space: nowrap"}
 
@@ -177,22 +178,38 @@ class Table(Styler):
 
 
 def style(table: pd.DataFrame, caption: str) -> Table:
-    """``table`` as HTML: cells of class "published" or "measured" by their column group, "best" (several if equal) in every measured column
-    of ``Mean``s but not the unedited model, intervals below their means, n on hover. Equal tables give equal HTML."""
-    groups = [str(column[0] if isinstance(column, tuple) else column) for column in table.columns]
+    """``table`` as HTML, intervals below their means, n on hover. Equal tables give equal HTML.
+
+    Cells are of class "published" or "measured" by their column: its labels say so, name a shipped model, or it holds ``Mean``s. Where
+    groups of columns are compared, those of ``Mean``s and the published ones of the same label have their "best", several if equal, never
+    the unedited model.
+    """
+    paths = [tuple(map(str, column)) if isinstance(column, tuple) else (str(column),) for column in table.columns]
+    compared = {path[1:] for j, path in enumerate(paths) if len(path) > 1 and path[0].startswith("measured ")
+                and any(isinstance(cell, Mean) for cell in table.iloc[:, j])}
     classes = pd.DataFrame("", table.index, table.columns)
-    for j, group in enumerate(groups):
-        kind = next((kind for kind in ("published", "measured") if group.startswith(f"{kind} ")), "")
-        means = [cell.mean if isinstance(cell, Mean) and name != BASELINE else nan for name, cell in table.iloc[:, j].items()]
-        best = max((mean for mean in means if not isnan(mean)), default=nan) if kind == "measured" else nan
-        text = " text" if not kind and all(isinstance(cell, str) for cell in table.iloc[:, j]) else ""
-        first = " first" if table.columns.nlevels > 1 and group not in groups[:j] else ""
-        classes.iloc[:, j] = [kind + text + first + (" best" if abs(mean - best) < 1e-9 else "") for mean in means]
+    for j, path in enumerate(paths):
+        cells, kind = table.iloc[:, j], _kind(path, table.iloc[:, j])
+        rivals = kind and path[0].startswith(kind) and path[1:] in compared
+        values = [getattr(cell, "mean", cell) if rivals and name != BASELINE and isinstance(cell, (Mean, float)) else nan
+                  for name, cell in cells.items()]
+        best = max((value for value in values if not isnan(value)), default=nan)
+        text = " text" if all(isinstance(cell, str) for cell in cells) and (not kind or max(map(len, cells), default=0) > 30) else ""
+        first = " first" if len(path) > 1 and path[0] not in [other[0] for other in paths[:j]] else ""
+        classes.iloc[:, j] = [kind + text + first + (" best" if abs(value - best) < 1e-9 else "") for value in values]
     places = max((len(f"{cell:g}".partition(".")[2]) for cell in table.to_numpy().ravel() if isinstance(cell, float)), default=0)
     name = hashlib.sha256(repr((caption, list(table.columns), list(table.index))).encode()).hexdigest()[:8]
     result = Table(table, uuid=name, cell_ids=False, caption=html.escape(caption, quote=False))
     result.set_table_styles([{"selector": selector, "props": props} for selector, props in CSS.items()]).set_td_classes(classes)
     return result.set_table_attributes('class="dataframe"').format(lambda cell: _html(cell, min(places, 3)))
+
+
+def _kind(path: Sequence[str], cells: pd.Series) -> str:
+    """Of a column with these labels: "published", "measured", or ""."""
+    said, models = " ".join(path), [path.parent.name for path in (ROOT / "data" / "models").glob("*/config.json")]
+    if "published" in said.lower():
+        return "published"
+    return "measured" if any(word in said for word in ("measured", *models)) or any(isinstance(cell, Mean) for cell in cells) else ""
 
 
 def _numeric(column: pd.Series) -> pd.Series:
