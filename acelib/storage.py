@@ -6,6 +6,7 @@ from itertools import combinations
 from random import Random
 from typing import Callable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from .facts import Fact, World
 from .lm import LM
 from .locate import ablate
 from .prompts import single_hop_cloze
+from .tables import Mean
 
 Progress = Callable[[int, int], object]
 #: Categories whose knowledge the paper calls similar (Section 4.1); authors, sports teams and founders it calls dissimilar.
@@ -83,10 +85,7 @@ def kinship(pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR)
     pairs: ``similarity``.   Returns the difference, and p, one-sided: the share of all choices of as many categories whose difference is
     as great (exact permutation test).   Raises ValueError unless two to all but one of the categories are similar.
     """
-    names = list(dict.fromkeys([*pairs.a, *pairs.b]))
-    kin = [name for name in names if name in set(similar)]
-    if not 2 <= len(kin) < len(names):
-        raise ValueError(f"{len(kin)} of the {len(names)} categories are called similar; allowed: 2 to {len(names) - 1}")
+    names, kin = _kin(pairs, similar)
 
     def lead(some: Sequence[str]) -> float:
         inside = pairs.a.isin(some).astype(int) + pairs.b.isin(some)
@@ -95,6 +94,26 @@ def kinship(pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR)
     found = lead(kin)
     choices = [lead(some) for some in combinations(names, len(kin))]
     return found, sum(other >= found - 1e-12 for other in choices) / len(choices)
+
+
+def over_categories(pairs: pd.DataFrame, measure: str, similar: Sequence[str] | None = None, seed: int = 0, level: float = 0.95) -> Mean:
+    """Mean of ``measure`` over pairs of categories, or the difference of ``kinship``, with the percentile interval of 9999 resamples of the
+    *categories*, similar ones apart from the others: pairs share categories, so resampling pairs would give too narrow an interval.
+
+    A category that is drawn k times counts k times in each of its pairs; a category is no pair with itself.   pairs: ``similarity``.
+    n: categories. Raises ValueError as ``kinship``.   Source: Efron (1979).
+    """
+    names, kin = _kin(pairs, similar) if similar is not None else (list(dict.fromkeys([*pairs.a, *pairs.b])), [])
+    strata, rng = [part for part in (kin, [name for name in names if name not in kin]) if part], np.random.default_rng(seed)
+    draws = np.hstack([rng.multinomial(len(part), np.full(len(part), 1 / len(part)), 9999) for part in strata])
+    counts = pd.DataFrame(np.vstack([np.ones_like(draws[:1]), draws]), columns=[name for part in strata for name in part])
+    weights, values = counts[pairs.a].to_numpy() * counts[pairs.b].to_numpy(), pairs[measure].to_numpy()
+    inside = (pairs.a.isin(kin).astype(int) + pairs.b.isin(kin)).to_numpy()
+    mean = lambda chosen: weights[:, chosen] @ values[chosen] / weights[:, chosen].sum(1)
+    with np.errstate(invalid="ignore"):  # a draw of one category only has no pair
+        found = mean(inside == 2) - mean(inside == 1) if kin else mean(inside == 0)
+    low, high = np.nanquantile(found[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Mean(float(found[0]), float(low), float(high), len(names))
 
 
 def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[str, Sequence[Fact]], share: float = 0.01,
@@ -120,6 +139,15 @@ def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[
             rows += [dict(category=category, zeroed=zeroed, questions=group, prompt=prompt, drop=float(not ok))
                      for (group, prompt, _), ok in zip(flat, kept)]
     return pd.DataFrame(rows)
+
+
+def _kin(pairs: pd.DataFrame, similar: Sequence[str]) -> tuple[list[str], list[str]]:
+    """All categories, and the similar ones among them."""
+    names = list(dict.fromkeys([*pairs.a, *pairs.b]))
+    kin = [name for name in names if name in set(similar)]
+    if not 2 <= len(kin) < len(names):
+        raise ValueError(f"{len(kin)} of the {len(names)} categories are called similar; allowed: 2 to {len(names) - 1}")
+    return names, kin
 
 
 def _count(share: float, n: int) -> int:

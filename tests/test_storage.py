@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +13,7 @@ from acelib.evaluate import recall
 from acelib.facts import CATEGORIES, load_world
 from acelib.locate import ablate
 from acelib.prompts import single_hop_cloze
-from acelib.storage import category_scores, kinship, known_facts, similarity, zeroing
+from acelib.storage import category_scores, kinship, known_facts, over_categories, similarity, zeroing
 from conftest import make_tiny
 
 
@@ -54,6 +55,21 @@ def test_kinship_counts_choices_that_do_as_well():
     for wrong in ("A", "ABCDE", ""):
         with pytest.raises(ValueError, match="allowed: 2 to 4"):
             kinship(pairs, "x", wrong)
+
+
+def test_categories_are_resampled_not_pairs():
+    rng = np.random.default_rng(3)
+    pairs = pd.DataFrame([dict(a=a, b=b, x=x) for (a, b), x in zip(combinations("ABCDE", 2), rng.normal(size=10))])
+    found, value = over_categories(pairs, "x"), pairs.set_index(["a", "b"]).x
+    assert found.mean == pytest.approx(pairs.x.mean()) and found.low < found.mean < found.high and found.n == 5
+    draws = [["ABCDE"[i] for i in rng.integers(5, size=5)] for _ in range(4000)]
+    plain = [np.mean([value[tuple(sorted(pair))] for pair in combinations(drawn, 2) if len(set(pair)) == 2] or [np.nan]) for drawn in draws]
+    assert np.nanquantile(plain, [0.025, 0.975]) == pytest.approx([found.low, found.high], abs=0.1)
+    lead = over_categories(pairs, "x", "ABC")
+    assert lead.mean == pytest.approx(kinship(pairs, "x", "ABC")[0]) and lead.low < lead.mean < lead.high
+    assert over_categories(pairs.assign(x=2.0), "x") == over_categories(pairs.assign(x=2.0), "x", seed=5)
+    with pytest.raises(ValueError, match="allowed: 2 to 4"):
+        over_categories(pairs, "x", "A")
 
 
 def test_zeroing_counts_lost_answers_and_restores(scored):
