@@ -63,9 +63,16 @@ def request(edit: Edit, position: str = "subject_last", group: int = 0, prompt: 
 
 def requests(edits: Sequence[Edit], position: str = "subject_last", group: int = 0) -> list[Request]:
     """The requests of one batch of edits, exact duplicates once (see ``request``). Raises ValueError for no edit, or contradicting ones."""
-    if not len(edits):
+    return distinct(request(edit, position, group) for edit in batch_of(edits))
+
+
+def batch_of(edits: Sequence[Edit]) -> Sequence[Edit]:
+    """``edits`` itself. Raises ValueError if it is no list or tuple (but a single edit, say), or an empty one."""
+    if not isinstance(edits, (list, tuple)):
+        raise ValueError(f"a batch is a list of edits, such as [edit]; got {edits!r}")
+    if not edits:
         raise ValueError("no edit given; an editor needs at least one")
-    return distinct(request(edit, position, group) for edit in edits)
+    return edits
 
 
 def distinct(given: Iterable[Request]) -> list[Request]:

@@ -118,7 +118,9 @@ class LM:
         return self.weight(0).shape[1]
 
     def layers(self, chosen: Sequence[int]) -> tuple[int, ...]:
-        """``chosen`` as a sorted tuple. Raises ValueError naming a layer that the model does not have."""
+        """``chosen`` as a sorted tuple. Raises ValueError naming a layer that the model does not have, or for a bare number."""
+        if isinstance(chosen, int):
+            raise ValueError(f"layers are a list, such as ({chosen},); got {chosen}")
         if not len(chosen):
             raise ValueError("no layer given; name at least one")
         for layer in chosen:
@@ -210,7 +212,10 @@ class LM:
     # ------------------------------------------------------------------ text
 
     def encode(self, texts: Sequence[str], side: str = "right") -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask of ``texts``, both (b, p), padded on ``side``; special tokens are the tokenizer's own."""
+        """Token ids and attention mask of ``texts``, both (b, p), padded on ``side``, "right" or "left" (else ValueError).
+
+        Special tokens are the tokenizer's own.
+        """
         if side not in ("left", "right"):
             raise ValueError(f"padding side {side!r} is unknown; allowed: 'left', 'right'")
         rows = [self.tokenizer(text)["input_ids"] for text in texts]

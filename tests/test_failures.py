@@ -151,6 +151,13 @@ def test_conflicting_edits(tiny, editor):
             editor(lm, [EDIT, replace(OTHER, hops=EDIT.hops)], eye(lm))
 
 
+def test_an_edit_that_is_no_batch(tiny, editor):
+    lm = tiny("gpt2")
+    for ask in (lambda: editor(lm, EDIT, eye(lm)), lambda: editor.each(lm, [EDIT, OTHER], eye(lm))):
+        with untouched(lm), pytest.raises(ValueError, match=r"a batch is a list of edits, such as \[edit\]; got Edit\(subject='Tim"):
+            ask()
+
+
 @pytest.mark.parametrize("part", ["embedding", "head"])
 def test_nan_in_the_loss(tiny, editor, part):
     lm = tiny("gptj")

@@ -61,7 +61,8 @@ def test_subkeys_are_what_a_neuron_reads_with(any_lm, row):
 def test_layers_are_checked_and_sorted(tiny):
     lm = tiny("gpt2")
     assert lm.layers([3, 1, 1]) == (1, 3)
-    for chosen, match in (([], "no layer given"), ([4], "layer 4 does not exist: model 'tiny-gpt2' has layers 0 to 3"), ([-1], "layer -1")):
+    for chosen, match in (([], "no layer given"), (2, r"a list, such as \(2,\); got 2"),
+                          ([4], "layer 4 does not exist: model 'tiny-gpt2' has layers 0 to 3"), ([-1], "layer -1")):
         with pytest.raises(ValueError, match=match):
             lm.layers(chosen)
 

@@ -20,7 +20,7 @@ from acelib.editors.alphaedit import AlphaEdit
 from acelib.editors.memit import MEMIT
 from acelib.editors.pmet import PMET
 from acelib.editors.staged import Staged
-from acelib.keys import Request, distinct, request
+from acelib.keys import Request, batch_of, distinct, request
 from acelib.spread import Stage
 from acelib.targets import Objective
 
@@ -95,9 +95,7 @@ class ACE(Staged):
 
     def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
         """The requests of one stage for one batch of edits, single-hop prompts first. Raises ValueError as ``keys.requests``."""
-        if not len(edits):
-            raise ValueError("no edit given; an editor needs at least one")
-        if not any(e.hops for e in edits) and not any("single" in self.prompts(stage) for stage in self.stages):
+        if not any(e.hops for e in batch_of(edits)) and not any("single" in self.prompts(stage) for stage in self.stages):
             raise ValueError("the edits have no multi-hop prompts and single-hop prompts are switched off")
         checked = [request(e, self.value_position if stage == "value" else self.query_position, group) for e in edits]
         single = checked if "single" in self.prompts(stage) else []
