@@ -203,7 +203,7 @@ def causal_trace_map(traces: pd.DataFrame, clean: float | None = None, corrupted
 
 @_figure
 def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
-    """Loss, and held-out accuracies, over tokens seen; a row a model.
+    """Loss, and shares of right answers, over tokens seen; a row a model.
 
     log: rows of ``train_log.jsonl``: tokens, loss (nats a token), shares between 0 and 1 by name (nan where not measured), perhaps model.
     bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
@@ -222,7 +222,7 @@ def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) 
             if bars:
                 right.axhline(100 * bars[name], color=shade, ls=":", lw=1.4, label="to be reached" if name == names[-1] else None)
         left.set(title=model, ylabel="training loss (nats per token)")
-        right.set(ylabel="held-out accuracy (%)", ylim=(-2, 102))
+        right.set(ylabel="right answers (%)", ylim=(-2, 102))
     for ax in axes[-1]:
         ax.set(xlabel="tokens seen (millions)")
     return _legend(fig, axes[0, 1], "outside right center", 1)
