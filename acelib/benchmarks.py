@@ -27,7 +27,7 @@ from torch.nn.functional import log_softmax
 from .evaluate import generate
 from .facts import Chain, Edit, Fact, World, draw_chains
 from .lm import LM
-from .prompts import DEMO_HOPS, few_shot_demo, held_out, multi_hop_question
+from .prompts import few_shot_demo, held_out, multi_hop_question
 from .ripple import INVERSES
 from .update import Update, applied
 
@@ -134,12 +134,12 @@ def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
     return lambda fact: changed.isdisjoint({(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))})
 
 
-def local_tasks(world: World, edits: Sequence[Edit] = (), n: int = 100, seed: int = 0, n_shots: int = 4, n_choices: int = 4) -> list[Task]:
+def local_tasks(world: World, edits: Sequence[Edit] = (), n: int = 100, seed: int = 0, n_shots: int = 2, n_choices: int = 4) -> list[Task]:
     """Four tasks of ``n`` documents that the edits have nothing to do with (``untouched``); a function of the arguments.
 
     facts: a question about a fact, in the wording that training text never has for it; alternatives are objects of its relation and kind.
     two_hop: the same about the end of a chain, asked at once; training text has its facts, but no chain of the evaluation split.
-    thoughts: chains of 2 to 4 hops of that split, after ``n_shots`` examples of the identification split; exact match of what is generated
+    thoughts: chains of 2 and 3 hops of that split, after ``n_shots`` examples of the identification split; exact match of what is generated
     after "Answer:". text: bits per byte of the facts about an entity, as sentences in the wording that training text never has for them.
     Raises ValueError if ``n`` is below 1 or the world has fewer such documents.
     """
@@ -172,15 +172,15 @@ def local_tasks(world: World, edits: Sequence[Edit] = (), n: int = 100, seed: in
     docs = {
         "facts": choices((reworded(fact, 1), fact) for fact in mixed("facts", world.facts) if keep(fact)),
         "two_hop": choices((multi_hop_question(world, chain), chain.facts[-1]) for chain in chains("two_hop", "evaluation", (2,))),
-        "thoughts": map(solved, chains("thoughts", "evaluation", DEMO_HOPS)),
+        "thoughts": map(solved, chains("thoughts", "evaluation", (2, 3))),
         "text": (dict(text=" ".join(sentences)) for sentences in told if len(sentences) > 2)}
     docs = {task: list(islice(found, max(n, 0))) for task, found in docs.items()}
     if short := [task for task, found in docs.items() if len(found) < max(n, 1)]:
         raise ValueError(f"{n} documents a task asked for; {short[0]!r} has {len(docs[short[0]])}, and each needs at least 1")
-    shots = [solved(chain) for chain in islice(chains("shots", "identification", DEMO_HOPS), n_shots)]
+    shots = [solved(chain) for chain in islice(chains("shots", "identification", (2, 3)), n_shots)]
     choose = dict(output_type="multiple_choice", doc_to_text="question", doc_to_target="label", doc_to_choice="choices")
     think = dict(doc_to_text="question", doc_to_target="target", num_fewshot=n_shots, fewshot_config=dict(sampler="first_n", samples=shots),
-                 generation_kwargs=dict(until=["\n\n", "Question:"], max_gen_toks=80, do_sample=False),
+                 generation_kwargs=dict(until=["\n\n", "Question:"], max_gen_toks=64, do_sample=False),
                  filter_list=[dict(name="strict-match", filter=[dict(function="regex", regex_pattern="Answer: (.*)"),
                                                                 dict(function="take_first")])])
     return [_Local("facts", docs["facts"], "acc", **choose), _Local("two_hop", docs["two_hop"], "acc", **choose),

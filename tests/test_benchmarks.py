@@ -1,12 +1,15 @@
 """benchmarks: the harness asks what it means to ask, of the model that was meant, about what no edit has touched."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from lm_eval import tasks
 from lm_eval.api.instance import Instance
 
-from acelib.benchmarks import PUBLISHED, RELATIVES, Harness, evaluate, local_tasks, untouched
+from acelib import benchmarks
+from acelib.benchmarks import RELATIVES, Harness, evaluate, local_tasks, untouched
 from acelib.cases import make_cases, single_edits
 from acelib.evaluate import recall
 from acelib.facts import Edit, Fact, load_world
@@ -92,8 +95,8 @@ def test_too_long_a_prompt_loses_its_beginning():
         harness.generate_until(asked("generate_until", (long, dict(do_sample=True))))
 
 
-def names(tasks):
-    return {task.task_name: [dict(doc) for doc in task.eval_docs] for task in tasks}
+def names(local):
+    return {task.task_name: [dict(doc) for doc in task.eval_docs] for task in local}
 
 
 def test_tasks_are_a_function_of_their_arguments():
@@ -155,21 +158,21 @@ def test_held_out_text_is_in_no_training_document():
 
 
 def test_evaluate_judges_the_edited_model_and_gives_the_bits_back():
-    lm, tasks = make_tiny("gptj", dtype=torch.float32), local_tasks(WORLD, n=3, n_shots=0)
+    lm, local = make_tiny("gptj", dtype=torch.float32), local_tasks(WORLD, n=3, n_shots=0)
     print_, update = lm.fingerprint, change(lm, size=0.5)
-    before, edited, none, after = (evaluate(lm, tasks, this) for this in (None, update, Update(), None))
+    before, edited, none, after = (evaluate(lm, local, this) for this in (None, update, Update(), None))
     assert before.equals(after) and before.equals(none) and not edited.equals(before)
     lm.__dict__.pop("fingerprint")
     assert lm.fingerprint == print_
     assert list(before.columns) == ["task", "part", "doc", "metric", "value"] and before.groupby("task").size().to_dict() == {name: 3 for name in RELATIVES}
     assert before.groupby("task").metric.first().to_dict() == {"facts": "acc", "two_hop": "acc", "thoughts": "exact_match", "text": "bits_per_byte"}
-    for doc, bits in zip(names(tasks)["text"], before[before.task == "text"].value):
+    for doc, bits in zip(names(local)["text"], before[before.task == "text"].value):
         ids = [lm.tokenizer.eos_token_id, *lm.tokenizer(doc["text"])["input_ids"]]
         assert bits == pytest.approx(-sum(plain(lm, ids)) / math.log(2) / len(doc["text"].encode()), rel=1e-4)
-    for doc, right in zip(names(tasks)["facts"], before[before.task == "facts"].value):
+    for doc, right in zip(names(local)["facts"], before[before.task == "facts"].value):
         scores = recall(lm, [doc["question"]] * 4, doc["choices"]).logprob
         assert right == float(scores.index(max(scores)) == doc["label"])
-    assert len(evaluate(lm, tasks[:1], limit=2)) == 2
+    assert len(evaluate(lm, local[:1], limit=2)) == 2
 
 
 def test_an_update_that_does_not_fit_changes_nothing():
@@ -186,13 +189,14 @@ def test_mismatched_edits_leave_their_facts_out_too():
 
 
 def test_a_benchmark_that_is_unknown_or_cannot_be_had_is_named(monkeypatch):
-    lm = make_tiny("gptj")
+    folder, lm = Path(tasks.__file__).parent, make_tiny("gptj")
+    monkeypatch.setattr(benchmarks, "_manager", lambda: tasks.TaskManager(include_path=[folder / "gsm8k", folder / "commonsense_qa"], include_defaults=False))
     with pytest.raises(ValueError, match="unknown benchmark 'csqa2'; known: CSQA, BBH, MMLU, GSM8k, and the names of lm-evaluation-harness"):
         evaluate(lm, ["csqa2"])
 
     def nothing(*_, **__):
         raise ConnectionError("offline")
     monkeypatch.setattr("datasets.load_dataset", nothing)
-    for name in ("CSQA", "GSM8k"):
+    for name in ("CSQA", "GSM8k", "gsm8k"):
         with pytest.raises(ValueError, match=rf"the data of benchmark '{name}' cannot be had: .* \(ConnectionError\)"):
             evaluate(lm, [name])
