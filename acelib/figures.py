@@ -28,7 +28,8 @@ from .tables import BASELINE, BLOCKS, Mean, interval
 
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
 EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73",
-           "AlphaEdit": "#E69F00", "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255"}
+           "AlphaEdit": "#E69F00", "IFMET": "#CC79A7", "ACE": "#D55E00", "ACE (AlphaEdit)": "#882255",
+           "ACE (located)": "#332288"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
                   "plain": "#7A7A7A", "acelib": "#0072B2", "implicit": "#CC79A7", "answer": "#0072B2"}
 VERDICTS = {"holds": "#009E73", "holds in part": "#56B4E9", "undecided": "#E69F00", "does not hold": "#D55E00",
@@ -251,11 +252,11 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
 
 
 @_figure
-def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: float | None = 100) -> Figure:
+def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: float | None = 100, few: int = 0) -> Figure:
     """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent, a panel a model.
 
     rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row an editor and case (or edit).
-    most: end of the colour scale in percent; None: the greatest of the means.
+    most: end of the colour scale in percent; None: the greatest of the means.   few: columns of fewer cases than this are pale and hatched.
     """
     most = most or 100 * rows.groupby([*(["model"] if "model" in rows else []), "editor", by])[metric].mean().max() or 1
     models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
@@ -266,6 +267,10 @@ def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: fl
         wide = 100 * part.pivot_table(index="editor", columns=by, values=metric).reindex(index=editors, columns=labels)
         counts = part[part.editor == editors[0]][by].value_counts()
         _map(ax, wide, wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"), editors, vmin=0, vmax=most, cmap=SCALE)
+        for i, label in enumerate(labels):
+            if counts.get(label, 0) < few:
+                ax.axvspan(i, i + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
+                plt.setp([text for text in ax.texts if i < text.get_position()[0] < i + 1], color=INK)
         ax.set_xticks(np.arange(len(labels)) + 0.5, [f"{label} ({counts.get(label, 0)})" for label in labels], rotation=38, ha="right",
                       rotation_mode="anchor")
         ax.set(title=model, xlabel=by, ylabel="")

@@ -227,7 +227,7 @@ def _beside(quoted: pd.DataFrame, rows: pd.DataFrame, cells: dict[str, Callable]
         editors, of_editor = dict(list(part.groupby("editor", sort=False))), cells | {"cases": len}
         parts[f"measured {of}"] = pd.DataFrame({column: {editor: cell(group) for editor, group in editors.items()}
                                                 for column, cell in of_editor.items()}, dtype=object)
-    order = list(dict.fromkeys([*quoted.editor, *rows.editor]))
+    order = sorted(dict.fromkeys([*quoted.editor, *rows.editor]), key=lambda editor: editor != BASELINE)  # the unedited model first
     return pd.concat({source: part.reindex(order) for source, part in parts.items()}, axis=1, names=["source", name])
 
 

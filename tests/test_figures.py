@@ -105,6 +105,7 @@ DRAWN = {
     "dots, logarithmic": lambda: figures.dots(states().assign(place=7), "place", "state", {"ffn": "error (%)"}, log=True),
     "rank_map": lambda: figures.rank_map(ranks()),
     "failure_map, its own scale": lambda: figures.failure_map(two(rows()), "n_edits", "paraphrase", None),
+    "failure_map, few cases": lambda: figures.failure_map(two(rows()), "n_edits", few=5),
     "head_map": lambda: figures.head_map({"one": np.arange(12.0).reshape(3, 4) - 6, "two": np.zeros((3, 4))}),
 }
 
