@@ -19,7 +19,7 @@ from .facts import World
 from .lm import LM
 from .locate import locate, questions
 from .pretrain import Recipe, train
-from .provenance import ROOT
+from .provenance import ROOT, library_hash
 
 #: Half as deep and wide as the reference models, a fifth of their tokens: a variant takes minutes.
 SMALL = Recipe(architecture="gptj", n_layers=4, d_model=128, steps=500, batch=8)
@@ -43,7 +43,7 @@ def ablate(world: World, folder: Path, chosen: dict[str, Recipe], *, compile: bo
     total, rows = sum(recipe.steps for recipe in chosen.values()), []
     for i, (name, recipe) in enumerate(chosen.items()):
         before, place = sum(r.steps for r in list(chosen.values())[:i]), Path(folder) / name.replace(", ", "-").replace(" ", "-")
-        row, settings = place / "row.json", json.dumps([repr(recipe), world.digest, sizes])
+        row, settings = place / "row.json", json.dumps([repr(recipe), world.digest, sizes, library_hash(of=(bars.__name__,))])
         if not row.exists() or json.loads(row.read_text())["settings"] != settings:
             told = []
             tell = lambda log: (told.append(log["loss"]), progress and progress(before + log["step"], total, name))

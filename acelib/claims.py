@@ -15,8 +15,9 @@ from typing import Mapping
 import pandas as pd
 
 from .provenance import ROOT
-from .tables import Mean, published
+from .tables import POINTS, SHARE, Mean, agreed, published
 
+BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
 SUFFIX = "_claims"  #: of the reference that a chapter hands over in
 PAPER = {"gptj": "GPT-J", "qwen3": "Qwen3-8B"}  #: column of references in the list of claims -> model of the paper
 
@@ -27,19 +28,30 @@ def listed() -> pd.DataFrame:
 
 
 def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Rows (claim, model) of mean, low, high, n in the claim's unit, for a chapter's check cell.
+    """Rows (claim, model) of mean, low, high in the claim's unit, and n as text (a check compares it exactly), for a chapter's check cell.
 
+    Points and percentages on which all cases agree get the interval that n allows (``tables.agreed``).
     model: name, folder or hub id of a model (its last part is kept), or "both" where one number compares the two.
     Raises ValueError for an unknown claim, or a mean outside its interval.
     """
-    known, rows = listed().index, {}
+    units, rows = listed().unit, {}
     for (claim, model), value in values.items():
-        if claim not in known:
-            raise ValueError(f"unknown claim {claim!r}; known: {', '.join(known)}")
+        if claim not in units:
+            raise ValueError(f"unknown claim {claim!r}; known: {', '.join(units.index)}")
         if not (isnan(value.low) or value.low <= value.mean <= value.high):
             raise ValueError(f"claim {claim!r}: mean {value.mean:g} lies outside its interval [{value.low:g}, {value.high:g}]")
-        rows[claim, Path(model).name] = [value.mean, value.low, value.high, value.n]
+        value = agreed(value, BOUNDS[units[claim]]) if units[claim] in BOUNDS else value
+        rows[claim, Path(model).name] = [value.mean, value.low, value.high, str(value.n)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "n"])
+
+
+def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
+    """For each row of ``measured``, by how much k cases that come out otherwise move it: 100 k / n points; 0.05 in other units.
+
+    The tolerance of a check cell on another machine, where rounding may flip an answer.
+    """
+    units = listed().unit
+    return [100 * k / max(value.n, 1) if units.get(claim) in BOUNDS else 0.05 for (claim, _), value in values.items()]
 
 
 def handed_over(folder: Path = ROOT / "tests" / "reference") -> dict[tuple[str, str], Mean]:
@@ -52,7 +64,8 @@ def handed_over(folder: Path = ROOT / "tests" / "reference") -> dict[tuple[str, 
         for (claim, model), value in json.loads(path.read_text("utf-8"))["rows"]:
             if claim not in known.index or f"{known.chapter[claim]}{SUFFIX}" != path.stem or model not in known.models[claim].split("; "):
                 raise ValueError(f"{path.name}: claim {claim!r} on {model!r} is not in the list of what this chapter tests")
-            found[claim, model] = Mean(*(nan if part is None else part for part in value))
+            *numbers, n = value
+            found[claim, model] = Mean(*(nan if part is None else part for part in numbers), int(n))
     return found
 
 

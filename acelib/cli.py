@@ -7,10 +7,12 @@ are imported inside the commands, so that ``--help`` is immediate.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -50,7 +52,7 @@ def _no_foreign_bars():
 @app.command(cls=Pairs, help=examples(
     "Execute chapters under papermill and keep them, with their provenance, in runs/NAME, or in place with --update. "
     "Chapters that nothing has changed for are skipped; after Ctrl-C the same command continues.",
-    "run 03_ace -p n_cases 10 --name quick", "run 03_ace -p model EleutherAI/gpt-j-6b --name gptj", "run --all --update"))
+    "run 03_ace -p n_cases 10 --name small", "run --all --profile quick --name quick", "run --all --update"))
 def run(
     chapters: Annotated[Optional[list[str]], typer.Argument(help="Names of chapters, e.g. 03_ace.")] = None,
     parameter: Annotated[Optional[list[str]], typer.Option("-p", "--parameter", metavar="NAME VALUE",
@@ -59,17 +61,25 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="All chapters.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Write into notebooks/, at the default parameters.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also chapters that are up to date.")] = False,
+    profile: Annotated[str, typer.Option("--profile", help="Sizes of all samples: paper (days), quick (minutes); book/profiles.toml.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Chapters at once; 0: a core each, at most 4, one with an accelerator.", min=0)] = 0,
 ):
+    import torch
+
     from acelib import notebooks
 
     if every == bool(chapters):
         raise ValueError("name the chapters to run, or give --all; known: " + ", ".join(notebooks.known()))
-    if update and parameter:
-        raise ValueError("--update writes the book at its default parameters; leave out -p, or give --name instead of --update")
+    if update and (parameter or profile):
+        raise ValueError("--update writes the book at its default parameters; leave out -p and --profile, or give --name instead")
     chosen = dict(map(_pair, parameter or ()))
     folder = None if update else notebooks.run_folder(name)
-    for chapter, record in notebooks.run(chapters or list(notebooks.known()), chosen, folder, force):
-        say(f"[green]{chapter}: " + (f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"))
+    names, sizes = chapters or list(notebooks.known()), notebooks.profile(profile) if profile else None
+    jobs = min(jobs or (1 if torch.accelerator.is_available() else min(4, os.cpu_count() or 1)), len(names))
+    with bar("chapters", len(names)) if jobs > 1 else nullcontext() as tell:
+        for done, (chapter, record) in enumerate(notebooks.run(names, chosen, folder, force, sizes=sizes, jobs=jobs), 1):
+            say(f"[green]{chapter}: " + (f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"))
+            tell and tell(done, len(names))
     say(f"in {folder}; as a book: acelib book --runs {name}" if folder else "to run chapters that are up to date again, add --force")
 
 

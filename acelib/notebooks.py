@@ -12,12 +12,14 @@ import json
 import os
 import re
 import time
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 import nbformat
 import papermill
+from joblib import Parallel, delayed
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
@@ -154,19 +156,40 @@ def execute(notebook: Path, chosen: Mapping[str, Any] | None = None, output: Pat
 
 
 def run(names: Sequence[str], chosen: Mapping[str, Any], folder: Path | None, force: bool = False, progress: bool = True,
-        root: Path = ROOT) -> Iterator[tuple[str, dict | None]]:
-    """Execute chapters one after another, into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
+        root: Path = ROOT, sizes: Mapping[str, Mapping[str, Any]] | None = None, jobs: int = 1) -> Iterator[tuple[str, dict | None]]:
+    """Execute chapters into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
 
-    All names and parameters are checked before the first chapter starts; rerun after an interruption, it continues.
+    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.   jobs: chapters at once; "claims", which
+    reads what the others hand over, comes last. All names and parameters are checked before the first chapter starts; rerun after an
+    interruption, it continues.
     """
-    sources = [find(name, root) for name in names]
-    given = [checked(source, chosen) for source in sources]
+    sources = sorted((find(name, root) for name in names), key=lambda source: source.stem == "claims")
+    given = [checked(source, {**(sizes or {}).get(source.stem, {}), **chosen}) for source in sources]
+    todo = []
     for source, values in zip(sources, given):
         output = folder / source.name if folder else source
         if not force and not stale(source, values, output, root):
             yield source.stem, None
         else:
-            yield source.stem, execute(source, values, output, progress, root)
+            todo.append((source, values, output))
+    last = [task for task in todo if task[0].stem == "claims"]
+    aside = [task for task in todo if task not in last] if min(jobs, len(todo) - len(last)) > 1 else []
+    if aside:
+        tasks = (delayed(lambda task: (task[0].stem, execute(*task, False, root)))(task) for task in aside)
+        yield from Parallel(jobs, return_as="generator_unordered")(tasks)
+    for source, values, output in last if aside else todo:
+        yield source.stem, execute(source, values, output, progress, root)
+
+
+def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Parameters of all chapters by the name of a profile in ``book/profiles.toml``: {"03_ace": {"n_cases": 3000}, ...}.
+
+    Raises ValueError listing the known profiles.
+    """
+    known_ = tomllib.loads((root / "book" / "profiles.toml").read_text("utf-8"))
+    if name not in known_:
+        raise ValueError(f"unknown profile {name!r}; known: {', '.join(known_)}")
+    return known_[name]
 
 
 def run_folder(name: str, root: Path = ROOT) -> Path:

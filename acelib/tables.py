@@ -20,6 +20,7 @@ from scipy.stats import bootstrap
 from .facts import CATEGORIES
 from .provenance import ROOT
 
+SHARE, POINTS = (0.0, 100.0), (-100.0, 100.0)  #: bounds of a share in percent, of a difference of two
 BASELINE = "Base"  #: the unedited model: judged by the old answers, so no rival of the editors
 BLOCKS = {"attn": "attention", "ffn": "FFN"}
 CSS = {"": "font-variant-numeric: tabular-nums", "th, td": "padding: .2rem .45rem; text-align: right", "td": "vertical-align: top",
@@ -68,11 +69,12 @@ def quote(key: str) -> float:
         raise ValueError(f"{key!r} is no single number of ACE's text; known: {', '.join(values.index)}") from None
 
 
-def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> Mean:
-    """Mean of ``values`` (n,), nan left out, with its percentile bootstrap interval (9999 resamples); of width zero where all agree.
+def interval(values: Sequence[float], seed: int = 0, level: float = 0.95, bounds: tuple[float, float] | None = None) -> Mean:
+    """Mean of ``values`` (n,), nan left out, with its percentile bootstrap interval (9999 resamples).
 
     Percentiles, because of all bootstrap intervals they depend least on rounding, so that another machine finds the same.
-    Fewer than two values have no interval (nan). Source: Efron (1979); ``scipy.stats.bootstrap``.
+    bounds: between which every value must lie (``SHARE``, ``POINTS``); with them, values that all agree get the interval of ``agreed``,
+    without, one of width zero. Fewer than two values have no interval (nan). Source: Efron (1979); ``scipy.stats.bootstrap``.
     """
     x = np.asarray(values, dtype=float)
     x = x[~np.isnan(x)]
@@ -80,20 +82,33 @@ def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> Mea
         return Mean(float(x[0]) if len(x) else nan, nan, nan, len(x))
     low, high = bootstrap((x,), np.mean, batch=max(1, 2_000_000 // len(x)), confidence_level=level, method="percentile",
                           rng=np.random.default_rng(seed)).confidence_interval
-    return Mean(float(x.mean()), float(low), float(high), len(x))
+    found = Mean(float(x.mean()), float(low), float(high), len(x))
+    return agreed(found, bounds, level) if bounds else found
+
+
+def agreed(value: Mean, bounds: tuple[float, float], level: float = 0.95) -> Mean:
+    """A mean of n >= 2 values that all agree with the interval that n allows; any other mean as it is.
+
+    With confidence ``level``, less than a share p = 1 - ((1 - level) / 2)^(1 / n) of all cases differs from what n cases agree on, each by
+    no more than the distance to a bound: [x - p (x - a), x + p (b - x)]. Source: Clopper and Pearson (1934), for 0 or n successes.
+    """
+    if value.n < 2 or not value.low == value.high:
+        return value
+    p, (a, b) = 1 - ((1 - level) / 2) ** (1 / value.n), bounds
+    return Mean(value.mean, value.mean - p * max(value.mean - a, 0.0), value.mean + p * max(b - value.mean, 0.0), value.n)
 
 
 def paired(rows: pd.DataFrame, a: str, b: str, metric: str = "multi_hop", seed: int = 0, level: float = 0.95) -> Mean:
-    """Mean over cases of ``metric`` of editor a minus that of editor b on the same case, in the metric's unit.
+    """Mean over cases of ``metric`` (%) of editor a minus that of editor b on the same case, in percentage points.
 
-    rows: ``experiments.run``. Raises ValueError for an unknown editor, or if the two were judged on different cases.
+    rows: ``experiments.run``, the metric in percent. Raises ValueError for an unknown editor, or if the two were judged on different cases.
     """
     of = {name: rows[rows.editor == name].set_index("case_id")[metric] for name in (a, b)}
     if missing := [name for name in of if of[name].empty]:
         raise ValueError(f"no rows of editor {missing[0]!r}; there are {', '.join(rows.editor.unique())}")
     if odd := set(of[a].index) ^ set(of[b].index):
         raise ValueError(f"{a} and {b} were judged on different cases: {len(odd)} belong to only one of them, such as case {min(odd)}")
-    return interval((of[a] - of[b]).sort_index(), seed, level)
+    return interval((of[a] - of[b]).sort_index(), seed, level, POINTS)
 
 
 def difference(a: Sequence[float], b: Sequence[float], seed: int = 0, level: float = 0.95) -> Mean:
@@ -126,8 +141,8 @@ def multi_hop_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, mode
     """
     quoted, rows = published(2) if quoted is None else quoted, rows.assign(n_edits=rows.n_edits.astype(str))
     counts = sorted({*rows.n_edits, *quoted.n_edits} - {"all"})
-    cells = {count: lambda part, count=count: interval(100 * part[metric][part.n_edits == count], seed) for count in counts}
-    cells["average"] = lambda part: interval(100 * part[metric], seed)
+    cells = {count: lambda part, count=count: interval(100 * part[metric][part.n_edits == count], seed, bounds=SHARE) for count in counts}
+    cells["average"] = lambda part: interval(100 * part[metric], seed, bounds=SHARE)
     return _beside(quoted.assign(column=quoted.n_edits.replace("all", "average")), rows, cells, model, "edits")
 
 
@@ -135,7 +150,7 @@ def metrics_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, model:
                   metrics: Sequence[str] = ("efficacy", "paraphrase", "specificity"), seed: int = 0) -> pd.DataFrame:
     """Table 3: efficacy, paraphrase and specificity, published and measured, in percent. Arguments and result as ``multi_hop_table``."""
     quoted = published(3) if quoted is None else quoted
-    cells = {metric: lambda part, metric=metric: interval(100 * part[metric], seed) for metric in metrics}
+    cells = {metric: lambda part, metric=metric: interval(100 * part[metric], seed, bounds=SHARE) for metric in metrics}
     return _beside(quoted.assign(column=quoted.metric), rows, cells, model, "metric")
 
 
@@ -165,7 +180,7 @@ def ripple_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     table = {}
     for name, part in rows.groupby(["model", "editor"] if "model" in rows else "editor", sort=False):
         shares, stay = part.groupby(["edit", "category"], observed=False)["right"].mean().unstack(), part[~part.change]
-        table[name] = {category: interval(100 * shares[category], seed) for category in shares}
+        table[name] = {category: interval(100 * shares[category], seed, bounds=SHARE) for category in shares}
         table[name] |= {"damaged facts": interval((~stay.right).groupby(stay.edit).sum(), seed)}
     return pd.DataFrame(table, dtype=object).T
 

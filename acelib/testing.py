@@ -10,6 +10,7 @@ import os
 from dataclasses import astuple, is_dataclass
 from math import inf, isnan
 from pathlib import Path
+from typing import Sequence
 
 import pandas as pd
 
@@ -18,11 +19,12 @@ from .provenance import ROOT
 UPDATE = "ACELIB_UPDATE_REFERENCES"  #: environment variable; set to 1, references that are missing or differ are written anew
 
 
-def assert_table(df: pd.DataFrame, reference: str | Path, rtol: float = 1e-6, atol: float = 0.0, update: bool = False) -> None:
+def assert_table(df: pd.DataFrame, reference: str | Path, rtol: float = 1e-6, atol: float | Sequence[float] = 0.0,
+                 update: bool = False) -> None:
     """Print "OK: name, N values" if every cell of ``df`` agrees with the reference: |found - expected| <= atol + rtol |expected|.
 
     Numbers, also those in a ``Mean`` or a list, are compared so (to ten digits at most), nan equals nan; text, labels and order exactly.
-    reference: a name or a path to a .json file.   update: write a reference that is missing or differs, as ``UPDATE`` does.
+    reference: a name or a path to a .json file.   atol: one for all cells, or one a row.   update: write a reference that is missing or differs, as ``UPDATE`` does.
     Raises AssertionError naming the worst cell; FileNotFoundError without a reference; ValueError for a cell neither number nor text.
     """
     path = ROOT / "tests" / "reference" / f"{reference}.json" if not str(reference).endswith(".json") else Path(reference)
@@ -31,7 +33,8 @@ def assert_table(df: pd.DataFrame, reference: str | Path, rtol: float = 1e-6, at
         raise FileNotFoundError(f"no reference {path.stem!r} to compare with; run with {UPDATE}=1 to write it ({path})")
     rows = [[_plain(label), _plain(values)] for label, values in zip(df.index, df.itertuples(index=False, name=None))]
     found = {"columns": _plain(list(df.columns)), "rows": rows}
-    fault = _fault(found, json.loads(path.read_text("utf-8")), rtol, atol) if path.exists() else "missing"
+    within = (1e-9, 0.0) if update else (rtol, atol)  # a reference that is written is written whenever it differs at all
+    fault = _fault(found, json.loads(path.read_text("utf-8")), *within) if path.exists() else "missing"
     if fault and not update:
         raise AssertionError(f"{path.stem}: {fault}")
     if fault:
@@ -56,19 +59,20 @@ def _plain(value):
     return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
-def _fault(found: dict, expected: dict, rtol: float, atol: float) -> str:
+def _fault(found: dict, expected: dict, rtol: float, atol: float | Sequence[float]) -> str:
     """What is wrong, in one sentence, or ""."""
     for kind, labels in dict(columns=lambda table: table["columns"], rows=lambda table: [row[0] for row in table["rows"]]).items():
         if labels(found) != labels(expected):
             return f"the {kind} are {labels(found)}, expected {labels(expected)}"
-    pairs = [(row, column, value, wanted) for (row, values), (_, wants) in zip(found["rows"], expected["rows"])
+    slack = [atol] * len(found["rows"]) if isinstance(atol, (int, float)) else list(atol)
+    cells = [(row, column, value, wanted, more) for (row, values), (_, wants), more in zip(found["rows"], expected["rows"], slack, strict=True)
              for column, value, wanted in zip(found["columns"], values, wants)]
-    excess = [_distance(value, wanted, rtol, atol) for *_, value, wanted in pairs]
+    excess = [_distance(value, wanted, rtol, more) for *_, value, wanted, more in cells]
     if not (wrong := sum(distance > 1 for distance in excess)):
         return ""
-    row, column, value, wanted = pairs[excess.index(max(excess))]
-    return (f"{wrong} of {len(pairs)} values differ; worst in row {row!r}, column {column!r}: expected {wanted!r}, found {value!r}, "
-            f"tolerance {atol:g} + {rtol:g} |expected|")
+    row, column, value, wanted, more = cells[excess.index(max(excess))]
+    return (f"{wrong} of {len(cells)} values differ; worst in row {row!r}, column {column!r}: expected {wanted!r}, found {value!r}, "
+            f"tolerance {more:g} + {rtol:g} |expected|")
 
 
 def _distance(found, expected, rtol: float, atol: float) -> float:

@@ -1,8 +1,8 @@
 """Hyper-parameters for a model, by one protocol for all editors: the same identification cases, the same number of trials, one score.
 
-Each editor has a space of settings; ``n_trials`` of them are drawn with a seed, every one edits the same identification cases, and the one
-with the highest score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity, becomes the preset. Evaluation cases are
-never looked at. The trials are kept in ``data/presets/<model>.csv``.
+Each editor has a space of settings; ``n_trials`` of them are drawn with a seed (more trials are the same ones and others), every one edits
+the same identification cases, and the one with the highest score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity,
+becomes the preset. Evaluation cases are never looked at. The trials are kept in ``data/presets/<model>.csv``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def tune(lm: LM, world: World, cases: Sequence[Case], moments: Moments, candidat
     Returns one row a trial: editor, settings (``source``), the means of SCORE and their mean ``score``, n_cases.
     """
     trials = [(name, editor) for name, settings in candidates.items()
-              for editor in Random(f"{seed}/{name}").sample(list(settings), min(n_trials, len(settings)))]
+              for editor in Random(f"{seed}/{name}").sample(list(settings), len(settings))[:n_trials]]
     rows = []
     for i, (name, editor) in enumerate(trials):
         tell = progress and (lambda done, _, what: progress(i * len(cases) + done, len(trials) * len(cases), what))

@@ -102,14 +102,17 @@ def test_a_claim_without_a_row_is_named(folder):
 def test_a_row_that_no_claim_expects_is_named(folder, row):
     path = folder / "01_storage_claims.json"
     kept = json.loads(path.read_text())
-    path.write_text(json.dumps(kept | {"rows": [[row, [1, 0, 2, 9]]]}))
+    path.write_text(json.dumps(kept | {"rows": [[row, [1, 0, 2, "9"]]]}))
     with pytest.raises(ValueError, match=f"01_storage_claims.json: claim '{row[0]}' on '{row[1]}'"):
         claims.handed_over(folder)
 
 
 def test_measured():
     frame = claims.measured({("ace_leads_pmet", "models/gptj-mini"): Mean(5, 1, 9, 24), ("convergent_tokens", "qwen3-mini"): Mean(5, nan, nan, 1)})
-    assert list(frame.index) == [("ace_leads_pmet", "gptj-mini"), ("convergent_tokens", "qwen3-mini")] and list(frame.iloc[0]) == [5, 1, 9, 24]
+    assert list(frame.index) == [("ace_leads_pmet", "gptj-mini"), ("convergent_tokens", "qwen3-mini")] and list(frame.iloc[0]) == [5, 1, 9, "24"]
+    assert claims.flips({("ace_leads_pmet", "gptj-mini"): Mean(5, 1, 9, 24), ("shared_neurons", "both"): Mean(5, 1, 9, 24)}) == pytest.approx([200 / 24, 0.05])
+    agreed = claims.measured({("ace_leads_pmet", "gptj-mini"): Mean(0, 0, 0, 8)})  # 8 cases that agree do not show that all do
+    assert claims.verdict("> 0", Mean(*agreed.iloc[0, :3], 8)) == "undecided" and agreed.iloc[0, 2] == pytest.approx(100 * (1 - 0.025 ** (1 / 8)))
     with pytest.raises(ValueError, match="unknown claim 'ace'; known: ace_leads_pmet"):
         claims.measured({("ace", "both"): Mean(5, 1, 9, 24)})
     with pytest.raises(ValueError, match=r"mean 5 lies outside its interval \[6, 9\]"):

@@ -103,7 +103,7 @@ def test_in_place_twice_gives_the_same_notebook(root):
     first, second = ((execute(chapter, root=root), nbformat.read(chapter, 4))[1] for _ in range(2))
     assert printed(chapter) == "2 ['a'] 0.5\n" and not stale(chapter, root=root) and len(second.cells) == 4
     for nb in (first, second):
-        nb.metadata.acelib.pop("wall_time_s"), nb.metadata.acelib.pop("date"), nb.cells.pop()
+        nb.metadata.acelib.pop("wall_time_s"), nb.metadata.acelib.pop("date"), nb.metadata.acelib.pop("commit"), nb.cells.pop()
     assert first == second and "papermill" not in json.dumps(second)
     nb = nbformat.read(chapter, 4)
     nb.cells[0].source = "# Better prose"
@@ -137,6 +137,32 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
     assert not (root / "runs" / "long" / "01_one.ipynb").exists()
     (name, record), = run(["01_one"], {"n": 6}, run_folder("long", root), progress=False, root=root)
     assert record and printed(root / "runs" / "long" / "01_one.ipynb").startswith("1 ")
+
+
+def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root):
+    chapter = find("01_one", root)
+    nbformat.write(nbformat.read(chapter, 4), root / "notebooks" / "02_two.ipynb")
+    read = [new_code_cell("from pathlib import Path\nprint(sorted(p.stem for p in Path('../runs/both').glob('*.ipynb')))")]
+    nbformat.write(new_notebook(cells=read, metadata=nbformat.read(chapter, 4).metadata), root / "notebooks" / "claims.ipynb")
+    folder, sizes = run_folder("both", root), {"01_one": {"n": 2}, "02_two": {"rate": 1}}
+    names = ["claims", "01_one", "02_two"]
+    done = dict(run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2))
+    assert set(done) == set(names) and all(done.values()) and list(done)[-1] == "claims"
+    assert printed(folder / "01_one.ipynb") == "3 ['a'] 0.5\n" and printed(folder / "02_two.ipynb") == "2 ['a'] 1.0\n"
+    assert printed(folder / "claims.ipynb") == "['01_one', '02_two']\n"
+    assert dict(run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2)) == dict.fromkeys(names)
+    with pytest.raises(ChapterError, match="01_one stopped in cell 3: ZeroDivisionError"):
+        list(run(["01_one", "02_two"], {}, folder, progress=False, root=root, sizes={"01_one": {"n": 0}}, jobs=2))
+
+
+def test_profiles_name_parameters_that_chapters_have():
+    with pytest.raises(ValueError, match="unknown profile 'all'; known: paper, quick"):
+        notebooks.profile("all")
+    for name in ("paper", "quick"):
+        for chapter, sizes in notebooks.profile(name).items():
+            assert checked(find(chapter), sizes) == sizes
+    small, large = notebooks.profile("quick"), notebooks.profile("paper")
+    assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(small)
 
 
 def test_code_keeps_what_can_change_a_number():

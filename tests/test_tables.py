@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 from acelib import tables
 from acelib.tables import Mean, interval, layers_table, metrics_table, multi_hop_table, paired, paired_table, published, quote, style
@@ -77,6 +77,18 @@ def test_batches_of_resamples_change_nothing():
     x = np.random.default_rng(1).random(500)  # more than fit into one batch
     assert tuple(bootstrap((x,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval) == pytest.approx(
         (interval(x).low, interval(x).high), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 8, 24])
+def test_cases_that_all_agree_have_the_exact_binomial_interval(n):
+    exact = lambda k: binomtest(k, n).proportion_ci(0.95, "exact")
+    for k in (0, n):
+        found = interval([100 * k / n] * n, bounds=tables.SHARE)
+        assert (found.low, found.high) == pytest.approx((100 * exact(k).low, 100 * exact(k).high))
+    gap = interval([0.0] * n, bounds=tables.POINTS)
+    assert gap.mean == 0 and -gap.low == gap.high == pytest.approx(100 * exact(0).high)
+    half = interval([0.0, 100.0] * n, bounds=tables.SHARE)
+    assert half == interval([0.0, 100.0] * n)  # where they do not agree, bounds change nothing
 
 
 def test_intervals_of_degenerate_data():
@@ -172,6 +184,8 @@ def test_html_marks_published_measured_and_best(rows):
 def test_other_tables_have_a_style_too(rows, scores):
     assert "best" not in re.sub("<style.*</style>", "", style(layers_table(scores), "Table 1").to_html(), flags=re.S)
     assert "ACE − MEMIT" in style(paired_table(rows), "Differences").to_html()
+    kinds = style(pd.DataFrame({"gptj-mini": ["1"], "of qwen3-mini": ["1"], "published": ["2"], "x": ["3"], "y": [Mean(1, 0, 2, 9)]}), "Kinds").to_html()
+    assert re.findall(r'row0 col\d +(\w+)', kinds) == ["measured", "measured", "published", "text", "measured"] and "best" not in kinds.split("<tbody>")[1]
     assert "&lt;b&gt;" in style(pd.DataFrame({"x": ["<b>"]}), "Text").to_html()
 
 
@@ -182,5 +196,3 @@ def test_no_torch(module):
     names |= {"." * node.level + node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert "torch" not in {name.split(".")[0] for name in names}
     assert {name for name in names if name.startswith(".")} <= {".facts", ".provenance", ".tables"}
-    kinds = style(pd.DataFrame({"gptj-mini": ["1"], "of qwen3-mini": ["1"], "published": ["2"], "x": ["3"], "y": [Mean(1, 0, 2, 9)]}), "Kinds").to_html()
-    assert re.findall(r'row0 col\d +(\w+)', kinds) == ["measured", "measured", "published", "text", "measured"] and "best" not in kinds.split("<tbody>")[1]

@@ -49,6 +49,13 @@ def test_tolerances(table, reference, tolerance):
         assert_table(table, reference)
 
 
+def test_a_tolerance_a_row(table, reference):
+    table.iloc[0, 0] = 46.0
+    assert_table(table, reference, atol=[1, 0])
+    with pytest.raises(AssertionError, match="1 of 6 values differ.*tolerance 0.5"):
+        assert_table(table, reference, atol=[0.5, 1])
+
+
 def test_the_worst_cell_is_named(table, reference):
     table.iloc[0, 0], table.iloc[0, 1] = 45.3, Mean(56.2, 48.1, 94.0, 30)
     with pytest.raises(AssertionError) as err:
@@ -93,10 +100,10 @@ def test_references_are_written_only_when_told(table, tmp_path, monkeypatch, cap
     path = tmp_path / "tests" / "reference" / "new.json"
     before = path.read_text("utf-8")
     table.iloc[0, 0] = 45.26 + 1e-9
-    assert_table(table, "new")  # within tolerance: the file stays as it is
+    assert_table(table, "new")  # rounding alone: the file stays as it is
     assert path.read_text("utf-8") == before
     table.iloc[0, 0] = 50.0
-    assert_table(table, "new")
+    assert_table(table, "new", atol=10)  # what is written is what was measured, tolerance or not
     monkeypatch.delenv(testing.UPDATE)
-    assert_table(table, "new")
+    assert_table(table, "new", rtol=0)
     assert capsys.readouterr().out == "OK: new, 6 values\n" * 4

@@ -30,6 +30,6 @@ PRESETS = {
     "qwen3-8b": IFMET(query_layers=(4, 5, 6, 7, 8), value_layers=(21, 22, 23, 24, 25)),
     "qwen3-mini": IFMET(query_layers=(1, 2, 3), value_layers=(5, 6), weight=1.0,
                         objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
-    "gptj-mini": IFMET(query_layers=(1, 2, 3), value_layers=(6, 7), weight=10.0,
+    "gptj-mini": IFMET(query_layers=(1, 2), value_layers=(5, 6, 7), weight=1.0,
                        objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
 }

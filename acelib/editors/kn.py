@@ -162,5 +162,5 @@ PRESETS = {
     # Derived: the released threshold of Qwen2.5-7B, with the paper's steps.
     "qwen3-8b": KN(threshold=0.2),
     "qwen3-mini": KN(),
-    "gptj-mini": KN(),
+    "gptj-mini": KN(threshold=0.4),
 }
