@@ -173,7 +173,7 @@ def local_tasks(world: World, edits: Sequence[Edit] = (), n: int = 100, seed: in
         "facts": choices((reworded(fact, 1), fact) for fact in mixed("facts", world.facts) if keep(fact)),
         "two_hop": choices((multi_hop_question(world, chain), chain.facts[-1]) for chain in chains("two_hop", "evaluation", (2,))),
         "thoughts": map(solved, chains("thoughts", "evaluation", (2, 3))),
-        "text": (dict(text=" ".join(sentences)) for sentences in told if len(sentences) > 2)}
+        "text": (dict(text=" ".join(sentences)) for sentences in told if sentences)}
     docs = {task: list(islice(found, max(n, 0))) for task, found in docs.items()}
     if short := [task for task, found in docs.items() if len(found) < max(n, 1)]:
         raise ValueError(f"{n} documents a task asked for; {short[0]!r} has {len(docs[short[0]])}, and each needs at least 1")
