@@ -148,12 +148,12 @@ def edit(
     from acelib import covariance, editors, evaluate, facts, pretrain, probe
     from acelib.update import save_pretrained
 
-    if save and not save.absolute().parent.is_dir():
-        raise ValueError(f"the folder of --save {save} does not exist")
+    if save and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise ValueError(f"--save {save} is a folder; name a file" if save.is_dir() else f"the folder of --save {save} does not exist")
     if save_model and save_model.exists():
         raise ValueError(f"--save-model {save_model} exists; name a new folder")
     chosen, world = editors.preset(editor, model), facts.load_world()
-    relation = next((key for key, relation in world.relations.items() if prompt in relation.cloze), "")
+    relation = next((key for key, relation in world.relations.items() if prompt.rstrip() in relation.cloze), "")
     request = facts.Edit(subject, prompt, target, relation and world.lookup(subject, relation) or "", relation=relation)
     host = _load(model)
     if evaluate.recall(host, [request.text], [target]).correct[0]:

@@ -108,8 +108,8 @@ class ACE(Staged):
 PRESETS = {
     "gpt-j-6b": ACE(query_layers=(3, 4, 5, 6, 7, 8), value_layers=(25, 26, 27)),
     "qwen3-8b": ACE(query_layers=(24, 25, 26), value_layers=(27, 28, 29, 30, 31)),
-    "qwen3-mini": ACE(query_layers=(1, 2), value_layers=(5, 6), weight=1.0,
-                      objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
     "gptj-mini": ACE(query_layers=(1, 2, 3), value_layers=(5, 6, 7), weight=1.0,
                      objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
+    "qwen3-mini": ACE(query_layers=(1, 2), value_layers=(5, 6), weight=1.0,
+                      objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
 }

@@ -38,8 +38,8 @@ PRESETS = {
     "gpt-j-6b": AlphaEdit(layers=(3, 4, 5, 6, 7, 8)),
     # derived: the released settings of Qwen2.5-7B
     "qwen3-8b": AlphaEdit(layers=(4, 5, 6, 7, 8), weight=1.0, objective=Objective(decay=1e-3, clamp=4.0)),
-    "qwen3-mini": AlphaEdit(layers=(0, 1, 2), weight=0.1,
-                            objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, null_share=0.5),
     "gptj-mini": AlphaEdit(layers=(1, 2, 3), weight=0.1,
                            objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, null_share=0.7),
+    "qwen3-mini": AlphaEdit(layers=(1, 2, 3), weight=0.1,
+                            objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, null_share=0.7),
 }

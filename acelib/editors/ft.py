@@ -161,6 +161,6 @@ PRESETS = {
     "gpt-j-6b": FT(layers=(21,)),
     # Derived: the released settings of Qwen2.5-7B, which train its last layer.
     "qwen3-8b": FT(layers=(35,)),
-    "qwen3-mini": FT(layers=(7,), lr=0.005, norm_constraint=0.05),
     "gptj-mini": FT(layers=(6,), loss='target', lr=0.02, norm_constraint=0.2),
+    "qwen3-mini": FT(layers=(6,), loss='target', lr=0.02, norm_constraint=0.2),
 }

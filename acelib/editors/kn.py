@@ -161,6 +161,6 @@ PRESETS = {
     "gpt-j-6b": KN(threshold=0.1),
     # Derived: the released threshold of Qwen2.5-7B, with the paper's steps.
     "qwen3-8b": KN(threshold=0.2),
-    "qwen3-mini": KN(),
     "gptj-mini": KN(threshold=0.4),
+    "qwen3-mini": KN(old=4.0, new=16.0),
 }

@@ -54,6 +54,6 @@ PRESETS = {
     "gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8)),
     # derived: the released settings of Qwen2.5-7B
     "qwen3-8b": MEMIT(layers=(4, 5, 6, 7, 8), objective=Objective(decay=1e-3, clamp=4.0)),
-    "qwen3-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
     "gptj-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
+    "qwen3-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
 }

@@ -90,8 +90,8 @@ PRESETS = {
     "gpt-j-6b": ROME(layer=5),
     # Derived: the released settings of Qwen2.5-7B.
     "qwen3-8b": ROME(layer=5, second_moment=False, objective=Objective(kind="mlp", steps=25, decay=1e-3, clamp=4.0)),
-    "qwen3-mini": ROME(layer=0,
-                       objective=Objective(kind='mlp', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
     "gptj-mini": ROME(layer=0,
                       objective=Objective(kind='mlp', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
+    "qwen3-mini": ROME(layer=0,
+                       objective=Objective(kind='mlp', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
 }

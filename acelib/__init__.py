@@ -1,0 +1,4 @@
+"""acelib: where a language model recalls a fact, and how to change it; ACE, the editors it is compared with, and a book that measures both.
+
+Start with ``lm.load``, ``facts.Edit`` and ``editors.preset``; README.md shows them together and names the function of every equation.
+"""
