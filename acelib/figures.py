@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .facts import CATEGORIES
-from .tables import BASELINE, BLOCKS, Mean, interval
+from .tables import BASELINE, BLOCKS, POINTS, SHARE, Mean, interval
 
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
 EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4E9", "MEMIT": "#0072B2", "PMET": "#009E73",
@@ -72,7 +72,7 @@ def multi_hop_bars(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, quote
         parts = {str(count): of_model[of_model.n_edits == count] for count in counts} | {"all": of_model}
         whose = quoted_model if isinstance(quoted_model, str) else quoted_model.get(model)
         for i, editor in enumerate(editors):
-            means = [interval(100 * part[metric][part.editor == editor], seed) for part in parts.values()]
+            means = [interval(100 * part[metric][part.editor == editor], seed, bounds=SHARE) for part in parts.values()]
             x = _bars(ax, means, i, len(editors), editor)
             if quoted is not None:
                 of = quoted[(quoted.editor == editor) & (quoted.model == whose)].set_index("n_edits")["value"]
@@ -147,7 +147,7 @@ def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int =
     for ax, (model, group) in zip(axes.flat, product(models, groups)):
         for i, kind in enumerate(kinds):
             of = rows[(rows.questions == group) & (rows.zeroed == kind) & ((rows.model == model) if model else True)]
-            _bars(ax, [interval(100 * of["drop"][of.category == name], seed) for name in names], i, len(kinds), kind)
+            _bars(ax, [interval(100 * of["drop"][of.category == name], seed, bounds=POINTS) for name in names], i, len(kinds), kind)
         lines = (quoted or {}).get(model, {}) if model else quoted or {}
         for kind, dashes in zip(lines, ("--", ":", "-.")):
             if group == "related":
@@ -294,7 +294,7 @@ def accuracy_curves(rows: pd.DataFrame, by: str, label: str, quoted: pd.DataFram
         for i, editor in enumerate(editors):
             style = dict(color=_hue(editor), marker="osD^v"[i % 5], ms=5, lw=1.6)
             of = part[part.editor == editor].groupby(by)[metric]
-            means = [interval(100 * values, seed) for _, values in of]
+            means = [interval(100 * values, seed, bounds=SHARE) for _, values in of]
             x = np.array(list(of.groups), dtype=float) + 0.07 * (i - (len(editors) - 1) / 2)
             column[0].errorbar(x, [mean.mean for mean in means], yerr=_whiskers(means).reshape(2, -1), elinewidth=1, label=editor, **style)
             if quoted is not None:
