@@ -107,10 +107,10 @@ def test_paired_differences_are_taken_within_cases(rows):
     found = paired(rows.sample(frac=1, random_state=0), "ACE", "MEMIT")
     wide = rows.pivot(index="case_id", columns="editor", values="multi_hop")
     assert found == interval(wide.ACE - wide.MEMIT)
-    assert paired(rows, "ACE", "ACE") == Mean(0, 0, 0, 12)
+    assert paired(rows, "ACE", "ACE") == tables.agreed(Mean(0, 0, 0, 12), tables.POINTS)
     assert paired(rows, "ACE", "MEMIT", "paraphrase").n == 11  # a case without paraphrases
     table = paired_table(rows)
-    assert list(table.index) == ["ACE − MEMIT"] and table.efficacy.iloc[0] == Mean(50, 50, 50, 12)
+    assert list(table.index) == ["ACE − MEMIT"] and table.efficacy.iloc[0] == tables.agreed(Mean(50, 50, 50, 12), tables.POINTS)
 
 
 def test_paired_refuses_other_cases_and_editors(rows):
