@@ -66,18 +66,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said):
 
 def test_parameters_are_pairs_of_a_name_and_a_json_value(monkeypatch):
     given = {}
-    fake = lambda names, chosen, folder, force: given.update(chosen, names=names, folder=folder.name) or []
+    fake = lambda names, chosen, folder, force, sizes, jobs: given.update(chosen, names=names, folder=folder.name, jobs=jobs) or []
     monkeypatch.setattr("acelib.notebooks.run", fake)
-    words = ("-p", "n", "10", "-p", "models", '["x=y"]', "--parameter", "text=plain words", "--name", "quick")
+    words = ("-j", "1", "-p", "n", "10", "-p", "models", '["x=y"]', "--parameter", "text=plain words", "--name", "quick")
     assert call("run", "a", "b", *words).exit_code == 0
-    assert given == {"n": 10, "models": ["x=y"], "text": "plain words", "names": ["a", "b"], "folder": "quick"}
+    assert given == {"n": 10, "models": ["x=y"], "text": "plain words", "names": ["a", "b"], "folder": "quick", "jobs": 1}
 
 
 @pytest.mark.parametrize("error, code, said", [
     (ValueError("no [layer] 99"), 2, "no [layer] 99"), (KeyboardInterrupt(), 130, "rerun the same command to resume"),
     (ModuleNotFoundError("no", name="papermill"), 1, "pip install 'acelib[book]'")])
 def test_errors_become_one_line_and_an_exit_code(monkeypatch, error, code, said):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
     monkeypatch.setattr("acelib.notebooks.run", fail)
     result = call("run", "a")
@@ -85,7 +85,7 @@ def test_errors_become_one_line_and_an_exit_code(monkeypatch, error, code, said)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("acelib.notebooks.run", lambda *_: 1 / 0)
+    monkeypatch.setattr("acelib.notebooks.run", lambda *_, **__: 1 / 0)
     assert isinstance(call("run", "a").exception, ZeroDivisionError)
 
 
