@@ -34,6 +34,9 @@ ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbva
 }
 
 
+LAST = "claims"  #: the chapter that reads what the others hand over
+
+
 class ChapterError(RuntimeError):
     """A chapter stopped with an error of its own; the message says in which cell and why."""
 
@@ -83,9 +86,12 @@ def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- provenance
 
 def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
-    """Hashes of all that the outputs of a notebook depend on: the library, the data, its code cells."""
+    """Hashes of all that the outputs of a notebook depend on: the library, the data, its code cells; what chapters hand over to ``LAST``."""
     cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code" and "injected-parameters" not in _tags(cell)]
-    return {"library": library_hash(root), "data": data_hash(root), "notebook": digest(cell.source for cell in cells)}
+    found = {"library": library_hash(root), "data": data_hash(root), "notebook": digest(cell.source for cell in cells)}
+    if notebook.stem == LAST:
+        found["references"] = digest(path.read_bytes() for path in sorted((root / "tests" / "reference").glob("*_claims.json")))
+    return found
 
 
 def record_of(path: Path) -> dict:
@@ -159,11 +165,11 @@ def run(names: Sequence[str], chosen: Mapping[str, Any], folder: Path | None, fo
         root: Path = ROOT, sizes: Mapping[str, Mapping[str, Any]] | None = None, jobs: int = 1) -> Iterator[tuple[str, dict | None]]:
     """Execute chapters into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
 
-    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.   jobs: chapters at once; "claims", which
-    reads what the others hand over, comes last. All names and parameters are checked before the first chapter starts; rerun after an
+    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.   jobs: chapters at once; ``LAST`` comes
+    last. All names and parameters are checked before the first chapter starts; rerun after an
     interruption, it continues.
     """
-    sources = sorted((find(name, root) for name in names), key=lambda source: source.stem == "claims")
+    sources = sorted((find(name, root) for name in names), key=lambda source: source.stem == LAST)
     given = [checked(source, {**(sizes or {}).get(source.stem, {}), **chosen}) for source in sources]
     todo = []
     for source, values in zip(sources, given):
@@ -172,7 +178,7 @@ def run(names: Sequence[str], chosen: Mapping[str, Any], folder: Path | None, fo
             yield source.stem, None
         else:
             todo.append((source, values, output))
-    last = [task for task in todo if task[0].stem == "claims"]
+    last = [task for task in todo if task[0].stem == LAST]
     aside = [task for task in todo if task not in last] if min(jobs, len(todo) - len(last)) > 1 else []
     if aside:
         tasks = (delayed(lambda task: (task[0].stem, execute(*task, False, root)))(task) for task in aside)

@@ -151,6 +151,9 @@ def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root)
     assert printed(folder / "01_one.ipynb") == "3 ['a'] 0.5\n" and printed(folder / "02_two.ipynb") == "2 ['a'] 1.0\n"
     assert printed(folder / "claims.ipynb") == "['01_one', '02_two']\n"
     assert dict(run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2)) == dict.fromkeys(names)
+    (root / "tests" / "reference").mkdir(parents=True)
+    (root / "tests" / "reference" / "01_one_claims.json").write_text("{}")  # what a chapter hands over is no data, and yet it counts
+    assert stale(find("claims", root), {}, folder / "claims.ipynb", root) == ["the references changed"]
     with pytest.raises(ChapterError, match="01_one stopped in cell 3: ZeroDivisionError"):
         list(run(["01_one", "02_two"], {}, folder, progress=False, root=root, sizes={"01_one": {"n": 0}}, jobs=2))
 
