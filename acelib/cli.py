@@ -61,8 +61,10 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="All chapters.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Write into notebooks/, at the default parameters.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also chapters that are up to date.")] = False,
-    profile: Annotated[str, typer.Option("--profile", help="Sizes of all samples: paper (days), quick (minutes); book/profiles.toml.")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Chapters at once; 0: a core each, at most 4, one with an accelerator.", min=0)] = 0,
+    profile: Annotated[str, typer.Option("--profile",
+                                         help="Sizes of all samples: paper (days), quick (minutes); book/profiles.toml.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0,
+                                      help="Chapters at once; 0: a core each, at most 4, one with an accelerator.")] = 0,
 ):
     import torch
 

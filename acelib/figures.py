@@ -111,7 +111,9 @@ def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> 
 
 @_figure
 def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
-    """Categories x layers, a panel a block, a row a model: summed importance as a share of the row's greatest; ``top`` ranks are written in.
+    """Categories x layers, a panel a block, a row a model: summed importance as a share of the row's greatest.
+
+    The ``top`` ranks are written in.
 
     scores: as for ``tables.layers_table``. One colour scale for all panels.
     """
@@ -398,7 +400,7 @@ def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
 @_figure
 def counts(rows: pd.DataFrame, by: str, xlabel: str, of: str | None = None, multiple: str = "stack", colours: Mapping[str, str] | None = None,
            width: float = 7.6) -> Figure:
-    """How many rows there are of each ``by``, in order of appearance; coloured by ``of``, on top of each other ("stack") or side by side ("dodge")."""
+    """How many rows there are of each ``by``, in order of appearance; coloured by ``of``, stacked ("stack") or side by side ("dodge")."""
     shades = [name for name in colours or {} if name in set(rows[of])] or list(rows[of].unique()) if of else []
     each = len(shades) if multiple == "dodge" else 1
     fig, ax = plt.subplots(figsize=(width, 0.9 + (0.14 + 0.16 * each) * rows[by].nunique()))

@@ -86,7 +86,7 @@ def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- provenance
 
 def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
-    """Hashes of all that the outputs of a notebook depend on: the library, the data, its code cells; what chapters hand over to ``LAST``."""
+    """Hashes of all that the outputs of a notebook depend on: the library, the data, its code cells; of ``LAST``, what it is handed."""
     cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code" and "injected-parameters" not in _tags(cell)]
     found = {"library": library_hash(root), "data": data_hash(root), "notebook": digest(cell.source for cell in cells)}
     if notebook.stem == LAST:

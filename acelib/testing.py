@@ -24,7 +24,8 @@ def assert_table(df: pd.DataFrame, reference: str | Path, rtol: float = 1e-6, at
     """Print "OK: name, N values" if every cell of ``df`` agrees with the reference: |found - expected| <= atol + rtol |expected|.
 
     Numbers, also those in a ``Mean`` or a list, are compared so (to ten digits at most), nan equals nan; text, labels and order exactly.
-    reference: a name or a path to a .json file.   atol: one for all cells, or one a row.   update: write a reference that is missing or differs, as ``UPDATE`` does.
+    reference: a name or a path to a .json file.   atol: one for all cells, or one a row.
+    update: write a reference that is missing or differs, as ``UPDATE`` does.
     Raises AssertionError naming the worst cell; FileNotFoundError without a reference; ValueError for a cell neither number nor text.
     """
     path = ROOT / "tests" / "reference" / f"{reference}.json" if not str(reference).endswith(".json") else Path(reference)
