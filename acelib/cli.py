@@ -78,7 +78,7 @@ def run(
     folder = None if update else notebooks.run_folder(name)
     names, sizes = chapters or list(notebooks.known()), notebooks.profile(profile) if profile else None
     jobs = min(jobs or (1 if torch.accelerator.is_available() else min(4, os.cpu_count() or 1)), len(names))
-    with bar("chapters", len(names)) if jobs > 1 else nullcontext() as tell:
+    with bar("chapters") if jobs > 1 else nullcontext() as tell:
         for done, (chapter, record) in enumerate(notebooks.run(names, chosen, folder, force, sizes=sizes, jobs=jobs), 1):
             say(f"[green]{chapter}: " + (f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"))
             tell and tell(done, len(names))

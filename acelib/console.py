@@ -29,13 +29,13 @@ def fail(message: str, code: int):
 
 
 @contextmanager
-def bar(what: str, total: int | None = None) -> Iterator[Callable]:
+def bar(what: str) -> Iterator[Callable]:
     """A progress bar with the time remaining, where stderr is a terminal; gives the function (done, total, what) that moves it."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console, both = Console(stderr=True), sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=both, speed_estimate_period=3600,
                   disable=not console.is_terminal) as shown:
-        task = shown.add_task(what, total=total)
+        task = shown.add_task(what, total=None)
         yield lambda done, total, now=what: shown.update(task, completed=done, total=total, description=escape(str(now)))
 
 

@@ -165,26 +165,18 @@ def run(names: Sequence[str], chosen: Mapping[str, Any], folder: Path | None, fo
         root: Path = ROOT, sizes: Mapping[str, Mapping[str, Any]] | None = None, jobs: int = 1) -> Iterator[tuple[str, dict | None]]:
     """Execute chapters into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
 
-    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.   jobs: chapters at once; ``LAST`` comes
-    last. All names and parameters are checked before the first chapter starts; rerun after an
-    interruption, it continues.
+    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.   jobs: chapters at once; ``LAST`` comes last.
+    All names and parameters are checked before the first chapter starts; rerun after an interruption, it continues.
     """
-    sources = sorted((find(name, root) for name in names), key=lambda source: source.stem == LAST)
-    given = [checked(source, {**(sizes or {}).get(source.stem, {}), **chosen}) for source in sources]
-    todo = []
-    for source, values in zip(sources, given):
-        output = folder / source.name if folder else source
-        if not force and not stale(source, values, output, root):
-            yield source.stem, None
-        else:
-            todo.append((source, values, output))
-    last = [task for task in todo if task[0].stem == LAST]
-    aside = [task for task in todo if task not in last] if min(jobs, len(todo) - len(last)) > 1 else []
-    if aside:
-        tasks = (delayed(lambda task: (task[0].stem, execute(*task, False, root)))(task) for task in aside)
-        yield from Parallel(jobs, return_as="generator_unordered")(tasks)
-    for source, values, output in last if aside else todo:
-        yield source.stem, execute(source, values, output, progress, root)
+    sources = [find(name, root) for name in names]
+    tasks = [(source, checked(source, {**(sizes or {}).get(source.stem, {}), **chosen}), folder / source.name if folder else source)
+             for source in sources]
+    for batch in ([task for task in tasks if task[0].stem != LAST], [task for task in tasks if task[0].stem == LAST]):
+        todo = [task for task in batch if force or stale(*task, root)]
+        yield from ((task[0].stem, None) for task in batch if task not in todo)
+        alone = min(jobs, len(todo)) < 2
+        work = lambda task: (task[0].stem, execute(*task, progress and alone, root))
+        yield from map(work, todo) if alone else Parallel(jobs, return_as="generator_unordered")(delayed(work)(task) for task in todo)
 
 
 def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:

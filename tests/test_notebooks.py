@@ -158,6 +158,21 @@ def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root)
         list(run(["01_one", "02_two"], {}, folder, progress=False, root=root, sizes={"01_one": {"n": 0}}, jobs=2))
 
 
+def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root):
+    """Whether ``LAST`` is up to date is asked when the others have run, not before."""
+    chapter, reference = find("01_one", root), root / "tests" / "reference" / "01_one_claims.json"
+    metadata = nbformat.read(chapter, 4).metadata
+    write = [new_code_cell("n = 1", metadata={"tags": ["parameters"]}), new_code_cell(f"open({str(reference)!r}, 'w').write(str(n))")]
+    nbformat.write(new_notebook(cells=write, metadata=metadata), chapter)
+    nbformat.write(new_notebook(cells=[new_code_cell(f"print(open({str(reference)!r}).read())")], metadata=metadata), root / "notebooks" / "claims.ipynb")
+    reference.parent.mkdir(parents=True)
+    names, folder = ["01_one", "claims"], run_folder("both", root)
+    for n in (1, 2):
+        assert all(dict(run(names, {}, folder, progress=False, root=root, sizes={"01_one": {"n": n}})).values())
+        assert printed(folder / "claims.ipynb") == f"{n}\n"
+    assert dict(run(names, {}, folder, progress=False, root=root, sizes={"01_one": {"n": 2}})) == dict.fromkeys(names)
+
+
 def test_profiles_name_parameters_that_chapters_have():
     with pytest.raises(ValueError, match="unknown profile 'all'; known: paper, quick"):
         notebooks.profile("all")
