@@ -7,7 +7,6 @@ mixture says how far two runs of one recipe differ, in the bars and in the layer
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable
@@ -15,6 +14,7 @@ from typing import Callable
 import pandas as pd
 
 from . import bars
+from .atomic import replacing
 from .facts import World
 from .lm import LM
 from .locate import locate, questions
@@ -48,9 +48,9 @@ def ablate(world: World, folder: Path, chosen: dict[str, Recipe], *, compile: bo
             told = []
             tell = lambda log: (told.append(log["loss"]), progress and progress(before + log["step"], total, name))
             lm = train(recipe, world, place, device=device, compile=compile, every=100, report=tell)
-            part = row.with_suffix(".part")
-            part.write_text(json.dumps(dict(settings=settings, row=_row(name, recipe, told, place, lm, world, sizes))))
-            os.replace(part, row)
+            measured = json.dumps(dict(settings=settings, row=_row(name, recipe, told, place, lm, world, sizes)))
+            with replacing(row) as part:
+                part.write_text(measured)
         rows.append(json.loads(row.read_text())["row"])
     return pd.DataFrame(rows)
 
@@ -67,6 +67,5 @@ def _row(name: str, recipe: Recipe, told: list[float], place: Path, lm: LM, worl
 
 def keep(rows: pd.DataFrame, path: Path = KEPT) -> None:
     """Write the rows as a csv file, in one step."""
-    part = path.with_suffix(".part")
-    rows.to_csv(part, index=False, lineterminator="\n")
-    os.replace(part, path)
+    with replacing(path) as part:
+        rows.to_csv(part, index=False, lineterminator="\n")

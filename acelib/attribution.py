@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from .lm import LM, _oriented
+from .lm import LM, oriented
 from .trace import Site, last, trace
 
 PARTS = ("ffn", "attn", "heads")
@@ -63,8 +63,8 @@ def layer_scores(lm: LM, ids: Tensor, mask: Tensor, targets: Sequence[int] | Ten
 def query_scores(lm: LM, ids: Tensor, mask: Tensor, values: Tensor, n: int = 100, row: str = "gate", of: str = "ffn") -> Tensor:
     """Q of every neuron: its output's inner product with the keys of each prompt's top value neurons in later layers, weighted by their I.
 
-    Only the direct path counts (no attention or norm in between, but the norm's gain is in the key). Attention comes before the FFN of
-    its own layer, so "later" includes that FFN, except where both read the same input (GPT-J).
+    Only the direct path counts (no attention or norm in between, but the norm's gain is in the key; a LayerNorm's
+    centring is not). Attention comes before the FFN of its own layer, so "later" includes that FFN, except where both read the same input (GPT-J).
     values: (b, l, m), FFN value scores of the same prompts.   n: value neurons a prompt.   row: key of a gated neuron, "gate" or "up".
     of: whose outputs, "ffn", "attn" or "heads".
     Returns (b, l, m), (b, l, n_heads d_head) or (b, l, n_heads). Raises ValueError for an unknown choice or values of another shape.
@@ -72,12 +72,12 @@ def query_scores(lm: LM, ids: Tensor, mask: Tensor, values: Tensor, n: int = 100
     """
     if values.shape != (len(ids), lm.n_layers, lm.d_mlp):
         raise ValueError(f"values are {tuple(values.shape)}; give FFN value scores of these prompts, {(len(ids), lm.n_layers, lm.d_mlp)}")
-    states, kept = _states(lm, ids, mask, of, False), top(values, n).to(lm.dtype)
+    states, kept = states_at_last(lm, ids, mask, of, False), top(values, n).to(lm.dtype)
     same = of != "ffn" and not lm.family.parallel
     later, scores = torch.zeros(len(ids), lm.d_model, dtype=lm.dtype, device=lm.device), []  # sum of I(l, k) fc1_k over later layers
     for layer in reversed(range(lm.n_layers)):
         toward = kept[:, layer] @ lm.subkeys(layer, row)
-        _, amounts, vectors = _addends(lm, states, layer, of, False)
+        _, amounts, vectors = addends(lm, states, layer, of, False)
         seen = later + toward if same else later
         scores.append(amounts * _dot(seen, vectors))
         later = later + toward
@@ -109,7 +109,7 @@ def first_tokens(lm: LM, answers: Sequence[str]) -> Tensor:
 
 # ---------------------------------------------------------------------- what is added to the residual stream, and to what
 
-def _states(lm: LM, ids: Tensor, mask: Tensor, of: str, whole: bool) -> dict[Site, Tensor]:
+def states_at_last(lm: LM, ids: Tensor, mask: Tensor, of: str, whole: bool) -> dict[Site, Tensor]:
     """All that the scores need of the forward pass, at the last token."""
     if of not in PARTS:
         raise ValueError(f"of {of!r} is not a part of a layer; allowed: {', '.join(map(repr, PARTS))}")
@@ -118,7 +118,7 @@ def _states(lm: LM, ids: Tensor, mask: Tensor, of: str, whole: bool) -> dict[Sit
     return trace(lm, ids, mask, sites, at=last(mask))
 
 
-def _addends(lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+def addends(lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What a part adds to the residual stream: h (b, d), amounts (b, k), vectors (k, d) shared by all rows or (b, k, d) of each row."""
     h = states["in", layer]
     if of == "ffn":
@@ -128,7 +128,7 @@ def _addends(lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: boo
         return h, torch.ones_like(output[..., 0]), output
     if of == "ffn":
         return h, states["key", layer], lm.weight(layer).T
-    amounts, columns = states["heads", layer], _oriented(lm.attn_out(layer)).T
+    amounts, columns = states["heads", layer], oriented(lm.attn_out(layer)).T
     if of == "attn":
         return h, amounts, columns
     heads = torch.einsum("bhk,hkd->bhd", amounts.unflatten(-1, (lm.n_heads, -1)), columns.unflatten(0, (lm.n_heads, -1)))
@@ -150,19 +150,19 @@ def _scores(lm: LM, ids: Tensor, mask: Tensor, targets, of: str, norm: str, whol
         raise ValueError(f"norm {norm!r} is unknown; allowed: 'frozen', 'exact'")
     if targets.shape != (rows,) or not bool(((targets >= 0) & (targets < vocabulary)).all()):
         raise ValueError(f"targets {targets.tolist()} do not fit; give one token for each of the {rows} prompts, 0 to {vocabulary - 1}")
-    states = _states(lm, ids, mask, of, whole)
-    reader = _Reader(lm, None if norm == "exact" else states["out", lm.n_layers - 1])
+    states = states_at_last(lm, ids, mask, of, whole)
+    reader = Reader(lm, None if norm == "exact" else states["out", lm.n_layers - 1])
     chunk = max(1, budget // (rows * vocabulary))
     layers = []
     for layer in range(lm.n_layers):
-        h, amounts, vectors = _addends(lm, states, layer, of, whole)
+        h, amounts, vectors = addends(lm, states, layer, of, whole)
         place = reader.place(h)
-        layers.append(torch.cat([_gain(place[-1], reader.change(place, a, v), targets)
+        layers.append(torch.cat([gain(place[-1], reader.change(place, a, v), targets)
                                  for a, v in zip(amounts.split(chunk, 1), vectors.split(chunk, -2))], 1))
     return torch.stack(layers, 1)
 
 
-class _Reader:
+class Reader:
     """The final norm and the head. N(h) = gain (h - mean) / scale + bias, with mean and scale of ``final``, or of h if it is None."""
 
     def __init__(self, lm: LM, final: Tensor | None):
@@ -200,7 +200,7 @@ class _Reader:
         return out.add_(shrink[..., None] * raw[:, None])
 
 
-def _gain(logits: Tensor, change: Tensor, targets: Tensor) -> Tensor:
+def gain(logits: Tensor, change: Tensor, targets: Tensor) -> Tensor:
     """log p(w) after minus log p(w) before a change of the logits, (b, k); exact to rounding also where it is tiny.
 
     log p_w(after) - log p_w(before) = c_w - log(1 + sum_j p_j (e^{c_j} - 1)); where the sum is not small, two log-softmaxes instead.
@@ -208,12 +208,12 @@ def _gain(logits: Tensor, change: Tensor, targets: Tensor) -> Tensor:
     """
     rows = torch.arange(len(logits), device=logits.device)
     moved = (change.expm1() @ logits.softmax(-1)[..., None])[..., 0]
-    gain = change[rows, :, targets] - moved.log1p()
+    score = change[rows, :, targets] - moved.log1p()
     row, k = (~(moved.abs() < 0.5)).nonzero(as_tuple=True)
     if len(row):
         old, new = log_softmax(logits[row], -1), log_softmax(logits[row] + change[row, k], -1)
-        gain[row, k] = (new - old).gather(-1, targets[row, None])[:, 0]
-    return gain
+        score[row, k] = (new - old).gather(-1, targets[row, None])[:, 0]
+    return score
 
 
 def _count(n: int) -> int:

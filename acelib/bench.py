@@ -99,14 +99,14 @@ def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3,
     prefixes = contexts(lm, n_prefixes, seed=seed)
     n = len(given)  # exact duplicates are searched once
     chosen = sorted({i * n // sample for i in range(sample)})  # spread over the facts
-    found, ours = _timed(lambda: target_vectors(lm, given, layer, objective, prefixes), lm)
+    found, ours = timed(lambda: target_vectors(lm, given, layer, objective, prefixes), lm)
     values, spent = [], 0.0
     for done, i in enumerate(chosen, 1):
-        z, seconds = _timed(lambda: plain.target_vectors(lm, [given[i]], layer, objective, prefixes), lm)
+        z, seconds = timed(lambda: plain.target_vectors(lm, [given[i]], layer, objective, prefixes), lm)
         values, spent = [*values, z], spent + seconds
         _tell(progress, done, len(chosen), "targets")
     pushes = found.delta[0, chosen]
-    off = _same("targets", pushes, torch.cat(values) - (found.value[chosen] - pushes), rtol)
+    off = same("targets", pushes, torch.cat(values) - (found.value[chosen] - pushes), rtol)
     return [Timing(f"target vectors, {n_prefixes} prefixes", spent * n / len(chosen), ours, off, f"{n} facts, {steps} steps, layer {layer} "
                    f"of {lm.n_layers}, {lm.name}; plain timed on {len(chosen)} and multiplied up; {_near(off)}")]
 
@@ -139,11 +139,11 @@ def savings(lm: LM | None = None, n: int = 12, layer: int = 3, n_prefixes: int =
     stages = {"all facts in one batch": batch, "logits at labels only": partial(batch, logits="labels"),
               "layers above the edit only": partial(batch, logits="labels", frozen=True),
               "positions from the lookup token on": lambda: target_vectors(lm, given, layer, objective, prefixes).value}
-    alone, spent = _timed(lambda: torch.cat([plain.target_vectors(lm, [r], layer, objective, prefixes) for r in given]), lm)
+    alone, spent = timed(lambda: torch.cat([plain.target_vectors(lm, [r], layer, objective, prefixes) for r in given]), lm)
     rows, start = [], target_vectors(lm, given, layer, Objective(steps=1, floor=None)).value
     for done, (name, work) in enumerate(stages.items(), 1):
-        found, ours = _timed(work, lm)
-        off = _same(name, found - start, alone - start, rtol)
+        found, ours = timed(work, lm)
+        off = same(name, found - start, alone - start, rtol)
         rows.append(Timing(f"+ {name}", spent, ours, off, f"{len(given)} facts, {steps} steps, {lm.name}; {_near(off)}"))
         _tell(progress, done, len(stages), "savings")
     return rows
@@ -165,12 +165,12 @@ def update(m: int = 8192, d: int = 256, n: int = 1, weight: float = 15000.0, see
     C = (low @ low.T).div_(low.shape[1])
     C.diagonal().add_(0.1 + normal(m).abs())
     moments = Moments({0: C}, tokens=m)
-    full, whole = _timed(lambda: plain.ridge(C, K, R, weight))
+    full, whole = timed(lambda: plain.ridge(C, K, R, weight))
     _tell(progress, 1, 3, "update")
-    _, making = _timed(lambda: moments.solver(0, weight))
+    _, making = timed(lambda: moments.solver(0, weight))
     _tell(progress, 2, 3, "update")
-    (left, right), ours = _timed(lambda: ridge(K, R, moments.solver(0, weight)))
-    off = _same("update", left @ right.T, full, rtol)
+    (left, right), ours = timed(lambda: ridge(K, R, moments.solver(0, weight)))
+    off = same("update", left @ right.T, full, rtol)
     _tell(progress, 3, 3, "update")
     size = f"d_ff {m}, facts at once: {n}, float64; {_near(off)}"
     return [Timing("update, factor cached", whole, ours, off, size), Timing("update, the first one", whole, making + ours, off, size)]
@@ -190,10 +190,10 @@ def history(m: int = 4096, d: int = 1024, n: int = 1, stored: int = 1000, weight
     project = lambda x: x - large @ (large.T @ x)
     P, H, K, R = project(torch.eye(m, dtype=torch.float64)), project(normal(m, stored)), normal(m, n), normal(d, n)
     S = H @ H.T  # kept from write to write, as H is by the library
-    full, whole = _timed(lambda: plain.null_ridge(P, S, K, R, weight))
+    full, whole = timed(lambda: plain.null_ridge(P, S, K, R, weight))
     _tell(progress, 1, 2, "history")
-    (left, right), ours = _timed(lambda: ridge(project(K), R, remembering(weight, H)))
-    off = _same("history", left @ right.T, full, rtol)
+    (left, right), ours = timed(lambda: ridge(project(K), R, remembering(weight, H)))
+    off = same("history", left @ right.T, full, rtol)
     _tell(progress, 2, 2, "history")
     return [Timing("AlphaEdit write", whole, ours, off, f"{stored} edits stored, {n} new, d_ff {m}, d {d}, float64; {_near(off)}")]
 
@@ -210,10 +210,10 @@ def keys(lm: LM | None = None, n: int = 50, layers: Sequence[int] = (1, 2, 3), n
         walk, weights = Walk(lm, given, prefixes), prefix_weights(lm, prefixes)
         return [(mean_key(walk.climb(layer), weights), walk.look(layers[-1], "out").T) for layer in layers]
 
-    found, ours = _timed(carried, lm)
+    found, ours = timed(carried, lm)
     _tell(progress, 1, 2, "keys")
-    expected, spent = _timed(lambda: plain.keys_and_values(lm, given, layers, prefixes), lm)
-    off = max(_same("keys", a, b, rtol) for one, other in zip(found, expected) for a, b in zip(one, other))
+    expected, spent = timed(lambda: plain.keys_and_values(lm, given, layers, prefixes), lm)
+    off = max(same("keys", a, b, rtol) for one, other in zip(found, expected) for a, b in zip(one, other))
     _tell(progress, 2, 2, "keys")
     return [Timing("keys and residuals", spent, ours, off, f"{len(given)} facts, layers {tuple(layers)}, {n_prefixes} prefixes, {lm.name}; "
                    f"{_near(off)}")]
@@ -226,10 +226,10 @@ def covariance(lm: LM | None = None, n: int = 300, layers: Sequence[int] | None 
     layers, texts = range(lm.n_layers) if layers is None else layers, [statement(world, fact) for fact in world.facts[:n]]
     lm.fingerprint
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        found, ours = _timed(lambda: second_moments(lm, texts, layers, one), lm)
+        found, ours = timed(lambda: second_moments(lm, texts, layers, one), lm)
         _tell(progress, 1, 2, "covariance")
-        expected, spent = _timed(lambda: [second_moments(lm, texts, [layer], other)[layer] for layer in layers], lm)
-    off = max(_same("covariance", found[layer], C, rtol) for layer, C in zip(layers, expected))
+        expected, spent = timed(lambda: [second_moments(lm, texts, [layer], other)[layer] for layer in layers], lm)
+    off = max(same("covariance", found[layer], C, rtol) for layer, C in zip(layers, expected))
     _tell(progress, 2, 2, "covariance")
     return [Timing("second moments", spent, ours, off, f"{len(layers)} layers, {len(texts)} sentences, {lm.name}; {_near(off)}")]
 
@@ -245,12 +245,12 @@ def attribution(lm: LM | None = None, n: int = 4, sample: int = 256, seed: int =
     (ids, mask), words = lm.encode([single_hop_cloze(world, fact) for fact in facts]), first_tokens(lm, [fact.object for fact in facts])
     _sampled(sample, n * lm.n_layers * lm.d_mlp)
     lm.traced  # wrapped once in a model's life
-    scores, ours = _timed(lambda: value_scores(lm, ids, mask, words, norm="exact"), lm)
+    scores, ours = timed(lambda: value_scores(lm, ids, mask, words, norm="exact"), lm)
     _tell(progress, 1, 2, "attribution")
     places = scores.abs().flatten().topk(sample).indices
     chosen = [index.tolist() for index in torch.unravel_index(places, scores.shape)]
-    expected, spent = _timed(lambda: plain.scores(lm, ids, mask, words, list(zip(*chosen))), lm)
-    off = _same("attribution", scores.flatten()[places], expected, rtol)
+    expected, spent = timed(lambda: plain.scores(lm, ids, mask, words, list(zip(*chosen))), lm)
+    off = same("attribution", scores.flatten()[places], expected, rtol)
     _tell(progress, 2, 2, "attribution")
     return [Timing("attribution", spent * scores.numel() / sample, ours, off, f"{n} prompts x {lm.n_layers} layers x {lm.d_mlp} neurons, "
                    f"{lm.name}; plain timed on {sample} and multiplied up; {_near(off)}")]
@@ -273,24 +273,24 @@ def each(lm: LM | None = None, n: int = 16, layers: Sequence[int] = (2, 3, 4), s
     for layer in layers:
         moments.solver(layer, 1.0)  # factored once, by neither side
     lm.fingerprint
-    together, ours = _timed(lambda: editor.each(lm, groups, moments), lm)
+    together, ours = timed(lambda: editor.each(lm, groups, moments), lm)
     alone, spent = [], 0.0
     for i, edits in enumerate(groups):
-        one, seconds = _timed(lambda: editor(lm, edits, moments), lm)
+        one, seconds = timed(lambda: editor(lm, edits, moments), lm)
         alone, spent = [*alone, one], spent + seconds
         _tell(progress, i + 1, n, "each")
-    off = max(_same("each", a.delta(layer), b.delta(layer), rtol) for a, b in zip(together, alone) for layer in a.layers)
+    off = max(same("each", a.delta(layer), b.delta(layer), rtol) for a, b in zip(together, alone) for layer in a.layers)
     asked = [[template.replace("{}", edit.subject) for template in (edit.prompt, *edit.paraphrases)] for edit, in groups]
     answers = [[edit.target_new] * len(prompts) for (edit,), prompts in zip(groups, asked)]
     flat = lambda lists: [one for some in lists for one in some]
-    at_once, judging = _timed(lambda: recall(lm, flat(asked), flat(answers), flat([u] * len(p) for u, p in zip(together, asked))), lm)
+    at_once, judging = timed(lambda: recall(lm, flat(asked), flat(answers), flat([u] * len(p) for u, p in zip(together, asked))), lm)
 
     def judge(change, prompts, wanted):
         with applied(lm, change):
             return recall(lm, prompts, wanted).logprob
 
-    one_by_one, loop = _timed(lambda: flat(judge(*case) for case in zip(together, asked, answers)), lm)
-    judged = _same("judging", torch.tensor(at_once.logprob), torch.tensor(one_by_one), rtol)
+    one_by_one, loop = timed(lambda: flat(judge(*case) for case in zip(together, asked, answers)), lm)
+    judged = same("judging", torch.tensor(at_once.logprob), torch.tensor(one_by_one), rtol)
     size = f"{n} independent edits, {len(layers)} layers, {steps} steps, {lm.name}; "
     return [Timing("independent edits, made", spent, ours, off, size + _near(off)),
             Timing("independent edits, judged", loop, judging, judged, f"{len(flat(asked))} prompts, {lm.name}; {_near(judged)}")]
@@ -304,7 +304,7 @@ ALGEBRA = {"update", "history"}  #: those that need no model
 
 # ---------------------------------------------------------------------- timing and comparing
 
-def _timed(work: Callable, lm: LM | None = None):
+def timed(work: Callable, lm: LM | None = None):
     """Result and wall-clock seconds of ``work()``, the accelerator's queue emptied before and after."""
     wait = torch.accelerator.synchronize if lm is not None and lm.device.type != "cpu" else lambda: None
     wait()
@@ -314,7 +314,7 @@ def _timed(work: Callable, lm: LM | None = None):
     return result, time.perf_counter() - start
 
 
-def _same(name: str, found: Tensor, expected: Tensor, rtol: float) -> float:
+def same(name: str, found: Tensor, expected: Tensor, rtol: float) -> float:
     """The greatest difference, as a share of the greatest entry. Raises AssertionError if it exceeds rtol."""
     off = ((found - expected).abs().max() / expected.abs().max()).item()
     if not off <= rtol:

@@ -7,7 +7,6 @@ are imported inside the commands, so that ``--help`` is immediate.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +66,7 @@ def run(
                                       help="Chapters at once; 0: a core each, at most 4, one with an accelerator.")] = 0,
 ):
     import torch
+    from joblib import cpu_count
 
     from acelib import notebooks
 
@@ -77,7 +77,7 @@ def run(
     chosen = dict(map(_pair, parameter or ()))
     folder = None if update else notebooks.run_folder(name)
     names, sizes = chapters or list(notebooks.known()), notebooks.profile(profile) if profile else None
-    jobs = min(jobs or (1 if torch.accelerator.is_available() else min(4, os.cpu_count() or 1)), len(names))
+    jobs = min(jobs or (1 if torch.accelerator.is_available() else min(4, cpu_count())), len(names))
     with bar("chapters") if jobs > 1 else nullcontext() as tell:
         for done, (chapter, record) in enumerate(notebooks.run(names, chosen, folder, force, sizes=sizes, jobs=jobs), 1):
             say(f"[green]{chapter}: " + (f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
-from .attribution import _addends, _gain, _Reader, _states, value_scores
+from .attribution import Reader, addends, gain, states_at_last, value_scores
 from .covariance import Moments
 from .keys import Request, keys_at, reading, values_at
 from .lm import LM
@@ -33,7 +33,7 @@ def logits(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor) -> pd.DataFrame:
     ids, mask: (b, p).   targets: token w of each row (b,).   h: the last state without FFN neurons.   norm, how z reads: "none" (as the
     paper's Lemma 1), "frozen" (at the true last state) or "exact".   Returns: a row a norm and prompt: together, summed, in logits.
     """
-    states, norms = _states(lm, ids, mask, "ffn", False), ("none", "frozen", "exact")
+    states, norms = states_at_last(lm, ids, mask, "ffn", False), ("none", "frozen", "exact")
     final, e, sides = states["out", lm.n_layers - 1][:, None], (lm.head.weight[targets] * lm.norm.weight)[:, None], []
     base = final - sum(states["key", layer] @ lm.weight(layer).T for layer in range(lm.n_layers))[:, None]
     for norm in norms:
@@ -53,17 +53,17 @@ def taylor(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor, norm: str = "froz
 
     Returns: a row a prompt, neuron, size: score = I(size v), first = size sum_k (delta_kw - p_k) Delta z_k, nats.
     """
-    states, row, w = _states(lm, ids, mask, "ffn", False), torch.arange(len(ids)).repeat_interleave(n), targets.repeat_interleave(n)
+    states, row, w = states_at_last(lm, ids, mask, "ffn", False), torch.arange(len(ids)).repeat_interleave(n), targets.repeat_interleave(n)
     layer, k = (value_scores(lm, ids, mask, targets, norm=norm).flatten(1).topk(n).indices.flatten() // d % m
                 for d, m in ((lm.d_mlp, lm.n_layers), (1, lm.d_mlp)))
     where = list(zip(row.tolist(), layer.tolist(), k.tolist()))
     h = torch.stack([states["in", i][r] + states["attn", i][r] for r, i, _ in where])
     v = torch.stack([states["key", i][r, j] * lm.weight(i)[:, j] for r, i, j in where])
-    reader = _Reader(lm, states["out", lm.n_layers - 1][row] if norm == "frozen" else None)
+    reader = Reader(lm, states["out", lm.n_layers - 1][row] if norm == "frozen" else None)
     place = reader.place(h)
     linear = ((v * reader.gain) @ reader.head.T) / place[1]
     first = linear.gather(1, w[:, None]) - (place[-1].softmax(-1) * linear).sum(-1, keepdim=True)
-    score = [_gain(place[-1], reader.change(place, torch.full_like(first, size), v[:, None]), w) for size in sizes]
+    score = [gain(place[-1], reader.change(place, torch.full_like(first, size), v[:, None]), w) for size in sizes]
     axes = dict(prompt=range(len(ids)), neuron=range(n), size=sizes)
     return _rows(axes, score=torch.cat(score, 1), first=first * first.new_tensor(sizes))
 
@@ -74,13 +74,13 @@ def additivity(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor, norm: str = "
 
     Returns: a row a layer, prompt, n: whole, summed, nats.
     """
-    states, scores = _states(lm, ids, mask, "ffn", False), value_scores(lm, ids, mask, targets, norm=norm)
-    reader, whole, summed = _Reader(lm, None if norm == "exact" else states["out", lm.n_layers - 1]), [], []
+    states, scores = states_at_last(lm, ids, mask, "ffn", False), value_scores(lm, ids, mask, targets, norm=norm)
+    reader, whole, summed = Reader(lm, None if norm == "exact" else states["out", lm.n_layers - 1]), [], []
     for layer in range(lm.n_layers):
-        h, amounts, vectors = _addends(lm, states, layer, "ffn", False)
+        h, amounts, vectors = addends(lm, states, layer, "ffn", False)
         order, place = scores[:, layer].argsort(descending=True), reader.place(h)
         sets = torch.stack([torch.zeros_like(amounts).scatter(1, order[:, :n], 1.0) for n in counts], 1)  # (b, counts, m)
-        whole.append(_gain(place[-1], reader.change(place, torch.ones_like(sets[..., 0]), (sets * amounts[:, None]) @ vectors), targets))
+        whole.append(gain(place[-1], reader.change(place, torch.ones_like(sets[..., 0]), (sets * amounts[:, None]) @ vectors), targets))
         summed.append((sets * scores[:, layer, None]).sum(-1))
     return _rows(dict(layer=range(lm.n_layers), prompt=range(len(ids)), n=counts), whole=torch.stack(whole), summed=torch.stack(summed))
 
@@ -128,7 +128,7 @@ def writes(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, pre
     if stage.null_space is not None:
         raise ValueError("a write inside a null space does not follow Eq. 12; give a stage of PMET or MEMIT")
     (ids, mask), layers, found, now = lm.encode([r.prompt for r in given]), lm.layers(stage.layers), [], Update()
-    reader = _Reader(lm, final := trace(lm, ids, mask, [Site("out", lm.n_layers - 1)], at=last(mask))["out", lm.n_layers - 1])
+    reader = Reader(lm, final := trace(lm, ids, mask, [Site("out", lm.n_layers - 1)], at=last(mask))["out", lm.n_layers - 1])
     wrong = one_hot(ids.new_tensor([lm.answer_ids(r.target)[0] for r in given]), len(reader.head)) - reader.place(final)[-1].softmax(-1)
     uphill = (((wrong @ reader.head) * reader.gain) / reader.scale).double().T
     Z = target_vectors(lm, given, layers[-1], stage.objective, prefixes).value

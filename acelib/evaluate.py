@@ -146,7 +146,7 @@ def _start(lm: LM, starts: Sequence[list[int]], whose: Sequence, group: Sequence
 def first_answer(text: str) -> bool:
     """True once a chain of thought has given its answer: the stopping rule of few-shot chain-of-thought prompts."""
     head, found, tail = text.partition("Answer:")
-    return bool(found) and "\n" in tail
+    return bool(found) and "\n" in tail.lstrip()
 
 
 def multi_hop(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | None = None, max_new_tokens: int = 80) -> list[str]:

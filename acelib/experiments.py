@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Callable, Mapping, Sequence
 import pandas as pd
 import torch
 
+from .atomic import replacing
 from .covariance import Moments
 from .evaluate import multi_hop, recall
 from .facts import Case, Fact, World
@@ -186,7 +186,6 @@ def _manifest(lm, name, editor, cases, protocol) -> dict:
 
 def _read(path: Path, manifest: dict) -> list[dict]:
     """The complete rows of a result file; a new file is begun with the manifest, a half-written last line is cut off."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().split("\n") if path.exists() else []
     whole = lines[:-1]
     try:
@@ -196,7 +195,6 @@ def _read(path: Path, manifest: dict) -> list[dict]:
     if not rows or "manifest" not in rows[0]:
         rows, whole = [{}], [json.dumps(manifest)]
     if whole != lines[:-1] or lines[-1]:
-        part = path.with_suffix(".part")
-        part.write_text("\n".join(whole) + "\n")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text("\n".join(whole) + "\n")
     return rows[1:]

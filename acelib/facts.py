@@ -17,7 +17,9 @@ from pathlib import Path
 from random import Random
 from typing import Iterator, Mapping
 
-WORLD = Path(__file__).resolve().parent.parent / "data" / "world"
+from .provenance import ROOT
+
+WORLD = ROOT / "data" / "world"
 
 #: The paper's eight categories (Section 4.1, Appendix C).
 CATEGORIES = {"NN": "nationality", "CT": "continent", "LG": "language", "CP": "capital", "LS": "leadership", "AT": "author",

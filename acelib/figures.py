@@ -240,7 +240,8 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
     """
     by_model = table if isinstance(table, Mapping) else {"": table}
     columns, height = next(iter(by_model.values())).columns, 0.5 + sum(0.6 + 0.33 * len(part) for part in by_model.values())
-    fig, axes = plt.subplots(len(by_model), len(columns), figsize=(1.6 + 1.9 * len(columns), height), sharex=True, sharey="row", squeeze=False)
+    fig, axes = plt.subplots(len(by_model), len(columns), figsize=(1.6 + 1.9 * len(columns), height), sharex=True, sharey="row",
+                             squeeze=False)
     for (model, part), row in zip(by_model.items(), axes):
         for ax, metric in zip(row, part):
             for y, (name, cell) in enumerate(part[metric].items()):
@@ -254,21 +255,34 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
 
 
 @_figure
-def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: float | None = 100, few: int = 0) -> Figure:
+def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: float | None = 100, few: int = 0,
+                seed: int | None = 0) -> Figure:
     """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent, a panel a model.
 
     rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row an editor and case (or edit).
     most: end of the colour scale in percent; None: the greatest of the means.   few: columns of fewer cases than this are pale and hatched.
+    seed: of the 95 % intervals below the means; None, where rows are not independent: no intervals.
     """
     most = most or 100 * rows.groupby([*(["model"] if "model" in rows else []), "editor", by])[metric].mean().max() or 1
     models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
     editors, labels = list(rows.editor.unique()), sorted(rows[by].unique())
-    fig, axes = plt.subplots(1, len(models), figsize=(1.6 + (0.9 + 0.42 * len(labels)) * len(models), 1.6 + 0.3 * len(editors)), sharey=True,
-                             squeeze=False)
-    for ax, (model, part) in zip(axes[0], models.items()):
+    across, down = (0.42, 0.3) if seed is None else (0.62, 0.46)
+    columns = 1 if across * len(labels) > 4 else len(models)
+    lines = -(-len(models) // columns)
+    size = (1.6 + (0.9 + across * len(labels)) * columns, (1.6 + down * len(editors)) * lines)
+    fig, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    bounds = lambda mean: "" if np.isnan(mean.low) else f"[{mean.low:.0f}, {mean.high:.0f}]"
+    for ax, (model, part) in zip(axes.flat, models.items()):
         wide = 100 * part.pivot_table(index="editor", columns=by, values=metric).reindex(index=editors, columns=labels)
         counts = part[part.editor == editors[0]][by].value_counts()
         _map(ax, wide, wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"), editors, vmin=0, vmax=most, cmap=SCALE)
+        if seed is not None:
+            cells = {(editor, label): interval(100 * of[metric], seed, bounds=SHARE) for (editor, label), of in part.groupby(["editor", by])}
+            for text in [text for text in ax.texts if text.get_text()]:
+                x, y = text.get_position()
+                mean = cells[editors[int(y)], labels[int(x)]]
+                text.set_y(y - 0.16)
+                ax.text(x, y + 0.2, bounds(mean), ha="center", va="center", size=6, color=text.get_color())
         for i, label in enumerate(labels):
             if counts.get(label, 0) < few:
                 ax.axvspan(i, i + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
@@ -276,7 +290,7 @@ def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: fl
         ax.set_xticks(np.arange(len(labels)) + 0.5, [f"{label} ({counts.get(label, 0)})" for label in labels], rotation=38, ha="right",
                       rotation_mode="anchor")
         ax.set(title=model, xlabel=by, ylabel="")
-    fig.colorbar(ax.collections[0], ax=axes, label=f"{metric.replace('_', '-')} (%)", pad=0.02)
+    fig.colorbar(ax.collections[0], ax=axes, label=f"{metric.replace('_', '-')} (%)", pad=0.02, aspect=20 * lines)
     return fig
 
 
@@ -375,8 +389,8 @@ def error_curves(rows: pd.DataFrame, exponents: Mapping[tuple[str, str], Mean] |
         for i, (what, shade) in enumerate(zip(whats, sns.color_palette("colorblind", len(whats)))):
             means = rows[(rows.model == model) & (rows.what == what)].groupby("size")["error"].apply(interval)
             slope = f": slope {exponents[model, what]:.2f}" if exponents else ""
-            ax.errorbar(means.index, [mean.mean for mean in means], _whiskers(list(means)), marker="osD^"[i % 4], ms=4.5, lw=1.6, color=shade,
-                        label=f"{what}{slope}")
+            ax.errorbar(means.index, [mean.mean for mean in means], _whiskers(list(means)), marker="osD^"[i % 4], ms=4.5, lw=1.6,
+                        color=shade, label=f"{what}{slope}")
         ax.set(title=model, xscale="log", yscale="log", xlabel=f"{xlabel} (log scale)", ylabel=ylabel if ax is axes[0, 0] else "")
         ax.set_xticks(means.index, [f"{size:g}" if size >= 1 else f"1/{1 / size:g}" for size in means.index])
         ax.xaxis.set_minor_locator(NullLocator())
@@ -390,7 +404,8 @@ def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
     fig, axes = plt.subplots(1, len(scores), figsize=(0.6 + 3.6 * len(scores), 3.3), squeeze=False)
     for ax, (model, of) in zip(axes[0], scores.items()):
         most = max(float(np.abs(of).max()), 1e-9)
-        sns.heatmap(of, ax=ax, vmin=-most, vmax=most, cmap="vlag", linewidths=0.6, linecolor="white", cbar_kws={"label": "value score (nats)"})
+        sns.heatmap(of, ax=ax, vmin=-most, vmax=most, cmap="vlag", linewidths=0.6, linecolor="white",
+                    cbar_kws={"label": "value score (nats)"})
         ax.set(title=model, xlabel="head", ylabel="layer")
         ax.tick_params(length=0, rotation=0)
         ax.invert_yaxis()
@@ -398,15 +413,15 @@ def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
 
 
 @_figure
-def counts(rows: pd.DataFrame, by: str, xlabel: str, of: str | None = None, multiple: str = "stack", colours: Mapping[str, str] | None = None,
-           width: float = 7.6) -> Figure:
+def counts(rows: pd.DataFrame, by: str, xlabel: str, of: str | None = None, multiple: str = "stack",
+           colours: Mapping[str, str] | None = None, width: float = 7.6) -> Figure:
     """How many rows there are of each ``by``, in order of appearance; coloured by ``of``, stacked ("stack") or side by side ("dodge")."""
     shades = [name for name in colours or {} if name in set(rows[of])] or list(rows[of].unique()) if of else []
     each = len(shades) if multiple == "dodge" else 1
     fig, ax = plt.subplots(figsize=(width, 0.9 + (0.14 + 0.16 * each) * rows[by].nunique()))
     palette = {name: (colours or {}).get(name, shade) for name, shade in zip(shades, sns.color_palette("colorblind", len(shades)))}
-    sns.histplot(rows, y=by, hue=of, hue_order=shades or None, palette=palette or None, multiple=multiple, discrete=True, shrink=0.8, alpha=1, ax=ax,
-                 color=EDITORS["MEMIT"], linewidth=0)
+    sns.histplot(rows, y=by, hue=of, hue_order=shades or None, palette=palette or None, multiple=multiple, discrete=True, shrink=0.8,
+                 alpha=1, ax=ax, color=EDITORS["MEMIT"], linewidth=0)
     if shades:
         sns.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title=None)
     ax.set(xlabel=xlabel, ylabel="")

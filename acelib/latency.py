@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from . import plain
-from .bench import _same, _timed, edits_of, targets
+from .bench import edits_of, same, targets, timed
 from .covariance import Moments
 from .editors.staged import Staged
 from .facts import Edit, load_world
@@ -35,13 +35,13 @@ def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> d
         stage.check(lm, moments)
         for layer in stage.layers:
             stage.kept(moments, layer)
-        found, seconds = _timed(lambda: target_vectors(lm, given, stage.layers[-1], stage.objective, prefixes).value, lm)
+        found, seconds = timed(lambda: target_vectors(lm, given, stage.layers[-1], stage.objective, prefixes).value, lm)
         spent["vectors"] += seconds
         value = dict(zip(given, found))
         for edit in edits:
             own = editor.asked([edit], name)
             Z = torch.stack([value[r] for r in own])
-            spent["update"] += _timed(lambda: write(lm, own, stage, moments, Z, prefixes), lm)[1] / len(edits)
+            spent["update"] += timed(lambda: write(lm, own, stage, moments, Z, prefixes), lm)[1] / len(edits)
     return spent
 
 
@@ -77,10 +77,10 @@ def curves(tokenizer, sizes: Mapping[str, Sequence[int]] = SIZES, base: Mapping[
         some = given[:sample]
         ways = {"plain": lambda: torch.cat([plain.target_vectors(lm, [r], layer, objective) for r in some]),
                 "acelib": lambda: target_vectors(lm, given, layer, objective)}
-        runs = {name: [_timed(work, lm) for _ in range(repeats)] for name, work in ways.items()}
+        runs = {name: [timed(work, lm) for _ in range(repeats)] for name, work in ways.items()}
         found = runs["acelib"][0][0]
         pushes = found.delta[0, :len(some)]
-        _same(f"{what} {size}", pushes, runs["plain"][0][0] - (found.value[:len(some)] - pushes), rtol)
+        same(f"{what} {size}", pushes, runs["plain"][0][0] - (found.value[:len(some)] - pushes), rtol)
         for name, results in runs.items():
             share = len(given) / len(some) if name == "plain" else 1
             rows.append(dict(what=what, size=at[what], procedure=name, seconds=share * min(seconds for _, seconds in results)))

@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "models"
+from .provenance import ROOT
+
+SHIPPED = ROOT / "data" / "models"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,18 +172,19 @@ class LM:
 
     def weight(self, layer: int) -> Tensor:
         """W_fc2 of ``layer`` as a (d_model, d_mlp) view that shares memory with the model: column k is value vector fc2_k."""
-        return _oriented(self.fc2(layer))
+        return oriented(self.fc2(layer))
 
     def subkeys(self, layer: int, row: str = "gate") -> Tensor:
         """Keys fc1_k of all FFN neurons of ``layer`` in residual-stream coordinates, (d_mlp, d_model), the norm's gain folded in.
 
         row: for gated FFNs, which of a neuron's two keys: "gate" (default) or "up"; without a gate there is one key and it is returned.
+        The centring of a LayerNorm is not folded in: products with it treat the residual stream's mean as zero.
         Raises ValueError for another ``row``. Source: ACE, Eq. 6.
         """
         if row not in ("gate", "up"):
             raise ValueError(f"row {row!r} is not a key of a gated neuron; allowed: 'gate', 'up'")
         names = self.family.fc1
-        matrix = _oriented(getattr(self.mlp(layer), names[min(("gate", "up").index(row), len(names) - 1)]))
+        matrix = oriented(getattr(self.mlp(layer), names[min(("gate", "up").index(row), len(names) - 1)]))
         return matrix * self.ffn_norm(layer).weight
 
     def above(self, layer: int) -> nn.Module:
@@ -277,7 +280,7 @@ class _NoPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def _oriented(linear: nn.Module) -> Tensor:
+def oriented(linear: nn.Module) -> Tensor:
     """A linear module's weight as (out, in); GPT-2's Conv1D stores (in, out)."""
     return linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
 

@@ -23,6 +23,7 @@ from joblib import Parallel, delayed
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from acelib.atomic import replacing
 from acelib.provenance import ROOT, circumstances, data_hash, digest, library_hash
 
 ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbval alike
@@ -165,7 +166,8 @@ def run(names: Sequence[str], chosen: Mapping[str, Any], folder: Path | None, fo
         root: Path = ROOT, sizes: Mapping[str, Mapping[str, Any]] | None = None, jobs: int = 1) -> Iterator[tuple[str, dict | None]]:
     """Execute chapters into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
 
-    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.   jobs: chapters at once; ``LAST`` comes last.
+    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.
+    jobs: chapters at once; ``LAST`` comes last.
     All names and parameters are checked before the first chapter starts; rerun after an interruption, it continues.
     """
     sources = [find(name, root) for name in names]
@@ -214,10 +216,8 @@ def _canonical(nb: NotebookNode) -> NotebookNode:
 
 
 def _write(nb: NotebookNode, path: Path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(nbformat.writes(nb) + "\n", "utf-8", newline="\n")
-    os.replace(temporary, path)
+    with replacing(path) as part:
+        part.write_text(nbformat.writes(nb) + "\n", "utf-8", newline="\n")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ the training split are ever shown; identification and evaluation chains stay uns
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 import time
@@ -25,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedTokenizerFast, Qwen3Config
 
+from .atomic import replacing
 from .facts import World, sample_chains
 from .lm import LM
 from .prompts import few_shot_demo, multi_hop_cloze, multi_hop_question, single_hop_question, statement
@@ -262,9 +262,8 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _save_state(path: Path, recipe: Recipe, model, optimisers, step: int) -> None:
-    part = path.with_suffix(".part")
-    torch.save(dict(recipe=asdict(recipe), step=step, model=model.state_dict(), optimisers=[o.state_dict() for o in optimisers]), part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        torch.save(dict(recipe=asdict(recipe), step=step, model=model.state_dict(), optimisers=[o.state_dict() for o in optimisers]), part)
 
 
 def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:

@@ -18,6 +18,7 @@ from pandas.io.formats.style import Styler
 from scipy.stats import bootstrap
 
 from .facts import CATEGORIES
+from .lm import shipped
 from .provenance import ROOT
 
 SHARE, POINTS = (0.0, 100.0), (-100.0, 100.0)  #: bounds of a share in percent, of a difference of two
@@ -202,9 +203,9 @@ def style(table: pd.DataFrame, caption: str) -> Table:
     paths = [tuple(map(str, column)) if isinstance(column, tuple) else (str(column),) for column in table.columns]
     compared = {path[1:] for j, path in enumerate(paths) if len(path) > 1 and path[0].startswith("measured ")
                 and any(isinstance(cell, Mean) for cell in table.iloc[:, j])}
-    classes = pd.DataFrame("", table.index, table.columns)
+    classes, models = pd.DataFrame("", table.index, table.columns), shipped()
     for j, path in enumerate(paths):
-        cells, kind = table.iloc[:, j], _kind(path, table.iloc[:, j])
+        cells, kind = table.iloc[:, j], _kind(path, table.iloc[:, j], models)
         rivals = kind and path[0].startswith(kind) and path[1:] in compared
         values = [getattr(cell, "mean", cell) if rivals and name != BASELINE and isinstance(cell, (Mean, float)) else nan
                   for name, cell in cells.items()]
@@ -219,9 +220,9 @@ def style(table: pd.DataFrame, caption: str) -> Table:
     return result.set_table_attributes('class="dataframe"').format(lambda cell: _html(cell, min(places, 3)))
 
 
-def _kind(path: Sequence[str], cells: pd.Series) -> str:
+def _kind(path: Sequence[str], cells: pd.Series, models: Sequence[str]) -> str:
     """Of a column with these labels: "published", "measured", or ""."""
-    said, models = " ".join(path), [path.parent.name for path in (ROOT / "data" / "models").glob("*/config.json")]
+    said = " ".join(path)
     if "published" in said.lower():
         return "published"
     return "measured" if any(word in said for word in ("measured", *models)) or any(isinstance(cell, Mean) for cell in cells) else ""

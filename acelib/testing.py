@@ -14,6 +14,7 @@ from typing import Sequence
 
 import pandas as pd
 
+from .atomic import replacing
 from .provenance import ROOT
 
 UPDATE = "ACELIB_UPDATE_REFERENCES"  #: environment variable; set to 1, references that are missing or differ are written anew
@@ -40,10 +41,8 @@ def assert_table(df: pd.DataFrame, reference: str | Path, rtol: float = 1e-6, at
         raise AssertionError(f"{path.stem}: {fault}")
     if fault:
         columns, *lines = [json.dumps(part, ensure_ascii=False) for part in (found["columns"], *rows)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(f'{{"columns": {columns},\n "rows": [\n  ' + ",\n  ".join(lines) + "\n]}\n", "utf-8", newline="\n")
-        os.replace(temporary, path)
+        with replacing(path) as part:
+            part.write_text(f'{{"columns": {columns},\n "rows": [\n  ' + ",\n  ".join(lines) + "\n]}\n", "utf-8", newline="\n")
     print(f"OK: {path.stem}, {df.size} values")
 
 
@@ -66,7 +65,8 @@ def _fault(found: dict, expected: dict, rtol: float, atol: float | Sequence[floa
         if labels(found) != labels(expected):
             return f"the {kind} are {labels(found)}, expected {labels(expected)}"
     slack = [atol] * len(found["rows"]) if isinstance(atol, (int, float)) else list(atol)
-    cells = [(row, column, value, wanted, more) for (row, values), (_, wants), more in zip(found["rows"], expected["rows"], slack, strict=True)
+    rows = zip(found["rows"], expected["rows"], slack, strict=True)
+    cells = [(row, column, value, wanted, more) for (row, values), (_, wants), more in rows
              for column, value, wanted in zip(found["columns"], values, wants)]
     excess = [_distance(value, wanted, rtol, more) for *_, value, wanted, more in cells]
     if not (wrong := sum(distance > 1 for distance in excess)):

@@ -7,7 +7,6 @@ becomes the preset. Evaluation cases are never looked at. The trials are kept in
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, is_dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Mapping, Sequence
 
 import pandas as pd
 
+from .atomic import replacing
 from .cases import make_cases
 from .covariance import Moments
 from .editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
@@ -92,10 +92,8 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
     if path.exists():
         old = pd.read_csv(path)
         trials = pd.concat([trials, old[~old.editor.isin(trials.editor)]]).sort_values("editor", kind="stable", ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.new")
-    trials.to_csv(part, index=False, lineterminator="\n")
-    os.replace(part, path)
+    with replacing(path) as part:
+        trials.to_csv(part, index=False, lineterminator="\n")
     return trials
 
 

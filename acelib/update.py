@@ -11,7 +11,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import TemporaryDirectory
 from typing import Iterator, Mapping, NamedTuple, Sequence
 
 import torch
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from acelib.atomic import replacing
 from acelib.lm import LM
 
 
@@ -221,15 +222,8 @@ def _fits(lm: LM, update: Update):
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
     """A safetensors file with JSON metadata, written beside ``path`` and moved onto it: readers see all of it or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary, {"acelib": json.dumps(meta)})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as part:
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, part, {"acelib": json.dumps(meta)})
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:

@@ -94,10 +94,10 @@ def test_generation_stops_at_until_and_at_the_end(tiny):
 
 
 def test_answers_of_chains_of_thought(tiny, monkeypatch):
-    texts = [" A. B.\nAnswer: Paris\n\nQuestion: x", " nothing", "Answer:", " t\nAnswer: New York"]
+    texts = [" A. B.\nAnswer: Paris\n\nQuestion: x", " nothing", "Answer:", " t\nAnswer: New York", " t\nAnswer:\nOslo\n", "Answer: \n"]
     monkeypatch.setattr("acelib.evaluate.generate", lambda *_: texts)
-    assert multi_hop(tiny("gpt2"), PROMPTS) == ["Paris", "", "", "New York"]
-    assert [first_answer(text) for text in texts] == [True, False, False, False]
+    assert multi_hop(tiny("gpt2"), PROMPTS + PROMPTS[:2]) == ["Paris", "", "", "New York", "Oslo", ""]
+    assert [first_answer(text) for text in texts] == [True, False, False, False, True, False], "an answer on the next line counts"
 
 
 def test_refusals(tiny):

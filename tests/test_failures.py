@@ -1,6 +1,6 @@
 """Every editor on input that is awkward or wrong, or stopped half-way: it works or raises a clear ValueError; the model is untouched.
 
-Editors are those of ``EDITORS``; a new one is tested as soon as it is registered there.
+Editors are those of ``EDITORS``, a new one is tested as soon as it is registered there, and ACE at neuron level.
 """
 
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_covariance import TEXTS
 
+from acelib import editors
 from acelib.covariance import Moments, second_moments
 from acelib.editors import EDITORS, AlphaEdit
 from acelib.facts import Edit
@@ -17,13 +18,13 @@ from acelib.keys import requests, tokens
 from acelib.targets import Objective
 
 #: Small settings by the name of a field; whoever has the field gets it.
-SMALL = dict(layer=1, layers=(1, 2), query_layers=(0, 1), value_layers=(2, 3), steps=3, texts=())
+SMALL = dict(layer=1, layers=(1, 2), query_layers=(0, 1), value_layers=(2, 3), steps=3, texts=(), n_neurons=9)
 EDIT = Edit("Tim Duncan", "{} plays the sport of", "football", "basketball", hops=("The sport of the founder of Apple is",))
 OTHER = Edit("France", "The capital of {} is", "Hamlet", "Paris", hops=("The capital of the country of Hamlet is",))
 
 
 def small(name):
-    editor = getattr(EDITORS[name], name)
+    editor = getattr(editors, name)
     names = {field.name for field in fields(editor)}
     editor = editor(**{name: value for name, value in SMALL.items() if name in names})
     if "objective" in names:
@@ -31,7 +32,7 @@ def small(name):
     return replace(editor, null_share=0.5) if isinstance(editor, AlphaEdit) else editor
 
 
-@pytest.fixture(params=EDITORS)
+@pytest.fixture(params=[*EDITORS, "NeuronACE"])
 def editor(request):
     return small(request.param)
 
@@ -45,7 +46,7 @@ def state(lm):
     model = lm.model
     return ({name: value.contiguous().numpy().tobytes() for name, value in model.state_dict().items()},
             {name: (p.requires_grad, p.grad is None, id(p)) for name, p in model.named_parameters()},
-            {name: (m.training, list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks), "forward" in vars(m))
+            {name: (m.training, list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks), vars(m).get("forward"))
              for name, m in model.named_modules()},
             lm.tokenizer.padding_side, lm.fingerprint, torch.random.get_rng_state().tolist(), torch.is_grad_enabled())
 
@@ -53,6 +54,7 @@ def state(lm):
 @contextmanager
 def untouched(lm):
     """The same weights to the bit, parameters, flags, mode, hooks, random state afterwards, whatever happened."""
+    lm.traced  # a model that was ever looked into keeps the wrapper of nnsight
     before = state(lm)
     try:
         yield

@@ -187,3 +187,12 @@ def test_changed_ranks_are_marked():
 
 def test_a_map_of_small_shares_has_its_own_scale():
     assert DRAWN["failure_map, its own scale"]().axes[0].collections[0].get_clim()[1] < 100
+
+
+def test_a_map_has_the_interval_of_every_mean():
+    texts = [text.get_text() for text in DRAWN["failure_map"]().axes[0].texts]
+    means, intervals = texts[:len(texts) // 2], texts[len(texts) // 2:]
+    assert all(text.isdigit() for text in means) and len(means) == len(intervals)
+    for mean, (low, high) in zip(means, (text.strip("[]").split(", ") for text in intervals)):
+        assert 0 <= int(low) <= int(mean) <= int(high) <= 100
+    assert not any("[" in text.get_text() for text in figures.failure_map(rows().assign(hops=2), "hops", seed=None).axes[0].texts)

@@ -121,7 +121,7 @@ def test_parts_that_are_elsewhere_are_refused(tiny, monkeypatch):
     with pytest.raises(ValueError, match="its parts are not where 'gptj' models keep them"):
         LM(lm.model, lm.tokenizer)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "_oriented", lambda linear: 2 * linear.weight)
+    monkeypatch.setattr(module, "oriented", lambda linear: 2 * linear.weight)
     with pytest.raises(ValueError, match="not oriented as family 'gptj' says"):
         LM(lm.model, lm.tokenizer)
 
