@@ -239,7 +239,7 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
     The last name of a row gives its colour.
     """
     by_model = table if isinstance(table, Mapping) else {"": table}
-    columns, height = next(iter(by_model.values())).columns, 0.5 + sum(0.6 + 0.33 * len(part) for part in by_model.values())
+    columns, height = next(iter(by_model.values())).columns, 0.5 + sum(0.8 + 0.33 * len(part) for part in by_model.values())
     fig, axes = plt.subplots(len(by_model), len(columns), figsize=(1.6 + 1.9 * len(columns), height), sharex=True, sharey="row",
                              squeeze=False)
     for (model, part), row in zip(by_model.items(), axes):
@@ -247,7 +247,7 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
             for y, (name, cell) in enumerate(part[metric].items()):
                 ax.errorbar(cell.mean, y, xerr=_whiskers([cell]), fmt="o", ms=6, lw=2, color=_hue(name.rpartition(" − ")[2]))
             ax.axvline(0, color=INK, lw=1, zorder=1)
-            title = (f"{model}: " if model and ax is row[0] else "") + metric.replace("_", "-")
+            title = (f"{model}\n" if model and ax is row[0] else "") + metric.replace("_", "-")
             ax.set(title=title, ylim=(len(part) - 0.5, -0.5), yticks=range(len(part)), yticklabels=part.index)
             ax.grid(visible=False, axis="y")
     fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)

@@ -18,7 +18,6 @@ from pandas.io.formats.style import Styler
 from scipy.stats import bootstrap
 
 from .facts import CATEGORIES
-from .lm import shipped
 from .provenance import ROOT
 
 SHARE, POINTS = (0.0, 100.0), (-100.0, 100.0)  #: bounds of a share in percent, of a difference of two
@@ -155,6 +154,11 @@ def metrics_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, model:
     return _beside(quoted.assign(column=quoted.metric), rows, cells, model, "metric")
 
 
+def of_model(table: pd.DataFrame, model: str, quoted_model: str | None = None) -> pd.DataFrame:
+    """The columns of a wide table that were measured on ``model``, and before them those of the published model it stands for, if any."""
+    return table[[column for column in table.columns if column[0] in (f"published {quoted_model}", f"measured {model}")]]
+
+
 def layers_table(scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini", top: int = 9) -> pd.DataFrame:
     """Table 1: the ``top`` layers of greatest summed importance by category and block, published and measured, best first.
 
@@ -203,7 +207,8 @@ def style(table: pd.DataFrame, caption: str) -> Table:
     paths = [tuple(map(str, column)) if isinstance(column, tuple) else (str(column),) for column in table.columns]
     compared = {path[1:] for j, path in enumerate(paths) if len(path) > 1 and path[0].startswith("measured ")
                 and any(isinstance(cell, Mean) for cell in table.iloc[:, j])}
-    classes, models = pd.DataFrame("", table.index, table.columns), shipped()
+    classes = pd.DataFrame("", table.index, table.columns)
+    models = [path.parent.name for path in (ROOT / "data" / "models").glob("*/config.json")]
     for j, path in enumerate(paths):
         cells, kind = table.iloc[:, j], _kind(path, table.iloc[:, j], models)
         rivals = kind and path[0].startswith(kind) and path[1:] in compared

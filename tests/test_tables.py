@@ -195,4 +195,11 @@ def test_no_torch(module):
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {"." * node.level + node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert "torch" not in {name.split(".")[0] for name in names}
-    assert {name for name in names if name.startswith(".")} <= {".facts", ".provenance", ".tables"}
+    assert {name for name in names if name.startswith(".")} <= {".atomic", ".facts", ".provenance", ".tables"}
+
+
+def test_a_wide_table_splits_by_model():
+    wide = pd.DataFrame([[1.0, 2.0, 3.0, 4.0]], columns=pd.MultiIndex.from_tuples(
+        [("published GPT-J", "1"), ("published Qwen3-8B", "1"), ("measured gptj-mini", "1"), ("measured qwen3-mini", "1")]))
+    assert tables.of_model(wide, "gptj-mini", "GPT-J").to_numpy().tolist() == [[1.0, 3.0]]
+    assert tables.of_model(wide, "qwen3-mini").to_numpy().tolist() == [[4.0]], "a model that stands for none has its own columns alone"
