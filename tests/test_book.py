@@ -67,7 +67,7 @@ def test_a_chapter_knows_no_machine(path):
 
 
 RULES = re.findall(r"^regex: (.*)$\n^replace: (.*)$", (ROOT / "tests" / "nbval.cfg").read_text(), re.M)  # as nbval reads them
-SAMPLES = ["<object at 0x7f3a2b1c>", "took 12.3 s, then 450 ms", "2026-01-31 10:20:30.5", "/usr/lib/python3/site"]
+SAMPLES = ["<object at 0x7f3a2b1c>", "took 12.3 s, then 450 ms", "2026-01-31 10:20:30.5", "/usr/lib/python3/site", "measured on 2 threads of a CPU"]
 
 
 def test_every_sanitizer_rule_is_read_and_works():
