@@ -63,8 +63,8 @@ def layer_scores(lm: LM, ids: Tensor, mask: Tensor, targets: Sequence[int] | Ten
 def query_scores(lm: LM, ids: Tensor, mask: Tensor, values: Tensor, n: int = 100, row: str = "gate", of: str = "ffn") -> Tensor:
     """Q of every neuron: its output's inner product with the keys of each prompt's top value neurons in later layers, weighted by their I.
 
-    Only the direct path counts (no attention or norm in between, but the norm's gain is in the key; a LayerNorm's
-    centring is not). Attention comes before the FFN of its own layer, so "later" includes that FFN, except where both read the same input (GPT-J).
+    Only the direct path counts (no attention or norm in between, but the norm's gain is in the key; a LayerNorm's centring is not).
+    Attention comes before the FFN of its own layer, so "later" includes that FFN, except where both read the same input (GPT-J).
     values: (b, l, m), FFN value scores of the same prompts.   n: value neurons a prompt.   row: key of a gated neuron, "gate" or "up".
     of: whose outputs, "ffn", "attn" or "heads".
     Returns (b, l, m), (b, l, n_heads d_head) or (b, l, n_heads). Raises ValueError for an unknown choice or values of another shape.
