@@ -10,12 +10,15 @@ import json
 import re
 from math import inf, isnan, nan
 from pathlib import Path
-from typing import Mapping
+from typing import TYPE_CHECKING, Mapping
 
 import pandas as pd
 
 from .provenance import ROOT
 from .tables import POINTS, SHARE, Mean, agreed, published
+
+if TYPE_CHECKING:
+    from .lm import LM
 
 BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
 SUFFIX = "_claims"  #: of the reference that a chapter hands over in
@@ -27,20 +30,39 @@ def listed() -> pd.DataFrame:
     return published("ace_claims").set_index("id")
 
 
-def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Rows (claim, model) of mean, low, high in the claim's unit, and n as text (a check compares it exactly), for a chapter's check cell.
+def counterparts(hosts: Mapping[str, LM]) -> dict[str, str | None]:
+    """The model of the paper whose published values stand beside a measured model: of the same architecture, or None.   hosts: by name."""
+    return {name: PAPER.get(host.model.config.model_type) for name, host in hosts.items()}
 
-    Points and percentages on which all cases agree get the interval that n allows (``tables.agreed``).
+
+def settled(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mean]:
+    """Values by (claim, model), of which points and percentages that all cases agree on get the interval that n allows (``tables.agreed``).
+
+    Raises ValueError for an unknown claim.
+    """
+    units = listed().unit
+    if unknown := [claim for claim, _ in values if claim not in units]:
+        raise ValueError(f"unknown claim {unknown[0]!r}; known: {', '.join(units.index)}")
+    return {(claim, model): agreed(value, BOUNDS[units[claim]]) if units[claim] in BOUNDS else value
+            for (claim, model), value in values.items()}
+
+
+def verdicts(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], str]:
+    """By (claim, model), what the page of all claims will say of values that a chapter hands over: ``verdict`` of the ``settled`` value."""
+    rules = listed().rule
+    return {(claim, model): verdict(rules[claim], value) for (claim, model), value in settled(values).items()}
+
+
+def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
+    """Rows (claim, model) of the ``settled`` mean, low, high, and n as text (a check compares it exactly), for a chapter's check cell.
+
     model: name, folder or hub id of a model (its last part is kept), or "both" where one number compares the two.
     Raises ValueError for an unknown claim, or a mean outside its interval.
     """
-    units, rows = listed().unit, {}
-    for (claim, model), value in values.items():
-        if claim not in units:
-            raise ValueError(f"unknown claim {claim!r}; known: {', '.join(units.index)}")
+    rows = {}
+    for (claim, model), value in settled(values).items():
         if not (isnan(value.low) or value.low <= value.mean <= value.high):
             raise ValueError(f"claim {claim!r}: mean {value.mean:g} lies outside its interval [{value.low:g}, {value.high:g}]")
-        value = agreed(value, BOUNDS[units[claim]]) if units[claim] in BOUNDS else value
         rows[claim, Path(model).name] = [value.mean, value.low, value.high, str(value.n)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "n"])
 

@@ -277,7 +277,7 @@ def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: fl
         counts = part[part.editor == editors[0]][by].value_counts()
         _map(ax, wide, wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"), editors, vmin=0, vmax=most, cmap=SCALE)
         if seed is not None:
-            cells = {(editor, label): interval(100 * of[metric], seed, bounds=SHARE) for (editor, label), of in part.groupby(["editor", by])}
+            cells = {key: interval(100 * of[metric], seed, bounds=SHARE) for key, of in part.groupby(["editor", by])}
             for text in [text for text in ax.texts if text.get_text()]:
                 x, y = text.get_position()
                 mean = cells[editors[int(y)], labels[int(x)]]

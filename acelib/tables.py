@@ -10,7 +10,7 @@ import hashlib
 import html
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -154,9 +154,27 @@ def metrics_table(rows: pd.DataFrame, quoted: pd.DataFrame | None = None, model:
     return _beside(quoted.assign(column=quoted.metric), rows, cells, model, "metric")
 
 
-def of_model(table: pd.DataFrame, model: str, quoted_model: str | None = None) -> pd.DataFrame:
-    """The columns of a wide table that were measured on ``model``, and before them those of the published model it stands for, if any."""
-    return table[[column for column in table.columns if column[0] in (f"published {quoted_model}", f"measured {model}")]]
+def by_model(table: pd.DataFrame, beside: Mapping[str, str | None], caption: Callable[[str, str], str]) -> list[Table]:
+    """A wide table as one styled table a model: its measured columns, and before them those of the published model it stands for, if any.
+
+    beside: published model, or None, by measured model (``claims.counterparts``).
+    caption: its text for a published model (in words, if there is none) and a measured one.
+    """
+    columns = {model: [column for column in table.columns if column[0] in (f"published {quoted}", f"measured {model}")]
+               for model, quoted in beside.items()}
+    return [style(table[columns[model]], caption(quoted or "no published model", model)) for model, quoted in beside.items()]
+
+
+def settings(editor) -> dict[str, str]:
+    """Layers and hyper-parameters of an editor in the words of the paper, "–" for those it has not: λ is the weight of what is to be kept
+    (of AlphaEdit: of the change), the others are of the search of a target vector, or of FT's training; of ACE, of its query stage."""
+    write = editor.writer("query") if hasattr(editor, "writer") else editor
+    said = lambda layers: ", ".join(map(str, layers))
+    place = f"query {said(editor.query_layers)}; value {said(editor.value_layers)}" if hasattr(editor, "query_layers") else \
+        said(editor.layers) if hasattr(editor, "layers") else "located for each fact"
+    names = {"λ": "weight", "steps": "steps", "lr": "lr", "decay": "decay", "clamp": "clamp", "KL": "kl"}
+    found = {column: getattr(write, name, getattr(getattr(write, "objective", None), name, None)) for column, name in names.items()}
+    return {"layers": place, **{column: "–" if value is None else f"{value:g}" for column, value in found.items()}}
 
 
 def layers_table(scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini", top: int = 9) -> pd.DataFrame:

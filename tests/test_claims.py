@@ -1,7 +1,9 @@
 """Claims: the list is complete and its references mean something, verdicts follow their rules, rows are handed over or refused."""
 
 import json
+import re
 from math import nan
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,3 +133,26 @@ def test_every_chapter_that_tests_a_claim_exists_and_hands_over():
     chapters = notebooks.known()
     for name in TESTED.chapter.unique():
         assert name in chapters and f'"{name}_claims"' in chapters[name].read_text("utf-8").replace("\\", ""), name
+
+
+def test_a_chapter_says_what_the_page_of_claims_says(folder):
+    given = {("ace_leads_pmet", "gptj-mini"): Mean(0, 0, 0, 8), ("ace_leads_pmet", "qwen3-mini"): Mean(5, 1, 9, 24), ("shared_neurons", "gptj-mini"): Mean(5, 5, 5, 3)}
+    assert claims.settled(given)["ace_leads_pmet", "gptj-mini"].high > 0 and claims.settled(given)["shared_neurons", "gptj-mini"].high == 5
+    said = claims.verdicts(given)
+    frame = claims.measured(given)
+    assert said == {key: claims.verdict(LIST.rule[key[0]], Mean(*frame.loc[[key]].iloc[0, :3], 8)) for key in given}
+    assert said["ace_leads_pmet", "gptj-mini"] == "undecided" and said["ace_leads_pmet", "qwen3-mini"] == "holds"
+    with pytest.raises(ValueError, match="unknown claim 'ace'"):
+        claims.verdicts({("ace", "both"): Mean(5, 1, 9, 24)})
+
+
+def test_chapters_judge_the_claims_of_the_list_by_one_function():
+    rules = re.compile(r"claims\.verdict\(")  # Appendix M judges statements of its own by rules of its own
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        source = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code")
+        assert path.stem == "appendix_m_derivation" or not rules.search(source), path.stem
+
+
+def test_the_published_model_beside_a_measured_one():
+    host = lambda kind: SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(model_type=kind)))
+    assert claims.counterparts({"a": host("qwen3"), "b": host("gptj"), "c": host("llama")}) == {"a": "Qwen3-8B", "b": "GPT-J", "c": None}

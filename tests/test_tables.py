@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 
 from acelib import tables
+from acelib.editors import ACE, EDITORS, MEMIT, preset
 from acelib.tables import Mean, interval, layers_table, metrics_table, multi_hop_table, paired, paired_table, published, quote, style
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -201,5 +202,16 @@ def test_no_torch(module):
 def test_a_wide_table_splits_by_model():
     wide = pd.DataFrame([[1.0, 2.0, 3.0, 4.0]], columns=pd.MultiIndex.from_tuples(
         [("published GPT-J", "1"), ("published Qwen3-8B", "1"), ("measured gptj-mini", "1"), ("measured qwen3-mini", "1")]))
-    assert tables.of_model(wide, "gptj-mini", "GPT-J").to_numpy().tolist() == [[1.0, 3.0]]
-    assert tables.of_model(wide, "qwen3-mini").to_numpy().tolist() == [[4.0]], "a model that stands for none has its own columns alone"
+    one, other = tables.by_model(wide, {"gptj-mini": "GPT-J", "qwen3-mini": None}, lambda large, model: f"{large}, {model}")
+    assert one.data.to_numpy().tolist() == [[1.0, 3.0]] and one.caption == "GPT-J, gptj-mini"
+    assert other.data.to_numpy().tolist() == [[4.0]], "a model that stands for none has its own columns alone"
+    assert other.caption == "no published model, qwen3-mini"
+
+
+def test_settings_of_every_editor():
+    found = {name: tables.settings(preset(name, "gptj-mini")) for name in EDITORS}
+    assert len({tuple(of) for of in found.values()}) == 1, "all have the same columns"
+    assert [name for name, of in found.items() if of["layers"] == "located for each fact"] == ["KN"]
+    ace = ACE(query_layers=(1, 2), value_layers=(4,), weight=15000.0)
+    assert tables.settings(ace)["layers"] == "query 1, 2; value 4" and tables.settings(ace)["λ"] == "15000"
+    assert tables.settings(preset("ACE", "gptj-mini"))["steps"] == "100" and tables.settings(MEMIT(layers=(3, 4)))["layers"] == "3, 4"
