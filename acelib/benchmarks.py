@@ -25,10 +25,9 @@ from lm_eval.tasks import TaskManager
 from torch.nn.functional import log_softmax
 
 from .evaluate import generate
-from .facts import Chain, Edit, Fact, World, draw_chains
+from .facts import Chain, Edit, Fact, World, draw_chains, untouched
 from .lm import LM
 from .prompts import few_shot_demo, held_out, multi_hop_question
-from .ripple import INVERSES
 from .update import Update, applied
 
 PUBLISHED = {"CSQA": "commonsense_qa", "BBH": "bbh", "MMLU": "mmlu", "GSM8k": "gsm8k"}  #: column of Tables 12, 19 -> the harness's name
@@ -121,17 +120,6 @@ class _Local(ConfigurableTask):
 
     def download(self, *_, **__):
         self.dataset = {"test": Dataset.from_list(self._docs)}
-
-
-def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
-    """Whether edits leave a fact as it is: they change its (s, r) neither themselves nor through the inverse of a relation.
-
-    A chain stays if all its facts do. An edit of a relation that the world does not have leaves no fact about its subject.
-    """
-    changed = {(edit.subject, key) for edit in edits for key in ([edit.relation] if edit.relation in world.relations else world.relations)}
-    mutual = [edit for edit in edits if edit.relation in INVERSES]
-    changed |= {(name, INVERSES[edit.relation]) for edit in mutual for name in (edit.target_new, edit.target_true)}
-    return lambda fact: changed.isdisjoint({(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))})
 
 
 def local_tasks(world: World, edits: Sequence[Edit] = (), n: int = 100, seed: int = 0, n_shots: int = 2, n_choices: int = 4) -> list[Task]:

@@ -92,8 +92,9 @@ def handed_over(folder: Path = ROOT / "tests" / "reference") -> dict[tuple[str, 
 
 
 def verdict(rule: str, value: Mean) -> str:
-    """"holds" if the whole interval obeys the rule, "does not hold" if none of it does, else "undecided".
+    """"holds" if the whole interval obeys the rule, "does not hold" if all of it lies beyond the rule's bound, else "undecided".
 
+    An interval that ends at the bound, as a few cases that all but agree easily give it, decides nothing.
     rule: "> x", "< x", or "a..b", bounds included.   value: without an interval its mean counts alone. Raises ValueError for another rule.
     """
     number = r"(-?\d+(?:\.\d+)?)"
@@ -103,7 +104,7 @@ def verdict(rule: str, value: Mean) -> str:
     least, most = (value.mean, value.mean) if isnan(value.low) else (value.low, value.high)
     low, high = map(float, {">": (bounds[0], inf), "<": (-inf, bounds[0])}.get(sign, bounds))
     obeys = [low < end < high if sign else low <= end <= high for end in (least, most)]
-    outside = most < low or least > high or sign and (most == low or least == high)
+    outside = most < low or least > high or least == most and not any(obeys)
     return "holds" if all(obeys) else "does not hold" if outside else "undecided"
 
 

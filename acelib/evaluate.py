@@ -33,12 +33,12 @@ def recall(lm: LM, prompts: Sequence[str], answers: Sequence[str], updates: Sequ
     """Whether greedy decoding continues each prompt with its answer, and the answer's log-probability.
 
     prompts, answers: n texts each; an answer follows its prompt after one space.   updates: one a prompt, or None for the model as it is.
-    Raises ValueError if the numbers differ, a prompt or an answer is empty, or a prompt is longer than the model reads.
+    Raises ValueError if the numbers differ, a prompt or an answer is empty, or both together are longer than the model reads.
     """
     if len(prompts) != len(answers) or (updates is not None and len(updates) != len(prompts)):
         raise ValueError(f"{len(prompts)} prompts, {len(answers)} answers, {len(updates or prompts)} updates: give the same number of each")
-    heads = _tokens(lm, prompts)
     tails = [lm.answer_ids(answer) for answer in answers]
+    heads = _tokens(lm, prompts, [len(tail) - 1 for tail in tails])
     order = sorted(range(len(prompts)), key=lambda i: len(heads[i]) + len(tails[i]))
     correct, logprob = [False] * len(prompts), [0.0] * len(prompts)
     for start in range(0, len(order), batch_size):
@@ -65,7 +65,7 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
 
     Tokens that neighbours share at their start (few-shot demonstrations before several questions) are computed once for each of their
     updates; rows that are done leave the batch.
-    Raises ValueError if the numbers differ, a prompt is empty, or longer than the model reads.
+    Raises ValueError if the numbers differ, a prompt is empty, or longer than the model reads with the tokens to come.
     """
     if updates is not None and len(updates) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(updates)} updates: give one update a prompt")
@@ -77,7 +77,7 @@ def generate(lm: LM, prompts: Sequence[str], updates: Sequence[Update | None] | 
 
 
 def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str]:
-    rows = _tokens(lm, prompts)
+    rows = _tokens(lm, prompts, [max(max_new_tokens - 1, 0)] * len(prompts))
     group, starts, whose = _beginnings(rows, updates)
     cache, mask = _start(lm, starts, whose, group)
     ids, own = lm.pad([row[len(starts[g]):] for row, g in zip(rows, group)], side="left")
@@ -121,13 +121,15 @@ def _beginnings(rows: Sequence[list[int]], updates) -> tuple[list[int], list[lis
     return group, starts, whose
 
 
-def _tokens(lm: LM, prompts: Sequence[str]) -> list[list[int]]:
+def _tokens(lm: LM, prompts: Sequence[str], more: Sequence[int]) -> list[list[int]]:
+    """The tokens of prompts, behind each of which the model reads so many more."""
     rows = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
     if not all(rows):
         raise ValueError(f"prompt {rows.index([])} is empty; a model needs a token to go on from")
-    longest, most = max(range(len(rows)), key=lambda i: len(rows[i]), default=0), lm.model.config.max_position_embeddings
-    if rows and len(rows[longest]) > most:
-        raise ValueError(f"prompt {longest} has {len(rows[longest])} tokens; model {lm.name!r} reads {most} at most")
+    sizes, most = [len(row) + extra for row, extra in zip(rows, more)], lm.model.config.max_position_embeddings
+    if sizes and max(sizes) > most:
+        i = sizes.index(max(sizes))
+        raise ValueError(f"prompt {i} has {len(rows[i])} tokens, and {more[i]} are to follow; model {lm.name!r} reads {most} at most")
     return rows
 
 

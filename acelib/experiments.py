@@ -19,10 +19,10 @@ import torch
 
 from .atomic import replacing
 from .covariance import Moments
-from .evaluate import multi_hop, recall
-from .facts import Case, Fact, World
+from .evaluate import first_answer, generate, recall
+from .facts import Case, Fact, Hop, World, untouched
 from .lm import LM
-from .prompts import few_shot, matches, single_hop_cloze
+from .prompts import few_shot, matches, parse_answer, single_hop_cloze
 from .provenance import library_hash
 from .update import Update
 
@@ -66,21 +66,26 @@ def balanced(cases: Sequence[Case], n_each: int) -> list[Case]:
 
 
 def unrelated_facts(world: World, case: Case, n: int, seed: int) -> list[Fact]:
-    """``n`` facts that the case's edits must leave alone: half of the edited relations, half of any other relation."""
-    rng = random.Random(f"{seed}/{case.case_id}")
-    edited = {(edit.subject, edit.relation) for edit in case.edits}
+    """``n`` facts that the case's edits must leave alone (``facts.untouched``): half of the edited relations, half of any other relation."""
+    rng, stays = random.Random(f"{seed}/{case.case_id}"), untouched(world, case.edits)
     relations = {edit.relation for edit in case.edits}
-    same = [fact for fact in world.facts if fact.relation in relations and (fact.subject, fact.relation) not in edited]
-    other = [fact for fact in world.facts if fact.relation not in relations]
+    same = [fact for fact in world.facts if fact.relation in relations and stays(fact)]
+    other = [fact for fact in world.facts if fact.relation not in relations and stays(fact)]
     near = rng.sample(same, min(n // 2, len(same)))
     return near + rng.sample(other, min(n - len(near), len(other)))
+
+
+def lost_hop(text: str, hops: Sequence[Hop]) -> int:
+    """The first hop, counted from 1, whose answer a chain of thought does not name before its own answer; 0 if it names them all."""
+    thoughts = text.partition("Answer:")[0]
+    return next((i for i, hop in enumerate(hops, 1) if not matches(thoughts, (hop.answer, *hop.answer_alias), substring=True)), 0)
 
 
 def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update] | None, protocol: Protocol) -> list[dict]:
     """One row a case: what the model, edited by ``updates[i]`` for case i (or not at all), answers.
 
     multi_hop: any of the three questions answered with an accepted answer (exact match after normalisation); multi_hop_each: share of the
-    questions; multi_hop_substring: any answer contains an accepted one; efficacy, paraphrase: share of the case's edits (of their other
+    questions; multi_hop_substring: any answer contains an accepted one; lost_at: ``lost_hop`` of each question; efficacy, paraphrase: share of the case's edits (of their other
     wordings) whose expected object is said; specificity: share of unrelated facts that keep their answer, near (same relation) and far.
     Without updates the old answers are expected, as in the paper's Base row. Source: ACE, Section 6.1; MQuAKE, Section 4.
     """
@@ -92,7 +97,7 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
 
     asked, owner = flat([[few_shot(world, question, case, protocol.n_shots, protocol.out_of_domain) for question in case.questions]
                          for case in cases])
-    answers = multi_hop(lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens)
+    thoughts = generate(lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens, first_answer)
     target = lambda edit: edit.target_new if new else edit.target_true
     cloze, cloze_owner = flat([[(edit.text, target(edit)) for edit in case.edits] for case in cases])
     wordings, wordings_owner = flat([[(wording.replace("{}", edit.subject), target(edit))
@@ -107,7 +112,8 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
 
     rows = []
     for i, case in enumerate(cases):
-        given = of(asked, answers, i)
+        chains = of(asked, thoughts, i)
+        given = [parse_answer(text) for text in chains]
         accepted = (case.new_answer, *case.new_answer_alias) if new else (case.answer, *case.answer_alias)
         exact = [matches(answer, accepted) for answer in given]
         kept, relations = of(others, said[2], i), {edit.relation for edit in case.edits}
@@ -117,7 +123,7 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
             case_id=case.case_id, n_edits=case.n_edits, n_hops=case.n_hops, answers=given, multi_hop=float(any(exact)),
             multi_hop_each=_mean(exact),
             multi_hop_substring=float(any(matches(answer, accepted, substring=True) for answer in given)),
-            efficacy=_mean(of(cloze, said[0], i)), paraphrase=_mean(of(wordings, said[1], i)),
+            lost_at=[lost_hop(text, case.new_hops if new else case.hops) for text in chains], efficacy=_mean(of(cloze, said[0], i)), paraphrase=_mean(of(wordings, said[1], i)),
             specificity=_mean(kept), specificity_near=_mean(near), specificity_far=_mean(far)))
     return rows
 
@@ -139,12 +145,14 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
         raise ValueError("no case to judge; ask for more cases or another split")
     if not editors or chunk < 1:
         raise ValueError(f"{len(editors)} editors, chunks of {chunk} cases: both must be at least 1")
+    if moments and moments.model not in ("", lm.fingerprint):
+        raise ValueError(f"the second moments are of the model {moments.model}, not of {lm.name!r} ({lm.fingerprint}); gather them anew")
     total, done = len(editors) * len(cases), 0
     frames = []
     for name, editor in editors.items():
         path = Path(folder) / f"{name.lower()}-{_key(lm, world, editor, cases, moments, protocol)}.jsonl"
-        rows = _read(path, _manifest(lm, name, editor, cases, protocol))
-        have = {row["case_id"] for row in rows}
+        rows = {row["case_id"]: row for row in _read(path, _manifest(lm, name, editor, cases, protocol))}  # once, though two runs wrote it
+        have, rows = set(rows), list(rows.values())
         done += len(have)
         missing = [case for case in cases if case.case_id not in have]
         for start in range(0, len(missing), chunk):

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
-from typing import Iterator, Mapping
+from typing import Callable, Iterable, Iterator, Mapping
 
 from .provenance import ROOT
 
@@ -24,6 +24,9 @@ WORLD = ROOT / "data" / "world"
 #: The paper's eight categories (Section 4.1, Appendix C).
 CATEGORIES = {"NN": "nationality", "CT": "continent", "LG": "language", "CP": "capital", "LS": "leadership", "AT": "author",
               "ST": "sport and team", "CF": "company founder"}
+
+#: Relation r -> q, so that (s, r, o) says (o, q, s): marriage is mutual, and a capital lies in its country.
+INVERSES = {"spouse": "spouse", "capital": "country"}
 
 #: Shares of the chains, in tenths: seen in pre-training, used to locate layers, and used for nothing but evaluation.
 SPLITS = {"training": 7, "identification": 1, "evaluation": 2}
@@ -230,6 +233,17 @@ class World:
         if category not in CATEGORIES:
             raise ValueError(f"category {category!r} is none of {', '.join(CATEGORIES)}")
         return tuple(fact for fact in self.facts if self.relations[fact.relation].category == category)
+
+
+def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
+    """Whether edits leave a fact as it is: they change its (s, r) neither themselves nor through the inverse of a relation.
+
+    A chain stays if all its facts do. An edit of a relation that the world does not have leaves no fact about its subject.
+    """
+    changed = {(edit.subject, key) for edit in edits for key in ([edit.relation] if edit.relation in world.relations else world.relations)}
+    mutual = [edit for edit in edits if edit.relation in INVERSES]
+    changed |= {(name, INVERSES[edit.relation]) for edit in mutual for name in (edit.target_new, edit.target_true)}
+    return lambda fact: changed.isdisjoint({(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))})
 
 
 def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:

@@ -32,6 +32,7 @@ EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4
            "ACE (located)": "#332288"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
                   "plain": "#7A7A7A", "acelib": "#0072B2", "implicit": "#CC79A7", "answer": "#0072B2"}
+HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then hops in order
 VERDICTS = {"holds": "#009E73", "holds in part": "#56B4E9", "undecided": "#E69F00", "does not hold": "#D55E00",
             "cannot be tested here": "#8C8C8C", "not tested yet": "#C8C8C8"}  #: of ``claims.verdict`` and ``claims.overall``
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
@@ -285,13 +286,18 @@ def failure_map(rows: pd.DataFrame, by: str, metric: str = "multi_hop", most: fl
                 ax.text(x, y + 0.2, bounds(mean), ha="center", va="center", size=6, color=text.get_color())
         for i, label in enumerate(labels):
             if counts.get(label, 0) < few:
-                ax.axvspan(i, i + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
-                plt.setp([text for text in ax.texts if i < text.get_position()[0] < i + 1], color=INK)
+                _pale(ax, i)
         ax.set_xticks(np.arange(len(labels)) + 0.5, [f"{label} ({counts.get(label, 0)})" for label in labels], rotation=38, ha="right",
                       rotation_mode="anchor")
         ax.set(title=model, xlabel=by, ylabel="")
     fig.colorbar(ax.collections[0], ax=axes, label=f"{metric.replace('_', '-')} (%)", pad=0.02, aspect=20 * lines)
     return fig
+
+
+def _pale(ax, column: int) -> None:
+    """A column of a map that rests on too few cases to be read."""
+    ax.axvspan(column, column + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
+    plt.setp([text for text in ax.texts if column < text.get_position()[0] < column + 1], color=INK)
 
 
 @_figure
@@ -326,20 +332,26 @@ def accuracy_curves(rows: pd.DataFrame, by: str, label: str, quoted: pd.DataFram
 @_figure
 def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
     """Share of right answers after an edit, editors x categories, means over edits in percent; beside it the facts that one edit damages,
-    with 95 % intervals; a row a model. Left of the white line answers must change, right of it they must stay.
+    with 95 % intervals; a row a model. Left of the white line answers must change, right of it they must stay. In brackets: edits; questions.
 
     rows: ``ripple.judge``, with a column ``model`` if there are several.
     """
     models, editors = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}, list(rows.editor.unique())
-    size = (9, 1.5 + (0.7 + 0.28 * len(editors)) * len(models))
-    fig, axes = plt.subplots(len(models), 2, figsize=size, width_ratios=(3, 1), sharex="col", squeeze=False)
+    size = (9, 0.3 + (1.9 + 0.28 * len(editors)) * len(models))
+    fig, axes = plt.subplots(len(models), 2, figsize=size, width_ratios=(3, 1), squeeze=False)
     for (model, part), (left, right) in zip(models.items(), axes):
+        of_one = part[part.editor == editors[0]].groupby("category", observed=False).edit
+        n_edits, n_asked = of_one.nunique(), of_one.size()
         shares = 100 * part.groupby(["editor", "edit", "category"], observed=False)["right"].mean()
         shares = shares.groupby(["editor", "category"], observed=False).mean().unstack().reindex(editors)
         text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.1f}".removesuffix(".0"))
         _map(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
         left.axvline(part.category[~part.change].cat.codes.min(), color="white", lw=6)
-        left.set_xticks(np.arange(len(shares.columns)) + 0.5, shares.columns, rotation=38, ha="right", rotation_mode="anchor")
+        labels = [f"{name} ({n_edits[name]}; {n_asked[name]})" for name in shares.columns]
+        left.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=38, ha="right", rotation_mode="anchor")
+        for i, name in enumerate(shares.columns):
+            if n_edits[name] < 2:
+                _pale(left, i)
         left.set(title=f"{model}: right answers (%)" if model else "right answers (%)", xlabel="", ylabel="")
         stay = part[~part.change]
         for y, name in enumerate(editors):
@@ -348,7 +360,7 @@ def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
             right.errorbar(mean.mean, y, xerr=_whiskers([mean]), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
         right.set(ylim=(len(editors) - 0.5, -0.5), yticks=[], title="damaged facts")
         right.grid(visible=False, axis="y")
-    axes[-1, 1].set_xlabel("facts an edit")
+    plt.setp(axes[:, 1], xlim=(0, max(ax.get_xlim()[1] for ax in axes[:, 1])), xlabel="facts an edit")
     return fig
 
 
@@ -431,19 +443,20 @@ def counts(rows: pd.DataFrame, by: str, xlabel: str, of: str | None = None, mult
 
 
 @_figure
-def dots(rows: pd.DataFrame, x: str, of: str, values: Mapping[str, str], log: bool = False, seed: int = 0) -> Figure:
+def dots(rows: pd.DataFrame, x: str, of: str, values: Mapping[str, str], log: bool = False, seed: int = 0,
+         bounds: Mapping[str, tuple[float, float]] | None = None) -> Figure:
     """Means by ``x`` with 95 % intervals, a colour each ``of``, a row of panels each of ``values``, a column a model.
 
     rows: columns model, ``x``, ``of`` and those of ``values``, nan where there is none.   values: label of the vertical axis by column.
-    log: whether that axis is logarithmic.
+    log: whether that axis is logarithmic.   bounds: of ``tables.interval``, by column.
     """
-    models, names = dict(list(rows.groupby("model", sort=False))), list(rows[of].unique())
+    models, names, bounds = dict(list(rows.groupby("model", sort=False))), list(rows[of].unique()), bounds or {}
     size = (0.9 + 3.7 * len(models), 0.9 + 2.3 * len(values))
     fig, axes = plt.subplots(len(values), len(models), figsize=size, sharex="col", sharey="row", squeeze=False)
     for ax, ((value, label), (model, part)) in zip(axes.flat, product(values.items(), models.items())):
         levels = list(part[x].unique()) if part[x].dtype.kind not in "iuf" else sorted(part[x].unique())
         for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
-            means = [interval(part[value][(part[x] == level) & (part[of] == name)], seed) for level in levels]
+            means = [interval(part[value][(part[x] == level) & (part[of] == name)], seed, bounds=bounds.get(value)) for level in levels]
             places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * 0.7 / len(names)
             ax.errorbar(places, [mean.mean for mean in means], _whiskers(means), fmt="osD^v"[i % 5], ms=4.5, lw=1.5,
                         color=HUES.get(name, shade), label=name)

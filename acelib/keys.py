@@ -38,6 +38,14 @@ class Request:
     subject: str = ""  #: whose essence must stay ("{subject} is a"); empty: the prompt up to ``end``
 
 
+def check_reading(positions: Sequence[str], n_prefixes: int, prefix_length: int) -> None:
+    """Raises ValueError for an unknown position, a negative number of prefixes, or prefixes without a token."""
+    if unknown := [position for position in positions if position not in POSITIONS]:
+        raise ValueError(f"position {unknown[0]!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}")
+    if n_prefixes < 0 or prefix_length < 1:
+        raise ValueError(f"n_prefixes {n_prefixes} must not be negative, and prefix_length {prefix_length} at least 1")
+
+
 def request(edit: Edit, position: str = "subject_last", group: int = 0, prompt: str | None = None) -> Request:
     """The request of ``edit`` at the last token of its subject ("subject_last") or of the prompt ("last").
 

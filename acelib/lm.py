@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from .provenance import ROOT
+from .provenance import ROOT, default_device
 
 SHIPPED = ROOT / "data" / "models"
+
+#: Of a configuration: what no answer depends on.
+UNUSED = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_attentions", "output_hidden_states"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +260,9 @@ class LM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with any weight or with the tokenizer: the model's part in every cache name."""
-        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())
+        """Sixteen hex digits that change with any weight, the tokenizer or the configuration: the model's part in every cache name."""
+        config = {key: value for key, value in self.model.config.to_dict().items() if key not in UNUSED}
+        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode() + json.dumps(config, sort_keys=True, default=str).encode())
         for key, value in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -293,7 +298,7 @@ def shipped() -> list[str]:
 def load(name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32) -> LM:
     """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
 
-    device: where to put it; None takes the accelerator if there is one, else the CPU.   dtype: float32 by default.
+    device: where to put it; None takes ``provenance.default_device``.   dtype: float32 by default.
     Raises ValueError if nothing of that name can be loaded, naming the shipped models, or if a weight is missing from its files.
     """
     folder = SHIPPED / name if name in shipped() else Path(name)
@@ -307,6 +312,5 @@ def load(name: str, device: str | torch.device | None = None, dtype: torch.dtype
                          f"nor a readable local folder, nor a hub id that can be reached ({why})") from err
     if missing := sorted(found["missing_keys"]):  # they would be random
         raise ValueError(f"model {name!r}: {len(missing)} weights are missing from its files, such as {missing[0]!r}")
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return LM(model.to(device), tokenizer, name)
+    return LM(model.to(device or default_device()), tokenizer, name)
+

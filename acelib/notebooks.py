@@ -13,7 +13,7 @@ import os
 import re
 import time
 import tomllib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -134,8 +134,8 @@ def execute(notebook: Path, chosen: Mapping[str, Any] | None = None, output: Pat
     Returns the record. Raises ValueError (unknown parameter), ChapterError (a cell failed; the part executed is kept in ``runs/.partial``),
     KeyboardInterrupt. In all three cases ``output`` is as it was.
     """
-    chosen = checked(notebook, chosen or {})
-    partial = root / "runs" / ".partial" / notebook.name
+    chosen, found = checked(notebook, chosen or {}), hashes(notebook, root)  # of what runs, not of what stands there when it is done
+    partial = root / "runs" / ".partial" / str(os.getpid()) / notebook.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(notebook, 4)
     source.cells = [cell for cell in source.cells if "provenance" not in _tags(cell)]
@@ -153,12 +153,14 @@ def execute(notebook: Path, chosen: Mapping[str, Any] | None = None, output: Pat
             where = f"{notebook.stem} stopped in cell {err.cell_index}"
             raise ChapterError(f"{where}: {err.ename}: {err.evalue} (the part executed is in {partial})") from err
     seconds = round(time.perf_counter() - start, 1)
-    record = {"parameters": chosen, "hashes": hashes(notebook, root), "wall_time_s": seconds, **circumstances()}
+    record = {"parameters": chosen, "hashes": found, "wall_time_s": seconds, **circumstances()}
     nb = _canonical(nb)
     nb.metadata["acelib"] = record
     nb.cells.append(new_markdown_cell(provenance_block(record), id="provenance", metadata={"tags": ["provenance"]}))
     _write(nb, output or notebook)
     partial.unlink()
+    with suppress(OSError):  # another chapter of this process is there
+        partial.parent.rmdir()
     return record
 
 

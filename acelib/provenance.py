@@ -111,10 +111,17 @@ def commit(root: Path = ROOT) -> str:
         return ""
 
 
+def default_device():
+    """Where models go unless told: the accelerator if there is one that has float64, which second moments and closed forms need; else the CPU."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if found is None or found.type == "mps" else found
+
+
 def circumstances() -> dict:
     """Where and when: device, threads, machine, date, versions, commit."""
     import torch
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return {"device": str(device), "threads": torch.get_num_threads(), "machine": f"{platform.system()} {platform.machine()}",
+    return {"device": str(default_device()), "threads": torch.get_num_threads(), "machine": f"{platform.system()} {platform.machine()}",
             "versions": versions(), "commit": commit(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .cases import single_edits
 from .evaluate import recall
-from .facts import Edit, Fact, World
+from .facts import INVERSES, Edit, Fact, World
 from .lm import LM
 from .prompts import single_hop_cloze
 from .tail import lean
@@ -37,9 +37,6 @@ CATEGORIES = {
     "the objects": False,  # facts about o and o*
     "far": False,  # all others
 }
-
-#: Relation r -> q, so that (s, r, o) says (o, q, s): marriage is mutual, and a capital lies in its country.
-INVERSES = {"spouse": "spouse", "capital": "country"}
 
 
 def known_edits(lm: LM, world: World, n: int, seed: int = 0) -> list[Edit]:

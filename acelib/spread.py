@@ -61,9 +61,11 @@ class Stage:
         return project, remembering(self.weight, keys)
 
     def check(self, lm: LM, moments: Moments, history: Mapping[int, Tensor] | None = None) -> tuple[int, ...]:
-        """The layers in order. Raises ValueError if one does not exist, or as ``kept``; what is found here is found once."""
+        """The layers in order. Raises ValueError if one does not exist, its moment is of another width, or as ``kept``."""
         layers = lm.layers(self.layers)
         for layer in layers:
+            if layer in moments.matrices and len(moments[layer]) != lm.d_mlp:
+                raise ValueError(f"the second moment of layer {layer} is of {len(moments[layer])} neurons; {lm.name!r} has {lm.d_mlp}")
             self.kept(moments, layer, history)
         return layers
 

@@ -38,7 +38,7 @@ class Mean:
     mean: float
     low: float
     high: float
-    n: int  #: values behind it
+    n: int  #: values behind it; of a difference of two samples, in the smaller
 
     def __format__(self, spec: str) -> str:
         mean, low, high = (format(value, spec or ".1f") for value in (self.mean, self.low, self.high))
@@ -114,14 +114,14 @@ def paired(rows: pd.DataFrame, a: str, b: str, metric: str = "multi_hop", seed: 
 def difference(a: Sequence[float], b: Sequence[float], seed: int = 0, level: float = 0.95) -> Mean:
     """Mean of ``a`` minus mean of ``b``, two independent samples without nan, with its percentile bootstrap interval, as ``interval``.
 
-    Raises ValueError for a sample of fewer than two values.
+    Its n is that of the smaller sample: as many cases as the difference can be known by. Raises ValueError for a sample of fewer than two values.
     """
     x, y = (np.asarray(values, dtype=float) for values in (a, b))
     if min(len(x), len(y)) < 2:
         raise ValueError(f"samples of {len(x)} and {len(y)} values; a difference needs at least two of each")
     low, high = bootstrap((x, y), lambda x, y, axis: x.mean(axis) - y.mean(axis), batch=max(1, 2_000_000 // (len(x) + len(y))),
                           confidence_level=level, method="percentile", rng=np.random.default_rng(seed)).confidence_interval
-    return Mean(float(x.mean() - y.mean()), float(low), float(high), len(x) + len(y))
+    return Mean(float(x.mean() - y.mean()), float(low), float(high), min(len(x), len(y)))
 
 
 def paired_table(rows: pd.DataFrame, a: str = "ACE", others: Sequence[str] | None = None,

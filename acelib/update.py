@@ -136,7 +136,7 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
     """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for row b of every batch run inside.
 
     updates: one for each row (rows may share one; None leaves a row alone), or a single one for all rows.
-    Raises ValueError if the shapes do not fit, or a batch has another number of rows.
+    Raises ValueError if the shapes do not fit, or a batch has another number of rows than updates that differ.
     """
     distinct = list({id(u): u for u in updates if u is not None}.values())
     for update in distinct:

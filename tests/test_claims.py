@@ -55,8 +55,8 @@ def test_references():
 
 
 @pytest.mark.parametrize("rule, low, high, expected", [
-    ("> 0", 0.1, 2, "holds"), ("> 0", 0, 2, "undecided"), ("> 0", -1, 0, "does not hold"), ("> 0", -2, -1, "does not hold"), ("> 90", 80, 95, "undecided"),
-    ("< 10", -5, 9.9, "holds"), ("< 10", 9, 11, "undecided"), ("< 10", 10, 12, "does not hold"), ("< -1", -3, -2, "holds"), ("< 0", 0, 0, "does not hold"),
+    ("> 0", 0.1, 2, "holds"), ("> 0", 0, 2, "undecided"), ("> 0", -1, 0, "undecided"), ("> 0", 0, 0, "does not hold"), ("> 0", -2, -1, "does not hold"), ("> 90", 80, 95, "undecided"),
+    ("< 10", -5, 9.9, "holds"), ("< 10", 9, 11, "undecided"), ("< 10", 10, 12, "undecided"), ("< -1", -3, -2, "holds"), ("< 0", 0, 0, "does not hold"),
     ("1..2", 1, 2, "holds"), ("1..2", 0.5, 1.5, "undecided"), ("1..2", 2.1, 3, "does not hold"), ("1..2", -2, 0.9, "does not hold"), ("1..2", 0, 3, "undecided")])
 def test_verdict(rule, low, high, expected):
     assert claims.verdict(rule, Mean((low + high) / 2, low, high, 9)) == expected

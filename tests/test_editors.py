@@ -6,6 +6,7 @@ from test_keys import EDITS
 from test_spread import identity
 from test_update import bits, same_bits
 
+from acelib.covariance import Moments
 from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit, ace, alphaedit, ifmet, memit, pmet
 from acelib.editors.staged import Staged
 from acelib.facts import Edit
@@ -131,3 +132,19 @@ def test_presets():
     for module in (memit, pmet, alphaedit, ace, ifmet):
         for name, n_layers in (("gpt-j-6b", 28), ("qwen3-8b", 36)):
             assert set(module.PRESETS[name].layers) <= set(range(n_layers))
+
+
+@pytest.mark.parametrize("wrong, match", [
+    (lambda: ACE(query_layers=(1,), value_layers=(2,), value_position="nowhere"), "position 'nowhere' is unknown; allowed: 'subject_last', 'last'"),
+    (lambda: MEMIT(layers=(1,), position=""), "position '' is unknown"), (lambda: PMET(layers=(1,), n_prefixes=-3), "n_prefixes -3 must not be negative"),
+    (lambda: ACE(query_layers=(1,), value_layers=(2,), prefix_length=0), "prefix_length 0 at least 1")])
+def test_how_prompts_are_read_is_checked_when_it_is_said(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        wrong()
+
+
+def test_second_moments_of_another_width_are_refused(tiny):
+    lm, before = tiny("llama"), bits(tiny("llama"))
+    with pytest.raises(ValueError, match="the second moment of layer 1 is of 40 neurons; 'tiny-llama' has 48"):
+        MEMIT(layers=(1,), n_prefixes=0)(lm, HOPS[:1], Moments({1: torch.eye(40).double()}, 9))
+    assert same_bits(lm, before)

@@ -114,7 +114,13 @@ def test_refusals(tiny):
         with pytest.raises(ValueError, match="prompt 1 is empty"):
             ask()
     for ask in (lambda: recall(lm, ["a", "a b " * 400], ["b", "c"]), lambda: generate(lm, ["a", "a b " * 400])):
-        with pytest.raises(ValueError, match="prompt 1 has .* tokens; model 'tiny-gptj' reads 256 at most"):
+        with pytest.raises(ValueError, match="prompt 1 has .* tokens, .*model 'tiny-gptj' reads 256 at most"):
+            ask()
+    long = "a b " * 60
+    room = 256 - len(lm.tokenizer(long)["input_ids"])
+    generate(lm, [long], max_new_tokens=room + 1)  # the last token is written, not read
+    for ask in (lambda: generate(lm, [long], max_new_tokens=room + 2), lambda: recall(lm, [long], ["b c " * room])):
+        with pytest.raises(ValueError, match="prompt 0 has .* tokens, and .* are to follow; model 'tiny-gptj' reads 256 at most"):
             ask()
     assert not any(m._forward_hooks for m in lm.model.modules())
 

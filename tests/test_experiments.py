@@ -14,7 +14,7 @@ from acelib.cases import make_cases
 from acelib.covariance import Moments
 from acelib.evaluate import Recall
 from acelib.experiments import Protocol, balanced, judge, known_cases, run, unrelated_facts
-from acelib.facts import Entity, Fact, Relation, World
+from acelib.facts import Case, Edit, Entity, Fact, Hop, Relation, World, load_world
 
 PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
 
@@ -75,13 +75,47 @@ def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
     case, known = cases[1], {(edit.text, edit.target_new) for edit in cases[1].edits}
     assert case.n_edits == 2
     said, recall = case.new_answer, lambda lm, prompts, answers, _: Recall([pair in known for pair in zip(prompts, answers)], [])
-    monkeypatch.setattr(experiments, "multi_hop", lambda *_: [f"The {said}!", f"it is {said} now", f"{said}x"])
+    first = f" So {case.new_hops[0].answer}. Answer: "
+    monkeypatch.setattr(experiments, "generate", lambda *_: [f"{first}The {said}!", f" Well.\nAnswer: it is {said} now", f"{first}{said}x"])
     monkeypatch.setattr(experiments, "recall", recall)
     row, = judge(tiny("gpt2"), world, [case], [None], PROTOCOL)
     assert (row["multi_hop"], row["multi_hop_each"], row["multi_hop_substring"]) == (1, 1 / 3, 1)
-    assert (row["efficacy"], row["paraphrase"], row["specificity"]) == (1, 0, 0)
+    assert (row["efficacy"], row["paraphrase"], row["specificity"]) == (1, 0, 0) and row["lost_at"] == [2, 1, 2]
     row, = judge(tiny("gpt2"), world, [case], None, PROTOCOL)
     assert (row["multi_hop"], row["efficacy"]) == (0, 0)  # the unedited model is asked for the old answers
+
+
+def test_the_hop_at_which_a_chain_of_thought_is_lost():
+    hops = [Hop("?", "P1 lives in", "Oslo"), Hop("?", "Oslo lies in", "the Kingdom of Norway", ("Norway",)), Hop("?", "It speaks", "Sami")]
+    texts = {"P1 lives in Oslo. Oslo lies in Norway. It speaks Sami.\nAnswer: x": 0, "P1 lives in Oslo. Oslo lies in Norway.\nAnswer: Sami": 3,
+             "Oslo and Sami": 2, "Oslow in Norway": 1, "": 1}
+    assert {text: experiments.lost_hop(text, hops) for text in texts} == texts and experiments.lost_hop("", []) == 0
+
+
+def test_a_fact_that_an_edit_changes_through_its_inverse_is_not_unrelated():
+    world = load_world()
+    old = next(fact for fact in world.facts if fact.relation == "spouse" and fact.object != "Barack Obama")
+    case = Case(7, (Edit(old.subject, "{} is married to", "Barack Obama", old.object, relation="spouse"),), (), "", (), "", (), (), (), (), (), ("spouse",))
+    chosen = unrelated_facts(world, case, 2 * len(world.facts), seed=0)
+    about = {(fact.subject, fact.relation) for fact in chosen}
+    assert len([fact for fact in chosen if fact.relation == "spouse"]) > 10
+    assert about.isdisjoint({(old.subject, "spouse"), (old.object, "spouse"), ("Barack Obama", "spouse")})
+
+
+def test_second_moments_of_another_model_are_refused(tiny, world, cases, tmp_path):
+    lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7, tiny("qwen3", seed=1).fingerprint)
+    with pytest.raises(ValueError, match="the second moments are of the model .*, not of 'tiny-qwen3'"):
+        run(lm, world, {"base": None}, cases, moments, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_two_runs_have_written_count_once(tiny, world, cases, tmp_path):
+    lm = tiny("qwen3")
+    whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)
+    path, = tmp_path.iterdir()
+    head, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text(head + "".join(rows + rows[:3]))
+    assert_frame_equal(run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL), whole)
 
 
 def test_the_protocol_chooses_the_demonstrations(tiny, world, cases, monkeypatch):

@@ -67,10 +67,13 @@ def test_layers_are_checked_and_sorted(tiny):
             lm.layers(chosen)
 
 
-def test_the_fingerprint_is_of_weights_and_tokenizer(tiny):
+def test_the_fingerprint_is_of_weights_tokenizer_and_configuration(tiny):
     lm, other = tiny("llama"), tiny("llama")
     assert lm.fingerprint == other.fingerprint == copy.deepcopy(lm).fingerprint != tiny("llama", seed=1).fingerprint
     assert with_tokenizer(lm, pieces()).fingerprint != lm.fingerprint
+    other = tiny("llama")
+    other.model.config.rms_norm_eps = 0.1  # the same weights, other answers
+    assert other.fingerprint != lm.fingerprint
 
 
 # ---------------------------------------------------------------------- tokens

@@ -61,7 +61,7 @@ def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
     assert last.metadata.tags == ["provenance"] and "`n = 2`" in last.source and record["hashes"]["library"] in last.source
     assert list(run(["01_one"], {"n": 2}, folder, progress=False, root=root)) == [("01_one", None)]
     assert stale(chapter, {"n": 3}, folder / chapter.name, root) == ["the parameters changed"]
-    assert not [path for path in root.rglob("*") if path.suffix == ".new" or path.parent.name == ".partial"]
+    assert not [path for path in root.rglob("*") if path.suffix == ".new" or ".partial" in path.parent.parts]
 
     def changed(path, text):
         path.write_text(text)
@@ -114,6 +114,19 @@ def test_in_place_twice_gives_the_same_notebook(root):
     assert stale(chapter, root=root) == ["the notebook changed"]
 
 
+def test_a_chapter_whose_code_changes_while_it_runs_is_stale(root, monkeypatch):
+    chapter, library, run_cells = find("01_one", root), root / "acelib" / "lib.py", notebooks.papermill.execute_notebook
+
+    def edited_meanwhile(*given, **named):
+        library.write_text("A = 2\n")
+        library_hash.cache_clear()
+        return run_cells(*given, **named)
+
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", edited_meanwhile)
+    execute(chapter, root=root)
+    assert stale(chapter, root=root) == ["the library changed"]
+
+
 def test_a_failing_chapter_says_where_and_leaves_the_output(root):
     chapter = find("01_one", root)
     before = chapter.read_bytes()
@@ -127,7 +140,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
     environment = os.environ | {"ACELIB_ROOT": str(root), "PYTHONPATH": str(ROOT)}
     heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
-    partial, since = root / "runs" / ".partial" / "01_one.ipynb", time.time()
+    partial, since = root / "runs" / ".partial" / str(process.pid) / "01_one.ipynb", time.time()
     while not (partial.exists() and '"status": "running"' in partial.read_text()) and time.time() - since < 60:
         time.sleep(0.2)
     time.sleep(2)

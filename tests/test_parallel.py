@@ -12,16 +12,16 @@ from acelib.lm import load
 
 @pytest.fixture(scope="module")
 def hosts():
-    return {name: load(name) for name in ("gptj-mini", "qwen3-mini")}
+    return {name: load(name, "cpu") for name in ("gptj-mini", "qwen3-mini")}
 
 
 def test_models_side_by_side_are_the_plain_loop(hosts, monkeypatch):
     prompts, answers = ["The capital of France is", "Tim Duncan plays the sport of"], ["Paris", "basketball"]
     work = lambda name, host: (name, os.getpid(), host.fingerprint, recall(host, prompts, answers))
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(parallel, "cpu_count", lambda: 1)
     plain = parallel.per_model(hosts, work)
     assert {pid for _, pid, *_ in plain.values()} == {os.getpid()}
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
     aside = parallel.per_model(hosts, work)
     assert list(aside) == list(hosts) and len({pid for _, pid, *_ in aside.values()} | {os.getpid()}) == 3
     for name in hosts:
@@ -30,7 +30,7 @@ def test_models_side_by_side_are_the_plain_loop(hosts, monkeypatch):
 
 
 def test_an_error_of_one_model_is_the_error(hosts, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
     with pytest.raises(ValueError, match="no case to judge"):
         parallel.per_model(hosts, lambda name, host: experiments.run(host, None, {"Base": None}, [], None, "nowhere"))
 

@@ -1,8 +1,9 @@
 """What a number depends on: results are named by the code that made them, and by no other."""
 
 import pytest
+import torch
 
-from acelib.provenance import MACHINERY, ROOT, _reached, data_hash, library_hash
+from acelib.provenance import MACHINERY, ROOT, _reached, data_hash, default_device, library_hash
 
 
 @pytest.fixture
@@ -64,3 +65,10 @@ def test_data_is_all_but_prose_and_the_state_of_a_training(tmp_path):
     data_hash.cache_clear()
     assert data_hash(tmp_path) != before
     data_hash.cache_clear()
+
+
+@pytest.mark.parametrize("kind, expected", [("cuda", "cuda"), ("mps", "cpu"), (None, "cpu")])
+def test_models_go_to_an_accelerator_that_has_float64(monkeypatch, kind, expected):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    assert default_device().type == expected

@@ -215,3 +215,8 @@ def test_settings_of_every_editor():
     ace = ACE(query_layers=(1, 2), value_layers=(4,), weight=15000.0)
     assert tables.settings(ace)["layers"] == "query 1, 2; value 4" and tables.settings(ace)["λ"] == "15000"
     assert tables.settings(preset("ACE", "gptj-mini"))["steps"] == "100" and tables.settings(MEMIT(layers=(3, 4)))["layers"] == "3, 4"
+
+
+def test_a_difference_is_known_by_the_smaller_sample():
+    few = tables.difference([0.0] * 4, [0.0] * 20)
+    assert few.n == 4 and tables.agreed(few, tables.POINTS) == interval([0.0] * 4, bounds=tables.POINTS)

@@ -20,7 +20,7 @@ from acelib.editors.alphaedit import AlphaEdit
 from acelib.editors.memit import MEMIT
 from acelib.editors.pmet import PMET
 from acelib.editors.staged import Staged
-from acelib.keys import Request, batch_of, distinct, request
+from acelib.keys import Request, batch_of, check_reading, distinct, request
 from acelib.spread import Stage
 from acelib.targets import Objective
 
@@ -68,6 +68,7 @@ class ACE(Staged):
             raise ValueError(f"backbone {self.backbone!r} is unknown; allowed: {', '.join(map(repr, BACKBONES))}")
         if self.backbone != "alphaedit" and (self.threshold, self.null_share) != (None, None):
             raise ValueError(f"backbone {self.backbone!r} has no null space; threshold and null_share are for 'alphaedit'")
+        check_reading((self.value_position, self.query_position), self.n_prefixes, self.prefix_length)
         for stage in self.stages:
             self.writer(stage)
 

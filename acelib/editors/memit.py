@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
 from acelib.editors.staged import Staged
-from acelib.keys import Request, requests
+from acelib.keys import Request, check_reading, requests
 from acelib.spread import Stage
 from acelib.targets import Objective
 
@@ -35,6 +35,7 @@ class MEMIT(Staged):
     texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
 
     def __post_init__(self):
+        check_reading((self.position,), self.n_prefixes, self.prefix_length)
         self.stage
 
     @property
