@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Mapping
 
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from .lm import LM
 
@@ -18,4 +18,5 @@ def per_model(hosts: Mapping[str, LM], work: Callable[[str, LM], Any]) -> dict[s
     workers = min(len(hosts), cpu_count())
     if workers < 2 or any(host.device.type != "cpu" for host in hosts.values()):
         return {name: work(name, host) for name, host in hosts.items()}
-    return dict(zip(hosts, Parallel(workers)(delayed(work)(name, host) for name, host in hosts.items())))
+    with parallel_config("loky", inner_max_num_threads=cpu_count() // workers):  # whatever the environment says: more would only wait
+        return dict(zip(hosts, Parallel(workers)(delayed(work)(name, host) for name, host in hosts.items())))

@@ -29,6 +29,15 @@ def test_models_side_by_side_are_the_plain_loop(hosts, monkeypatch):
         assert aside[name][3].logprob == pytest.approx(plain[name][3].logprob, abs=1e-4)
 
 
+def test_models_share_the_cores(hosts, monkeypatch):
+    """However many threads the environment asks for: two models with as many threads as cores each would wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    monkeypatch.setenv("MKL_NUM_THREADS", "16")
+    monkeypatch.setattr(parallel, "cpu_count", lambda: 4)
+    threads = lambda name, host: (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])
+    assert set(parallel.per_model(hosts, threads).values()) == {("2", "2")}
+
+
 def test_an_error_of_one_model_is_the_error(hosts, monkeypatch):
     monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
     with pytest.raises(ValueError, match="no case to judge"):
