@@ -88,7 +88,13 @@ def demonstrations(world: World, avoid: Collection[str] = (), n_shots: int = 4, 
     """
     if n_shots < 0:
         raise ValueError(f"n_shots must not be negative, got {n_shots}")
-    used, chosen, relations = set(avoid), [], set(relations)
+    return _chosen(world, frozenset(avoid), n_shots, frozenset(relations))
+
+
+@lru_cache(maxsize=1024)
+def _chosen(world: World, avoid: frozenset[str], n_shots: int, relations: frozenset[str]) -> tuple[Chain, ...]:
+    """``demonstrations``: the same for all questions of a case, and for all editors that are judged on it."""
+    used, chosen = set(avoid), []
     for shot in range(n_shots):
         pool = _pool(world, DEMO_HOPS[shot % len(DEMO_HOPS)])
         best = min((chain for chain in pool if chain not in chosen),
