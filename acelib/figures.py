@@ -32,7 +32,7 @@ EDITORS = {BASELINE: "#8C8C8C", "FT": "#999933", "KN": "#AA4499", "ROME": "#56B4
            "ACE (located)": "#332288"}
 HUES = EDITORS | {"attn": "#E69F00", "ffn": "#0072B2", "top": "#D55E00", "random": "#9A9A9A",
                   "plain": "#7A7A7A", "acelib": "#0072B2", "implicit": "#CC79A7", "answer": "#0072B2"}
-HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then hops in order
+HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then from dark to bright
 VERDICTS = {"holds": "#009E73", "holds in part": "#56B4E9", "undecided": "#E69F00", "does not hold": "#D55E00",
             "cannot be tested here": "#8C8C8C", "not tested yet": "#C8C8C8"}  #: of ``claims.verdict`` and ``claims.overall``
 OTHER, INK, SCALE = "#444444", "#333333", "mako_r"  #: what has no colour of its own; text, lines, published values; maps
