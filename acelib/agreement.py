@@ -24,24 +24,32 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     missing column, an empty cell, a second label of an annotator for an item, fewer than two annotators, or no item that two have labelled.
     """
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        rows = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a .csv file: {error}") from None
     if not isinstance(rows.index, pd.RangeIndex):
         raise ValueError(f"{path} has lines of more cells than its header, {', '.join(rows)}")
     if missing := [name for name in COLUMNS if name not in rows]:
-        raise ValueError(f"{path} has no column {missing[0]!r}; it has {', '.join(rows)}, and needs {', '.join(COLUMNS)}")
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}; it has {', '.join(rows)}, and needs {', '.join(COLUMNS)}"
+        )
     rows = rows[list(COLUMNS)].apply(lambda column: column.astype(str).str.strip())
     for name in COLUMNS:
         if (empty := rows[name].isin(["", "nan"])).any():
             raise ValueError(f"{path}, line {empty.idxmax() + 2}: {name!r} is empty")
     if (again := rows.duplicated(["item", "annotator"])).any():
         of = rows.loc[again.idxmax()]
-        raise ValueError(f"{path}, line {again.idxmax() + 2}: a second label by {of.annotator!r} for item {of['item']!r}; one is allowed")
+        raise ValueError(
+            f"{path}, line {again.idxmax() + 2}: a second label by {of.annotator!r} for item {of['item']!r}; one is allowed"
+        )
     labels = rows.pivot(index="item", columns="annotator", values="label")
     labels = labels.reindex(index=rows["item"].unique(), columns=rows.annotator.unique())
     if labels.shape[1] < 2 or not (labels.notna().sum(axis=1) > 1).any():
-        raise ValueError(f"{path}: {labels.shape[1]} annotators and no item that two of them have labelled; agreement needs at least one")
+        raise ValueError(
+            f"{path}: {labels.shape[1]} annotators and no item that two of them have labelled; agreement needs at least one"
+        )
     return labels.astype(object).where(labels.notna(), None)
 
 
@@ -52,7 +60,9 @@ def cohen_kappa(a: pd.Series, b: pd.Series) -> float:
     """
     shares = pd.concat([part.value_counts(normalize=True) for part in (a, b)], axis=1).fillna(0)
     expected = shares.prod(axis=1).sum()
-    return ((a.to_numpy() == b.to_numpy()).mean() - expected) / (1 - expected) if expected < 1 else nan
+    return (
+        ((a.to_numpy() == b.to_numpy()).mean() - expected) / (1 - expected) if expected < 1 else nan
+    )
 
 
 def krippendorff_alpha(labels: pd.DataFrame) -> float:
@@ -78,9 +88,17 @@ def agreement(labels: pd.DataFrame) -> pd.DataFrame:
     for a, b in combinations(labels.columns, 2):
         both = labels[[a, b]].dropna()
         if len(both):
-            lines[f"{a}, {b}"] = {"items": len(both), "agreement (%)": interval(100.0 * (both[a] == both[b])),
-                                  "kappa": cohen_kappa(both[a], both[b])}
+            lines[f"{a}, {b}"] = {
+                "items": len(both),
+                "agreement (%)": interval(100.0 * (both[a] == both[b])),
+                "kappa": cohen_kappa(both[a], both[b]),
+            }
     pairs = [[x == y for x, y in combinations(row.dropna(), 2)] for _, row in labels.iterrows()]
     shares = [100 * np.mean(same) for same in pairs if same]
-    lines["all"] = {"items": len(shares), "agreement (%)": interval(shares), "kappa": nan, "alpha": krippendorff_alpha(labels)}
+    lines["all"] = {
+        "items": len(shares),
+        "agreement (%)": interval(shares),
+        "kappa": nan,
+        "alpha": krippendorff_alpha(labels),
+    }
     return pd.DataFrame.from_dict(lines, orient="index")

@@ -33,8 +33,15 @@ class Neuron(NamedTuple):
 
 
 @torch.no_grad()
-def value_scores(lm: LM, ids: Tensor, mask: Tensor, targets: Sequence[int] | Tensor, of: str = "ffn", norm: str = "frozen",
-                 budget: int = 2**22) -> Tensor:
+def value_scores(
+    lm: LM,
+    ids: Tensor,
+    mask: Tensor,
+    targets: Sequence[int] | Tensor,
+    of: str = "ffn",
+    norm: str = "frozen",
+    budget: int = 2**22,
+) -> Tensor:
     """I(v) of every neuron of every layer, as if it alone were added to the residual stream.
 
     ids, mask: (b, p), padded on any side.   targets: token w of each row (b,).   of: "ffn", the m FFN neurons; "attn", the columns of
@@ -47,8 +54,16 @@ def value_scores(lm: LM, ids: Tensor, mask: Tensor, targets: Sequence[int] | Ten
 
 
 @torch.no_grad()
-def layer_scores(lm: LM, ids: Tensor, mask: Tensor, targets: Sequence[int] | Tensor, of: str = "ffn", reading: str = "sum",
-                 norm: str = "frozen", budget: int = 2**22) -> Tensor:
+def layer_scores(
+    lm: LM,
+    ids: Tensor,
+    mask: Tensor,
+    targets: Sequence[int] | Tensor,
+    of: str = "ffn",
+    reading: str = "sum",
+    norm: str = "frozen",
+    budget: int = 2**22,
+) -> Tensor:
     """I(l) of every layer: the "sum" of its neurons' scores (Table 1), or the score of its "whole" output, bias included (Fig. 3).
 
     of: "ffn" or "attn" (or "heads": their sum); the rest as in ``value_scores``.
@@ -60,7 +75,15 @@ def layer_scores(lm: LM, ids: Tensor, mask: Tensor, targets: Sequence[int] | Ten
 
 
 @torch.no_grad()
-def query_scores(lm: LM, ids: Tensor, mask: Tensor, values: Tensor, n: int = 100, row: str = "gate", of: str = "ffn") -> Tensor:
+def query_scores(
+    lm: LM,
+    ids: Tensor,
+    mask: Tensor,
+    values: Tensor,
+    n: int = 100,
+    row: str = "gate",
+    of: str = "ffn",
+) -> Tensor:
     """Q of every neuron: its output's inner product with the keys of each prompt's top value neurons in later layers, weighted by their I.
 
     Only the direct path counts (no attention or norm in between, but the norm's gain is in the key; a LayerNorm's centring is not).
@@ -71,10 +94,15 @@ def query_scores(lm: LM, ids: Tensor, mask: Tensor, values: Tensor, n: int = 100
     Source: ACE, Eq. 10.
     """
     if values.shape != (len(ids), lm.n_layers, lm.d_mlp):
-        raise ValueError(f"values are {tuple(values.shape)}; give FFN value scores of these prompts, {(len(ids), lm.n_layers, lm.d_mlp)}")
+        raise ValueError(
+            f"values are {tuple(values.shape)}; give FFN value scores of these prompts, {(len(ids), lm.n_layers, lm.d_mlp)}"
+        )
     states, kept = states_at_last(lm, ids, mask, of, False), top(values, n).to(lm.dtype)
     same = of != "ffn" and not lm.family.parallel
-    later, scores = torch.zeros(len(ids), lm.d_model, dtype=lm.dtype, device=lm.device), []  # sum of I(l, k) fc1_k over later layers
+    later, scores = (
+        torch.zeros(len(ids), lm.d_model, dtype=lm.dtype, device=lm.device),
+        [],
+    )  # sum of I(l, k) fc1_k over later layers
     for layer in reversed(range(lm.n_layers)):
         toward = kept[:, layer] @ lm.subkeys(layer, row)
         _, amounts, vectors = addends(lm, states, layer, of, False)
@@ -87,14 +115,17 @@ def query_scores(lm: LM, ids: Tensor, mask: Tensor, values: Tensor, n: int = 100
 def top(scores: Tensor, n: int) -> Tensor:
     """Scores (..., l, m) with all but the n greatest of each (l, m) set to zero; of equal ones the first stay."""
     flat = scores.flatten(-2)
-    chosen = flat.sort(descending=True, stable=True).indices[..., :_count(n)]
+    chosen = flat.sort(descending=True, stable=True).indices[..., : _count(n)]
     return torch.zeros_like(flat).scatter(-1, chosen, flat.gather(-1, chosen)).view_as(scores)
 
 
 def top_neurons(scores: Tensor, n: int) -> list[Neuron]:
     """The n neurons of greatest score, best first; equal ones in the order of layer and index.   scores: (l, m)."""
     value, place = scores.flatten().sort(descending=True, stable=True)
-    return [Neuron(*divmod(i, scores.shape[1]), v) for i, v in zip(place[:_count(n)].tolist(), value[:n].tolist())]
+    return [
+        Neuron(*divmod(i, scores.shape[1]), v)
+        for i, v in zip(place[: _count(n)].tolist(), value[:n].tolist())
+    ]
 
 
 def layer_mass(scores: Tensor, n: int | None = None) -> Tensor:
@@ -109,16 +140,27 @@ def first_tokens(lm: LM, answers: Sequence[str]) -> Tensor:
 
 # ---------------------------------------------------------------------- what is added to the residual stream, and to what
 
+
 def states_at_last(lm: LM, ids: Tensor, mask: Tensor, of: str, whole: bool) -> dict[Site, Tensor]:
     """All that the scores need of the forward pass, at the last token."""
     if of not in PARTS:
-        raise ValueError(f"of {of!r} is not a part of a layer; allowed: {', '.join(map(repr, PARTS))}")
-    kinds = ("in", "attn", "mlp" if whole else "key") if of == "ffn" else ("in", "attn" if whole else "heads")
-    sites = [Site(kind, layer) for layer in range(lm.n_layers) for kind in kinds] + [Site("out", lm.n_layers - 1)]
+        raise ValueError(
+            f"of {of!r} is not a part of a layer; allowed: {', '.join(map(repr, PARTS))}"
+        )
+    kinds = (
+        ("in", "attn", "mlp" if whole else "key")
+        if of == "ffn"
+        else ("in", "attn" if whole else "heads")
+    )
+    sites = [Site(kind, layer) for layer in range(lm.n_layers) for kind in kinds] + [
+        Site("out", lm.n_layers - 1)
+    ]
     return trace(lm, ids, mask, sites, at=last(mask))
 
 
-def addends(lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+def addends(
+    lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """What a part adds to the residual stream: h (b, d), amounts (b, k), vectors (k, d) shared by all rows or (b, k, d) of each row."""
     h = states["in", layer]
     if of == "ffn":
@@ -131,7 +173,11 @@ def addends(lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: bool
     amounts, columns = states["heads", layer], oriented(lm.attn_out(layer)).T
     if of == "attn":
         return h, amounts, columns
-    heads = torch.einsum("bhk,hkd->bhd", amounts.unflatten(-1, (lm.n_heads, -1)), columns.unflatten(0, (lm.n_heads, -1)))
+    heads = torch.einsum(
+        "bhk,hkd->bhd",
+        amounts.unflatten(-1, (lm.n_heads, -1)),
+        columns.unflatten(0, (lm.n_heads, -1)),
+    )
     return h, torch.ones_like(heads[..., 0]), heads
 
 
@@ -142,14 +188,19 @@ def _dot(h: Tensor, vectors: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------- reading them through the final norm and the head
 
-def _scores(lm: LM, ids: Tensor, mask: Tensor, targets, of: str, norm: str, whole: bool, budget: int) -> Tensor:
+
+def _scores(
+    lm: LM, ids: Tensor, mask: Tensor, targets, of: str, norm: str, whole: bool, budget: int
+) -> Tensor:
     """``value_scores``, or with ``whole`` the scores (b, l, 1) of whole outputs."""
     targets = torch.as_tensor(targets, device=lm.device)
     vocabulary, rows = len(lm.head.weight), len(ids)
     if norm not in ("frozen", "exact"):
         raise ValueError(f"norm {norm!r} is unknown; allowed: 'frozen', 'exact'")
     if targets.shape != (rows,) or not bool(((targets >= 0) & (targets < vocabulary)).all()):
-        raise ValueError(f"targets {targets.tolist()} do not fit; give one token for each of the {rows} prompts, 0 to {vocabulary - 1}")
+        raise ValueError(
+            f"targets {targets.tolist()} do not fit; give one token for each of the {rows} prompts, 0 to {vocabulary - 1}"
+        )
     states = states_at_last(lm, ids, mask, of, whole)
     reader = Reader(lm, None if norm == "exact" else states["out", lm.n_layers - 1])
     chunk = max(1, budget // (rows * vocabulary))
@@ -157,8 +208,15 @@ def _scores(lm: LM, ids: Tensor, mask: Tensor, targets, of: str, norm: str, whol
     for layer in range(lm.n_layers):
         h, amounts, vectors = addends(lm, states, layer, of, whole)
         place = reader.place(h)
-        layers.append(torch.cat([gain(place[-1], reader.change(place, a, v), targets)
-                                 for a, v in zip(amounts.split(chunk, 1), vectors.split(chunk, -2))], 1))
+        layers.append(
+            torch.cat(
+                [
+                    gain(place[-1], reader.change(place, a, v), targets)
+                    for a, v in zip(amounts.split(chunk, 1), vectors.split(chunk, -2))
+                ],
+                1,
+            )
+        )
     return torch.stack(layers, 1)
 
 
@@ -170,7 +228,10 @@ class Reader:
         self.layer_norm = isinstance(lm.norm, nn.LayerNorm)
         self.eps = lm.norm.eps if self.layer_norm else lm.norm.variance_epsilon
         self.head = lm.head.weight
-        bias, self.bias = getattr(lm.head, "bias", None), 0.0 if shift is None else self.head @ shift
+        bias, self.bias = (
+            getattr(lm.head, "bias", None),
+            0.0 if shift is None else self.head @ shift,
+        )
         if bias is not None:
             self.bias = self.bias + bias
         self.exact = final is None
@@ -193,7 +254,9 @@ class Reader:
             return (amounts / scale)[..., None] * ((vectors * self.gain) @ self.head.T)
         if self.layer_norm:
             vectors = vectors - vectors.mean(-1, keepdim=True)
-        grown = (2 * amounts * _dot(h, vectors) + amounts.square() * vectors.square().sum(-1)) / h.shape[-1]  # new scale^2 - scale^2
+        grown = (
+            2 * amounts * _dot(h, vectors) + amounts.square() * vectors.square().sum(-1)
+        ) / h.shape[-1]  # new scale^2 - scale^2
         new = (scale.square() + grown).sqrt()
         shrink = -grown / (scale * new * (scale + new))  # 1 / new - 1 / scale
         out = (amounts / new)[..., None] * ((vectors * self.gain) @ self.head.T)

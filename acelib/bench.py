@@ -55,11 +55,20 @@ def bench(what: Sequence[str] = (), progress: Progress | None = None) -> list[Ti
     """
     for name in what:
         if name not in BENCHMARKS and name not in GROUPS:
-            raise ValueError(f"unknown benchmark {name!r}; known: {', '.join([*BENCHMARKS, *GROUPS])}")
-    chosen, rows = list(dict.fromkeys(one for name in what or BENCHMARKS for one in GROUPS.get(name, [name]))), []
+            raise ValueError(
+                f"unknown benchmark {name!r}; known: {', '.join([*BENCHMARKS, *GROUPS])}"
+            )
+    chosen, rows = (
+        list(dict.fromkeys(one for name in what or BENCHMARKS for one in GROUPS.get(name, [name]))),
+        [],
+    )
     lm = reference() if set(chosen) - ALGEBRA else None
     for name in chosen:
-        rows += BENCHMARKS[name](progress=progress) if name in ALGEBRA else BENCHMARKS[name](lm, progress=progress)
+        rows += (
+            BENCHMARKS[name](progress=progress)
+            if name in ALGEBRA
+            else BENCHMARKS[name](lm, progress=progress)
+        )
     return rows
 
 
@@ -79,15 +88,32 @@ def edits_of(world: World, n: int, seed: int = 0) -> list[Edit]:
     if not 1 <= n <= len(pool):
         raise ValueError(f"{n} facts asked for; this world has 1 to {len(pool)}")
     chosen = rng.sample(pool, n)
-    return [Edit(f.subject, world.relations[f.relation].cloze[0],
-                 rng.choice([name for name in world.objects(f.relation) if name != f.object]), f.object,
-                 world.relations[f.relation].cloze[1:]) for f in chosen]
+    return [
+        Edit(
+            f.subject,
+            world.relations[f.relation].cloze[0],
+            rng.choice([name for name in world.objects(f.relation) if name != f.object]),
+            f.object,
+            world.relations[f.relation].cloze[1:],
+        )
+        for f in chosen
+    ]
 
 
 # ---------------------------------------------------------------------- target vectors
 
-def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3, n_prefixes: int = 5, steps: int = 25, seed: int = 0,
-            rtol: float = 1e-2, progress: Progress | None = None) -> list[Timing]:
+
+def targets(
+    lm: LM | None = None,
+    n: int = 100,
+    sample: int = 3,
+    layer: int = 3,
+    n_prefixes: int = 5,
+    steps: int = 25,
+    seed: int = 0,
+    rtol: float = 1e-2,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """Target vectors of ``n`` facts at ``layer`` with MEMIT's settings, no early stop; the plain procedure on ``sample`` of them.
 
     rtol: allowed difference of the pushes z - h_0, as a share of the greatest entry (Adam's ``steps`` amplify rounding).
@@ -102,13 +128,23 @@ def targets(lm: LM | None = None, n: int = 100, sample: int = 3, layer: int = 3,
     found, ours = timed(lambda: target_vectors(lm, given, layer, objective, prefixes), lm)
     values, spent = [], 0.0
     for done, i in enumerate(chosen, 1):
-        z, seconds = timed(lambda: plain.target_vectors(lm, [given[i]], layer, objective, prefixes), lm)
+        z, seconds = timed(
+            lambda: plain.target_vectors(lm, [given[i]], layer, objective, prefixes), lm
+        )
         values, spent = [*values, z], spent + seconds
         _tell(progress, done, len(chosen), "targets")
     pushes = found.delta[0, chosen]
     off = same("targets", pushes, torch.cat(values) - (found.value[chosen] - pushes), rtol)
-    return [Timing(f"target vectors, {n_prefixes} prefixes", spent * n / len(chosen), ours, off, f"{n} facts, {steps} steps, layer {layer} "
-                   f"of {lm.n_layers}, {lm.name}; plain timed on {len(chosen)} and multiplied up; {_near(off)}")]
+    return [
+        Timing(
+            f"target vectors, {n_prefixes} prefixes",
+            spent * n / len(chosen),
+            ours,
+            off,
+            f"{n} facts, {steps} steps, layer {layer} "
+            f"of {lm.n_layers}, {lm.name}; plain timed on {len(chosen)} and multiplied up; {_near(off)}",
+        )
+    ]
 
 
 def bound(lm: LM, given: Sequence[Request], layer: int, prefixes: Sequence[str] = ("",)) -> float:
@@ -119,40 +155,87 @@ def bound(lm: LM, given: Sequence[Request], layer: int, prefixes: Sequence[str] 
     only, and logits there. Counts products of weights and states.
     """
     weights = [sum(p.numel() for p in block.parameters() if p.ndim == 2) for block in lm.blocks]
-    head, above, all_, left = lm.head.weight.numel(), weights[layer + 1:], 0, 0
+    head, above, all_, left = lm.head.weight.numel(), weights[layer + 1 :], 0, 0
     for r in given:
-        rows, answer = [tokens(lm, prefix + r.prompt, len(prefix) + r.end) for prefix in prefixes], len(lm.answer_ids(r.target))
-        longest = max([len(ids) + answer - 1 for ids, _ in rows] + [len(lm.tokenizer(r.subject + " is a")["input_ids"])])
+        rows, answer = (
+            [tokens(lm, prefix + r.prompt, len(prefix) + r.end) for prefix in prefixes],
+            len(lm.answer_ids(r.target)),
+        )
+        longest = max(
+            [len(ids) + answer - 1 for ids, _ in rows]
+            + [len(lm.tokenizer(r.subject + " is a")["input_ids"])]
+        )
         all_ += (len(rows) + 1) * longest * (sum(weights) + sum(above) + 4 * head)
-        left += 2 * head + sum(2 * (sum(above[:1]) + (len(ids) + answer - 1 - at) * sum(above[1:-1])
-                                    + answer * (sum(above[1:][-1:]) + head)) for ids, at in rows)
+        left += 2 * head + sum(
+            2
+            * (
+                sum(above[:1])
+                + (len(ids) + answer - 1 - at) * sum(above[1:-1])
+                + answer * (sum(above[1:][-1:]) + head)
+            )
+            for ids, at in rows
+        )
     return all_ / left
 
 
-def savings(lm: LM | None = None, n: int = 12, layer: int = 3, n_prefixes: int = 5, steps: int = 6, seed: int = 0, rtol: float = 1e-2,
-            progress: Progress | None = None) -> list[Timing]:
+def savings(
+    lm: LM | None = None,
+    n: int = 12,
+    layer: int = 3,
+    n_prefixes: int = 5,
+    steps: int = 6,
+    seed: int = 0,
+    rtol: float = 1e-2,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """Where the gain of ``targets`` comes from: one saving after another, each timed against the plain procedure."""
     lm, world = lm or reference(), load_world()
     given, objective = requests(edits_of(world, n, seed)), Objective(steps=steps, floor=None)
     prefixes = contexts(lm, n_prefixes, seed=seed)
     batch = partial(plain.target_vectors, lm, given, layer, objective, prefixes)
-    stages = {"all facts in one batch": batch, "logits at labels only": partial(batch, logits="labels"),
-              "layers above the edit only": partial(batch, logits="labels", frozen=True),
-              "positions from the lookup token on": lambda: target_vectors(lm, given, layer, objective, prefixes).value}
-    alone, spent = timed(lambda: torch.cat([plain.target_vectors(lm, [r], layer, objective, prefixes) for r in given]), lm)
+    stages = {
+        "all facts in one batch": batch,
+        "logits at labels only": partial(batch, logits="labels"),
+        "layers above the edit only": partial(batch, logits="labels", frozen=True),
+        "positions from the lookup token on": lambda: (
+            target_vectors(lm, given, layer, objective, prefixes).value
+        ),
+    }
+    alone, spent = timed(
+        lambda: torch.cat(
+            [plain.target_vectors(lm, [r], layer, objective, prefixes) for r in given]
+        ),
+        lm,
+    )
     rows, start = [], target_vectors(lm, given, layer, Objective(steps=1, floor=None)).value
     for done, (name, work) in enumerate(stages.items(), 1):
         found, ours = timed(work, lm)
         off = same(name, found - start, alone - start, rtol)
-        rows.append(Timing(f"+ {name}", spent, ours, off, f"{len(given)} facts, {steps} steps, {lm.name}; {_near(off)}"))
+        rows.append(
+            Timing(
+                f"+ {name}",
+                spent,
+                ours,
+                off,
+                f"{len(given)} facts, {steps} steps, {lm.name}; {_near(off)}",
+            )
+        )
         _tell(progress, done, len(stages), "savings")
     return rows
 
 
 # ---------------------------------------------------------------------- closed forms
 
-def update(m: int = 8192, d: int = 256, n: int = 1, weight: float = 15000.0, seed: int = 0, rtol: float = 1e-8,
-           progress: Progress | None = None) -> list[Timing]:
+
+def update(
+    m: int = 8192,
+    d: int = 256,
+    n: int = 1,
+    weight: float = 15000.0,
+    seed: int = 0,
+    rtol: float = 1e-8,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """One write of ``n`` facts at d_ff = ``m`` on a made-up second moment, float64: full solve against cached factor, and making it.
 
     Raises ValueError for a size below 1; AssertionError if the results differ by more than rtol of the greatest entry.
@@ -173,11 +256,22 @@ def update(m: int = 8192, d: int = 256, n: int = 1, weight: float = 15000.0, see
     off = same("update", left @ right.T, full, rtol)
     _tell(progress, 3, 3, "update")
     size = f"d_ff {m}, facts at once: {n}, float64; {_near(off)}"
-    return [Timing("update, factor cached", whole, ours, off, size), Timing("update, the first one", whole, making + ours, off, size)]
+    return [
+        Timing("update, factor cached", whole, ours, off, size),
+        Timing("update, the first one", whole, making + ours, off, size),
+    ]
 
 
-def history(m: int = 4096, d: int = 1024, n: int = 1, stored: int = 1000, weight: float = 10.0, seed: int = 0, rtol: float = 1e-8,
-            progress: Progress | None = None) -> list[Timing]:
+def history(
+    m: int = 4096,
+    d: int = 1024,
+    n: int = 1,
+    stored: int = 1000,
+    weight: float = 10.0,
+    seed: int = 0,
+    rtol: float = 1e-8,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """AlphaEdit's write of ``n`` facts after ``stored`` others, float64: m unknowns and d right-hand sides against factors of the edits.
 
     The null space is seven tenths of all directions, as published. Raises ValueError and AssertionError as ``update``.
@@ -188,61 +282,123 @@ def history(m: int = 4096, d: int = 1024, n: int = 1, stored: int = 1000, weight
     normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
     large = torch.linalg.qr(normal(m, max(1, 3 * m // 10))).Q
     project = lambda x: x - large @ (large.T @ x)
-    P, H, K, R = project(torch.eye(m, dtype=torch.float64)), project(normal(m, stored)), normal(m, n), normal(d, n)
+    P, H, K, R = (
+        project(torch.eye(m, dtype=torch.float64)),
+        project(normal(m, stored)),
+        normal(m, n),
+        normal(d, n),
+    )
     S = H @ H.T  # kept from write to write, as H is by the library
     full, whole = timed(lambda: plain.null_ridge(P, S, K, R, weight))
     _tell(progress, 1, 2, "history")
     (left, right), ours = timed(lambda: ridge(project(K), R, remembering(weight, H)))
     off = same("history", left @ right.T, full, rtol)
     _tell(progress, 2, 2, "history")
-    return [Timing("AlphaEdit write", whole, ours, off, f"{stored} edits stored, {n} new, d_ff {m}, d {d}, float64; {_near(off)}")]
+    return [
+        Timing(
+            "AlphaEdit write",
+            whole,
+            ours,
+            off,
+            f"{stored} edits stored, {n} new, d_ff {m}, d {d}, float64; {_near(off)}",
+        )
+    ]
 
 
 # ---------------------------------------------------------------------- reading
 
-def keys(lm: LM | None = None, n: int = 50, layers: Sequence[int] = (1, 2, 3), n_prefixes: int = 5, seed: int = 0, rtol: float = 1e-4,
-            progress: Progress | None = None) -> list[Timing]:
+
+def keys(
+    lm: LM | None = None,
+    n: int = 50,
+    layers: Sequence[int] = (1, 2, 3),
+    n_prefixes: int = 5,
+    seed: int = 0,
+    rtol: float = 1e-4,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """Keys and current values of ``n`` facts at every layer of a write: full forwards for each layer against states carried upwards."""
     lm, world = lm or reference(), load_world()
     given, prefixes = requests(edits_of(world, n, seed)), contexts(lm, n_prefixes, seed=seed)
 
     def carried():
         walk, weights = Walk(lm, given, prefixes), prefix_weights(lm, prefixes)
-        return [(mean_key(walk.climb(layer), weights), walk.look(layers[-1], "out").T) for layer in layers]
+        return [
+            (mean_key(walk.climb(layer), weights), walk.look(layers[-1], "out").T)
+            for layer in layers
+        ]
 
     found, ours = timed(carried, lm)
     _tell(progress, 1, 2, "keys")
     expected, spent = timed(lambda: plain.keys_and_values(lm, given, layers, prefixes), lm)
-    off = max(same("keys", a, b, rtol) for one, other in zip(found, expected) for a, b in zip(one, other))
+    off = max(
+        same("keys", a, b, rtol) for one, other in zip(found, expected) for a, b in zip(one, other)
+    )
     _tell(progress, 2, 2, "keys")
-    return [Timing("keys and residuals", spent, ours, off, f"{len(given)} facts, layers {tuple(layers)}, {n_prefixes} prefixes, {lm.name}; "
-                   f"{_near(off)}")]
+    return [
+        Timing(
+            "keys and residuals",
+            spent,
+            ours,
+            off,
+            f"{len(given)} facts, layers {tuple(layers)}, {n_prefixes} prefixes, {lm.name}; "
+            f"{_near(off)}",
+        )
+    ]
 
 
-def covariance(lm: LM | None = None, n: int = 300, layers: Sequence[int] | None = None, seed: int = 0, rtol: float = 1e-8,
-               progress: Progress | None = None) -> list[Timing]:
+def covariance(
+    lm: LM | None = None,
+    n: int = 300,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    rtol: float = 1e-8,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """Second moments of several layers (default: all) over ``n`` sentences: one pass for each, stopped there, against one for all."""
     lm, world = lm or reference(), load_world()
-    layers, texts = range(lm.n_layers) if layers is None else layers, [statement(world, fact) for fact in world.facts[:n]]
+    layers, texts = (
+        range(lm.n_layers) if layers is None else layers,
+        [statement(world, fact) for fact in world.facts[:n]],
+    )
     lm.fingerprint
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         found, ours = timed(lambda: second_moments(lm, texts, layers, one), lm)
         _tell(progress, 1, 2, "covariance")
-        expected, spent = timed(lambda: [second_moments(lm, texts, [layer], other)[layer] for layer in layers], lm)
+        expected, spent = timed(
+            lambda: [second_moments(lm, texts, [layer], other)[layer] for layer in layers], lm
+        )
     off = max(same("covariance", found[layer], C, rtol) for layer, C in zip(layers, expected))
     _tell(progress, 2, 2, "covariance")
-    return [Timing("second moments", spent, ours, off, f"{len(layers)} layers, {len(texts)} sentences, {lm.name}; {_near(off)}")]
+    return [
+        Timing(
+            "second moments",
+            spent,
+            ours,
+            off,
+            f"{len(layers)} layers, {len(texts)} sentences, {lm.name}; {_near(off)}",
+        )
+    ]
 
 
-def attribution(lm: LM | None = None, n: int = 4, sample: int = 256, seed: int = 0, rtol: float = 1e-2,
-                progress: Progress | None = None) -> list[Timing]:
+def attribution(
+    lm: LM | None = None,
+    n: int = 4,
+    sample: int = 256,
+    seed: int = 0,
+    rtol: float = 1e-2,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """Value scores (exact norm) of all FFN neurons for ``n`` prompts; the plain loop on the ``sample`` greatest, least touched by rounding.
 
     Raises ValueError for a sample outside 1 to the number of neurons; AssertionError if results differ by more than rtol of the greatest.
     """
     lm, world = lm or reference(), load_world()
     facts = random.Random(seed).sample(world.facts, n)
-    (ids, mask), words = lm.encode([single_hop_cloze(world, fact) for fact in facts]), first_tokens(lm, [fact.object for fact in facts])
+    (ids, mask), words = (
+        lm.encode([single_hop_cloze(world, fact) for fact in facts]),
+        first_tokens(lm, [fact.object for fact in facts]),
+    )
     _sampled(sample, n * lm.n_layers * lm.d_mlp)
     lm.traced  # wrapped once in a model's life
     scores, ours = timed(lambda: value_scores(lm, ids, mask, words, norm="exact"), lm)
@@ -252,14 +408,30 @@ def attribution(lm: LM | None = None, n: int = 4, sample: int = 256, seed: int =
     expected, spent = timed(lambda: plain.scores(lm, ids, mask, words, list(zip(*chosen))), lm)
     off = same("attribution", scores.flatten()[places], expected, rtol)
     _tell(progress, 2, 2, "attribution")
-    return [Timing("attribution", spent * scores.numel() / sample, ours, off, f"{n} prompts x {lm.n_layers} layers x {lm.d_mlp} neurons, "
-                   f"{lm.name}; plain timed on {sample} and multiplied up; {_near(off)}")]
+    return [
+        Timing(
+            "attribution",
+            spent * scores.numel() / sample,
+            ours,
+            off,
+            f"{n} prompts x {lm.n_layers} layers x {lm.d_mlp} neurons, "
+            f"{lm.name}; plain timed on {sample} and multiplied up; {_near(off)}",
+        )
+    ]
 
 
 # ---------------------------------------------------------------------- independent edits
 
-def each(lm: LM | None = None, n: int = 16, layers: Sequence[int] = (2, 3, 4), steps: int = 25, seed: int = 0, rtol: float = 1e-2,
-         progress: Progress | None = None) -> list[Timing]:
+
+def each(
+    lm: LM | None = None,
+    n: int = 16,
+    layers: Sequence[int] = (2, 3, 4),
+    steps: int = 25,
+    seed: int = 0,
+    rtol: float = 1e-2,
+    progress: Progress | None = None,
+) -> list[Timing]:
     """``n`` independent single edits by MEMIT, made and judged in one batch of differently edited models, against one by one.
 
     Without prefixes, whose sampling a loop would repeat. One by one, weights are written and put back for every case.
@@ -269,7 +441,9 @@ def each(lm: LM | None = None, n: int = 16, layers: Sequence[int] = (2, 3, 4), s
     groups = [[edit] for edit in edits_of(world, n, seed)]
     editor = MEMIT(layers=tuple(layers), objective=Objective(steps=steps, floor=None), n_prefixes=0)
     with tempfile.TemporaryDirectory() as folder:
-        moments = second_moments(lm, [statement(world, fact) for fact in world.facts[:300]], layers, folder)
+        moments = second_moments(
+            lm, [statement(world, fact) for fact in world.facts[:300]], layers, folder
+        )
     for layer in layers:
         moments.solver(layer, 1.0)  # factored once, by neither side
     lm.fingerprint
@@ -279,34 +453,65 @@ def each(lm: LM | None = None, n: int = 16, layers: Sequence[int] = (2, 3, 4), s
         one, seconds = timed(lambda: editor(lm, edits, moments), lm)
         alone, spent = [*alone, one], spent + seconds
         _tell(progress, i + 1, n, "each")
-    off = max(same("each", a.delta(layer), b.delta(layer), rtol) for a, b in zip(together, alone) for layer in a.layers)
-    asked = [[template.replace("{}", edit.subject) for template in (edit.prompt, *edit.paraphrases)] for edit, in groups]
+    off = max(
+        same("each", a.delta(layer), b.delta(layer), rtol)
+        for a, b in zip(together, alone)
+        for layer in a.layers
+    )
+    asked = [
+        [template.replace("{}", edit.subject) for template in (edit.prompt, *edit.paraphrases)]
+        for (edit,) in groups
+    ]
     answers = [[edit.target_new] * len(prompts) for (edit,), prompts in zip(groups, asked)]
     flat = lambda lists: [one for some in lists for one in some]
-    at_once, judging = timed(lambda: recall(lm, flat(asked), flat(answers), flat([u] * len(p) for u, p in zip(together, asked))), lm)
+    at_once, judging = timed(
+        lambda: recall(
+            lm, flat(asked), flat(answers), flat([u] * len(p) for u, p in zip(together, asked))
+        ),
+        lm,
+    )
 
     def judge(change, prompts, wanted):
         with applied(lm, change):
             return recall(lm, prompts, wanted).logprob
 
-    one_by_one, loop = timed(lambda: flat(judge(*case) for case in zip(together, asked, answers)), lm)
+    one_by_one, loop = timed(
+        lambda: flat(judge(*case) for case in zip(together, asked, answers)), lm
+    )
     judged = same("judging", torch.tensor(at_once.logprob), torch.tensor(one_by_one), rtol)
     size = f"{n} independent edits, {len(layers)} layers, {steps} steps, {lm.name}; "
-    return [Timing("independent edits, made", spent, ours, off, size + _near(off)),
-            Timing("independent edits, judged", loop, judging, judged, f"{len(flat(asked))} prompts, {lm.name}; {_near(judged)}")]
+    return [
+        Timing("independent edits, made", spent, ours, off, size + _near(off)),
+        Timing(
+            "independent edits, judged",
+            loop,
+            judging,
+            judged,
+            f"{len(flat(asked))} prompts, {lm.name}; {_near(judged)}",
+        ),
+    ]
 
 
-BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {run.__name__: run for run in (targets, savings, update, history, keys, covariance,
-                                                                                 each, attribution)}
-GROUPS = {"editors": [name for name in BENCHMARKS if name != "attribution"]}  #: names that stand for several
+BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {
+    run.__name__: run
+    for run in (targets, savings, update, history, keys, covariance, each, attribution)
+}
+GROUPS = {
+    "editors": [name for name in BENCHMARKS if name != "attribution"]
+}  #: names that stand for several
 ALGEBRA = {"update", "history"}  #: those that need no model
 
 
 # ---------------------------------------------------------------------- timing and comparing
 
+
 def timed(work: Callable, lm: LM | None = None):
     """Result and wall-clock seconds of ``work()``, the accelerator's queue emptied before and after."""
-    wait = torch.accelerator.synchronize if lm is not None and lm.device.type != "cpu" else lambda: None
+    wait = (
+        torch.accelerator.synchronize
+        if lm is not None and lm.device.type != "cpu"
+        else lambda: None
+    )
     wait()
     start = time.perf_counter()
     result = work()
@@ -318,7 +523,9 @@ def same(name: str, found: Tensor, expected: Tensor, rtol: float) -> float:
     """The greatest difference, as a share of the greatest entry. Raises AssertionError if it exceeds rtol."""
     off = ((found - expected).abs().max() / expected.abs().max()).item()
     if not off <= rtol:
-        raise AssertionError(f"{name}: the plain procedure and the library differ by {off:.1e} of the greatest entry; allowed: {rtol:g}")
+        raise AssertionError(
+            f"{name}: the plain procedure and the library differ by {off:.1e} of the greatest entry; allowed: {rtol:g}"
+        )
     return off
 
 

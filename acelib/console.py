@@ -24,19 +24,34 @@ def say(*what: Any):
 
 def fail(message: str, code: int):
     """End with one red line on stderr and an exit code."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]{escape(' '.join(message.split()))}[/bold red]")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[bold red]{escape(' '.join(message.split()))}[/bold red]"
+    )
     raise typer.Exit(code)
 
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable]:
     """A progress bar with the time remaining, where stderr is a terminal; gives the function (done, total, what) that moves it."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     console, both = Console(stderr=True), sys.stdout.isatty()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=both, speed_estimate_period=3600,
-                  disable=not console.is_terminal) as shown:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=both,
+        speed_estimate_period=3600,
+        disable=not console.is_terminal,
+    ) as shown:
         task = shown.add_task(what, total=None)
-        yield lambda done, total, now=what: shown.update(task, completed=done, total=total, description=escape(str(now)))
+        yield lambda done, total, now=what: shown.update(
+            task, completed=done, total=total, description=escape(str(now))
+        )
 
 
 def waiting(what: str):
@@ -77,25 +92,47 @@ class Pairs(TyperCommand):
 
 def examples(text: str, *lines: str) -> str:
     """A help text with examples."""
-    return text + "\n\n[bold]Examples[/bold]\n\n" + "\n\n".join(f"[cyan]acelib {escape(line)}[/cyan]" for line in lines)
+    return (
+        text
+        + "\n\n[bold]Examples[/bold]\n\n"
+        + "\n\n".join(f"[cyan]acelib {escape(line)}[/cyan]" for line in lines)
+    )
 
 
 def probe_table(answers) -> Table:
     """The answers of ``probe.before_and_after`` as a table; green where they are ideal after the edit, red where not."""
-    table, rows = Table("", "prompt", "ideal", "before", "after", title="answers before and after"), list(answers.itertuples())
+    table, rows = (
+        Table("", "prompt", "ideal", "before", "after", title="answers before and after"),
+        list(answers.itertuples()),
+    )
     for row, following in zip(rows, [*rows[1:], None]):
         color = "green" if row.ok else "red"
-        table.add_row(row.kind, escape(row.prompt), escape(row.ideal), escape(row.before), f"[{color}]{escape(row.after)}[/{color}]",
-                      end_section=following is not None and following.kind != row.kind)
+        table.add_row(
+            row.kind,
+            escape(row.prompt),
+            escape(row.ideal),
+            escape(row.before),
+            f"[{color}]{escape(row.after)}[/{color}]",
+            end_section=following is not None and following.kind != row.kind,
+        )
     return table
 
 
 def layer_table(title: str, scores: Mapping[str, Sequence[float]], top: int) -> Table:
     """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best first."""
-    best = {kind: sorted(range(len(row)), key=lambda layer: -row[layer])[:top] for kind, row in scores.items()}
+    best = {
+        kind: sorted(range(len(row)), key=lambda layer: -row[layer])[:top]
+        for kind, row in scores.items()
+    }
     table = Table("layer", *scores, title=title)
     for layer in range(max(map(len, scores.values()))):
-        table.add_row(str(layer), *(f"[{'bold' if layer in best[kind] else 'default'}]{row[layer]:.3f}" for kind, row in scores.items()))
+        table.add_row(
+            str(layer),
+            *(
+                f"[{'bold' if layer in best[kind] else 'default'}]{row[layer]:.3f}"
+                for kind, row in scores.items()
+            ),
+        )
     table.add_section()
     table.add_row("top", *(", ".join(map(str, best[kind])) for kind in scores))
     return table
@@ -106,13 +143,21 @@ def bars_table(title: str, found: Mapping[str, float], bars: Mapping[str, float]
     table = Table("measured", "%", "must reach, %", title=title)
     for key, share in found.items():
         color = "default" if key not in bars else "green" if share >= bars[key] else "red"
-        table.add_row(key, f"[{color}]{100 * share:.1f}", f"{100 * bars[key]:.0f}" if key in bars else "")
+        table.add_row(
+            key, f"[{color}]{100 * share:.1f}", f"{100 * bars[key]:.0f}" if key in bars else ""
+        )
     return table
 
 
 def training_line(row: Mapping[str, float]) -> str:
     """A row of ``train_log.jsonl`` in short: step, loss, speed, what was measured (%), time left."""
-    left = (row["steps"] - row["step"]) * row["tokens"] / row["step"] / max(row["tokens_per_s"], 1) / 60
+    left = (
+        (row["steps"] - row["step"])
+        * row["tokens"]
+        / row["step"]
+        / max(row["tokens_per_s"], 1)
+        / 60
+    )
     known = ("step", "steps", "tokens", "loss", "schedule", "tokens_per_s")
     shares = " ".join(f"{key} {100 * value:.0f}" for key, value in row.items() if key not in known)
     return f"step {row['step']}/{row['steps']}, loss {row['loss']:.3f}, {row['tokens_per_s']:,} tokens/s, {shares}, {left:.0f} min left"

@@ -37,7 +37,9 @@ class Moments:
 
     def __getitem__(self, layer: int) -> Tensor:
         if layer not in self.matrices:
-            raise ValueError(f"no second moment of layer {layer}; there are those of layers {sorted(self.matrices)}")
+            raise ValueError(
+                f"no second moment of layer {layer}; there are those of layers {sorted(self.matrices)}"
+            )
         return self.matrices[layer]
 
     def solver(self, layer: int, weight: float) -> Solver:
@@ -52,10 +54,14 @@ class Moments:
         if layer not in self._factors:
             self._factors[layer], self.ridge[layer] = _factor(self[layer], layer)
         factor = self._factors[layer]
-        half = lambda x: torch.linalg.solve_triangular(factor, x.to(factor), upper=False)  # cholesky_solve would copy the factor
+        half = lambda x: torch.linalg.solve_triangular(
+            factor, x.to(factor), upper=False
+        )  # cholesky_solve would copy the factor
         return lambda x: torch.linalg.solve_triangular(factor.T, half(x), upper=True) / weight
 
-    def projector(self, layer: int, threshold: float | None = None, share: float | None = None) -> Solver:
+    def projector(
+        self, layer: int, threshold: float | None = None, share: float | None = None
+    ) -> Solver:
         """x (m, n) -> P x, P the orthogonal projector onto the null space: the eigenvectors of C with small eigenvalues.
 
         threshold: eigenvalues below it are small; in squared units of activations, so it fits one model.
@@ -66,9 +72,13 @@ class Moments:
         Source: AlphaEdit Section 3.2.
         """
         if (threshold is None) == (share is None):
-            raise ValueError(f"threshold {threshold} and share {share} of the null space: give one of the two")
+            raise ValueError(
+                f"threshold {threshold} and share {share} of the null space: give one of the two"
+            )
         if not (threshold is None or threshold > 0) or not (share is None or 0 < share <= 1):
-            raise ValueError(f"null space: threshold {threshold} must be positive, share {share} above 0 and at most 1")
+            raise ValueError(
+                f"null space: threshold {threshold} must be positive, share {share} above 0 and at most 1"
+            )
         chosen = layer, threshold, share
         if chosen not in self._bases:
             self._bases[chosen] = _null_space(self[layer], *chosen)
@@ -82,7 +92,9 @@ class Moments:
         return project
 
 
-def _null_space(C: Tensor, layer: int, threshold: float | None, share: float | None) -> tuple[Tensor, bool]:
+def _null_space(
+    C: Tensor, layer: int, threshold: float | None, share: float | None
+) -> tuple[Tensor, bool]:
     """The small eigenvectors of C (True) or, if they are fewer, the large ones (False)."""
     if not C.isfinite().all():
         raise ValueError(f"the second moment of layer {layer} is not finite")
@@ -90,8 +102,10 @@ def _null_space(C: Tensor, layer: int, threshold: float | None, share: float | N
     small = round(share * len(C)) if threshold is None else int((values < threshold).sum())
     if not small or (share is None and small == len(C)):
         given = f"share {share} of {len(C)}" if threshold is None else f"threshold {threshold}"
-        raise ValueError(f"{given} puts {small} of the {len(C)} directions of layer {layer} into the null space; "
-                         f"its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, their median is {values.median():.3g}")
+        raise ValueError(
+            f"{given} puts {small} of the {len(C)} directions of layer {layer} into the null space; "
+            f"its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, their median is {values.median():.3g}"
+        )
     inside = 2 * small <= len(C)
     return (vectors[:, :small] if inside else vectors[:, small:]).clone(), inside
 
@@ -101,15 +115,23 @@ def _factor(C: Tensor, layer: int) -> tuple[Tensor, float]:
     if not 0 < scale < float("inf"):
         raise ValueError(f"the second moment of layer {layer} is zero or not finite")
     for ridge in (0.0, *(10.0**k for k in range(-10, 0))):
-        factor, failed = torch.linalg.cholesky_ex(C + ridge * scale * torch.eye(len(C), dtype=C.dtype, device=C.device))
+        factor, failed = torch.linalg.cholesky_ex(
+            C + ridge * scale * torch.eye(len(C), dtype=C.dtype, device=C.device)
+        )
         pivots = factor.diagonal() ** 2
         if not failed and pivots.min() > 1e-13 * pivots.max():
             return factor, ridge * scale
     raise ValueError(f"the second moment of layer {layer} is not positive semi-definite")
 
 
-def second_moments(lm: LM, texts: Sequence[str], layers: Sequence[int], cache_dir: str | Path | None = None,
-                   progress: Callable[[int, int], object] | None = None, budget: int = 4096) -> Moments:
+def second_moments(
+    lm: LM,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    budget: int = 4096,
+) -> Moments:
     """Second moments of the keys of ``layers`` over all tokens of ``texts``, in one pass, from the cache where they are there.
 
     texts: cut to the model's longest input.   cache_dir: None takes the user's cache folder.   progress: called with (texts done, texts).
@@ -124,7 +146,11 @@ def second_moments(lm: LM, texts: Sequence[str], layers: Sequence[int], cache_di
         raise ValueError(f"text {empty[0]} is empty")
     folder = Path(cache_dir) if cache_dir is not None else user_cache_path("acelib") / "moments"
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    paths = {layer: folder / f"{lm.fingerprint}-{digest}-{str(lm.dtype).removeprefix('torch.')}-{layer}.safetensors" for layer in layers}
+    paths = {
+        layer: folder
+        / f"{lm.fingerprint}-{digest}-{str(lm.dtype).removeprefix('torch.')}-{layer}.safetensors"
+        for layer in layers
+    }
     found = {layer: _cached(path, lm.d_mlp) for layer, path in paths.items()}
     missing = [layer for layer in layers if found[layer] is None]
     if missing:
@@ -132,7 +158,11 @@ def second_moments(lm: LM, texts: Sequence[str], layers: Sequence[int], cache_di
         for layer in missing:
             found[layer] = sums[layer] / count, count
             save_tensors(paths[layer], {"moment": found[layer][0]}, {"tokens": count})
-    return Moments({layer: found[layer][0].to(lm.device) for layer in layers}, found[layers[0]][1], lm.fingerprint)
+    return Moments(
+        {layer: found[layer][0].to(lm.device) for layer in layers},
+        found[layers[0]][1],
+        lm.fingerprint,
+    )
 
 
 def _cached(path: Path, size: int) -> tuple[Tensor, int] | None:
@@ -140,21 +170,30 @@ def _cached(path: Path, size: int) -> tuple[Tensor, int] | None:
     try:
         tensors, meta = load_tensors(path)
         moment = tensors["moment"]
-        return (moment, int(meta["tokens"])) if moment.shape == (size, size) and moment.dtype == torch.float64 else None
+        return (
+            (moment, int(meta["tokens"]))
+            if moment.shape == (size, size) and moment.dtype == torch.float64
+            else None
+        )
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
 @torch.no_grad()
-def _accumulate(lm: LM, texts: Sequence[str], layers: Sequence[int], progress, budget: int) -> tuple[dict[int, Tensor], int]:
+def _accumulate(
+    lm: LM, texts: Sequence[str], layers: Sequence[int], progress, budget: int
+) -> tuple[dict[int, Tensor], int]:
     longest = getattr(lm.model.config, "max_position_embeddings", budget)
-    rows = sorted((lm.tokenizer(text)["input_ids"][:longest] for text in texts), key=len, reverse=True)
+    rows = sorted(
+        (lm.tokenizer(text)["input_ids"][:longest] for text in texts), key=len, reverse=True
+    )
     part, sums, mask = lm.between(0, max(layers)), {}, None
 
     def tally(layer: int):
         def hook(_, args):
             keys = args[0][mask.bool()].double()  # the mask of the batch now running
             sums[layer] = keys.T @ keys if layer not in sums else sums[layer].addmm_(keys.T, keys)
+
         return hook
 
     hooks = [lm.fc2(layer).register_forward_pre_hook(tally(layer)) for layer in layers]
@@ -162,7 +201,7 @@ def _accumulate(lm: LM, texts: Sequence[str], layers: Sequence[int], progress, b
         done = count = 0
         while done < len(rows):
             step = max(1, min(budget // len(rows[done]), len(rows) - done))
-            ids, mask = lm.pad(rows[done:done + step])
+            ids, mask = lm.pad(rows[done : done + step])
             part(input_ids=ids, attention_mask=mask, use_cache=False)
             done, count = done + step, count + int(mask.sum())
             if progress:

@@ -34,8 +34,12 @@ class Protocol:
     """How an edited model is judged."""
 
     n_shots: int = 4  #: chain-of-thought demonstrations before each multi-hop question; none of them has a name of the case
-    out_of_domain: bool = False  #: demonstrations without any of the case's relations either (Table 5)
-    n_unrelated: int = 20  #: facts per case for specificity, half of the edited relations, half of any
+    out_of_domain: bool = (
+        False  #: demonstrations without any of the case's relations either (Table 5)
+    )
+    n_unrelated: int = (
+        20  #: facts per case for specificity, half of the edited relations, half of any
+    )
     max_new_tokens: int = 80
     seed: int = 0
 
@@ -47,8 +51,14 @@ def known_cases(lm: LM, cases: Sequence[Case]) -> list[Case]:
     after the edit would not be the editor's.
     """
     edited = [{(edit.text, edit.target_new) for edit in case.edits} for case in cases]
-    hops = [[hop for hop in dict.fromkeys(case.hops + case.new_hops) if (hop.cloze, hop.answer) not in new]
-            for case, new in zip(cases, edited)]
+    hops = [
+        [
+            hop
+            for hop in dict.fromkeys(case.hops + case.new_hops)
+            if (hop.cloze, hop.answer) not in new
+        ]
+        for case, new in zip(cases, edited)
+    ]
     flat = [hop for case in hops for hop in case]
     correct = iter(recall(lm, [hop.cloze for hop in flat], [hop.answer for hop in flat]).correct)
     return [case for case, asked in zip(cases, hops) if all([next(correct) for _ in asked])]
@@ -78,10 +88,23 @@ def unrelated_facts(world: World, case: Case, n: int, seed: int) -> list[Fact]:
 def lost_hop(text: str, hops: Sequence[Hop]) -> int:
     """The first hop, counted from 1, whose answer a chain of thought does not name before its own answer; 0 if it names them all."""
     thoughts = text.partition("Answer:")[0]
-    return next((i for i, hop in enumerate(hops, 1) if not matches(thoughts, (hop.answer, *hop.answer_alias), substring=True)), 0)
+    return next(
+        (
+            i
+            for i, hop in enumerate(hops, 1)
+            if not matches(thoughts, (hop.answer, *hop.answer_alias), substring=True)
+        ),
+        0,
+    )
 
 
-def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update] | None, protocol: Protocol) -> list[dict]:
+def judge(
+    lm: LM,
+    world: World,
+    cases: Sequence[Case],
+    updates: Sequence[Update] | None,
+    protocol: Protocol,
+) -> list[dict]:
     """One row a case: what the model, edited by ``updates[i]`` for case i (or not at all), answers.
 
     multi_hop: any of the three questions answered with an accepted answer (exact match after normalisation); multi_hop_each: share of the
@@ -95,17 +118,44 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
         pairs = [(i, item) for i, items in enumerate(per_case) for item in items]
         return pairs, [updates[i] for i, _ in pairs] if new else None
 
-    asked, owner = flat([[few_shot(world, question, case, protocol.n_shots, protocol.out_of_domain) for question in case.questions]
-                         for case in cases])
-    thoughts = generate(lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens, first_answer)
+    asked, owner = flat(
+        [
+            [
+                few_shot(world, question, case, protocol.n_shots, protocol.out_of_domain)
+                for question in case.questions
+            ]
+            for case in cases
+        ]
+    )
+    thoughts = generate(
+        lm, [prompt for _, prompt in asked], owner, protocol.max_new_tokens, first_answer
+    )
     target = lambda edit: edit.target_new if new else edit.target_true
-    cloze, cloze_owner = flat([[(edit.text, target(edit)) for edit in case.edits] for case in cases])
-    wordings, wordings_owner = flat([[(wording.replace("{}", edit.subject), target(edit))
-                                      for edit in case.edits for wording in edit.paraphrases] for case in cases])
+    cloze, cloze_owner = flat(
+        [[(edit.text, target(edit)) for edit in case.edits] for case in cases]
+    )
+    wordings, wordings_owner = flat(
+        [
+            [
+                (wording.replace("{}", edit.subject), target(edit))
+                for edit in case.edits
+                for wording in edit.paraphrases
+            ]
+            for case in cases
+        ]
+    )
     facts = [unrelated_facts(world, case, protocol.n_unrelated, protocol.seed) for case in cases]
-    others, others_owner = flat([[(single_hop_cloze(world, f), f.object) for f in chosen] for chosen in facts])
-    said = [recall(lm, [p for _, (p, _) in group], [a for _, (_, a) in group], group_owner).correct
-            for group, group_owner in ((cloze, cloze_owner), (wordings, wordings_owner), (others, others_owner))]
+    others, others_owner = flat(
+        [[(single_hop_cloze(world, f), f.object) for f in chosen] for chosen in facts]
+    )
+    said = [
+        recall(lm, [p for _, (p, _) in group], [a for _, (_, a) in group], group_owner).correct
+        for group, group_owner in (
+            (cloze, cloze_owner),
+            (wordings, wordings_owner),
+            (others, others_owner),
+        )
+    ]
 
     def of(pairs, values, i):
         return [value for (case, _), value in zip(pairs, values) if case == i]
@@ -114,17 +164,32 @@ def judge(lm: LM, world: World, cases: Sequence[Case], updates: Sequence[Update]
     for i, case in enumerate(cases):
         chains = of(asked, thoughts, i)
         given = [parse_answer(text) for text in chains]
-        accepted = (case.new_answer, *case.new_answer_alias) if new else (case.answer, *case.answer_alias)
+        accepted = (
+            (case.new_answer, *case.new_answer_alias) if new else (case.answer, *case.answer_alias)
+        )
         exact = [matches(answer, accepted) for answer in given]
         kept, relations = of(others, said[2], i), {edit.relation for edit in case.edits}
         near = [ok for ok, fact in zip(kept, facts[i]) if fact.relation in relations]
         far = [ok for ok, fact in zip(kept, facts[i]) if fact.relation not in relations]
-        rows.append(dict(
-            case_id=case.case_id, n_edits=case.n_edits, n_hops=case.n_hops, answers=given, multi_hop=float(any(exact)),
-            multi_hop_each=_mean(exact),
-            multi_hop_substring=float(any(matches(answer, accepted, substring=True) for answer in given)),
-            lost_at=[lost_hop(text, case.new_hops if new else case.hops) for text in chains], efficacy=_mean(of(cloze, said[0], i)), paraphrase=_mean(of(wordings, said[1], i)),
-            specificity=_mean(kept), specificity_near=_mean(near), specificity_far=_mean(far)))
+        rows.append(
+            dict(
+                case_id=case.case_id,
+                n_edits=case.n_edits,
+                n_hops=case.n_hops,
+                answers=given,
+                multi_hop=float(any(exact)),
+                multi_hop_each=_mean(exact),
+                multi_hop_substring=float(
+                    any(matches(answer, accepted, substring=True) for answer in given)
+                ),
+                lost_at=[lost_hop(text, case.new_hops if new else case.hops) for text in chains],
+                efficacy=_mean(of(cloze, said[0], i)),
+                paraphrase=_mean(of(wordings, said[1], i)),
+                specificity=_mean(kept),
+                specificity_near=_mean(near),
+                specificity_far=_mean(far),
+            )
+        )
     return rows
 
 
@@ -132,8 +197,18 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Sequence[Case], moments: Moments | None, folder: Path, *,
-        protocol: Protocol = Protocol(), chunk: int = 24, progress: Progress | None = None) -> pd.DataFrame:
+def run(
+    lm: LM,
+    world: World,
+    editors: Mapping[str, object | None],
+    cases: Sequence[Case],
+    moments: Moments | None,
+    folder: Path,
+    *,
+    protocol: Protocol = Protocol(),
+    chunk: int = 24,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
     """The rows of ``editors`` x ``cases``: computed, or read from ``folder`` where they have been computed before.
 
     editors: name -> editor (anything with ``each(lm, groups, moments) -> [Update]``), None for the unedited model.
@@ -144,20 +219,31 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
     if not cases:
         raise ValueError("no case to judge; ask for more cases or another split")
     if not editors or chunk < 1:
-        raise ValueError(f"{len(editors)} editors, chunks of {chunk} cases: both must be at least 1")
+        raise ValueError(
+            f"{len(editors)} editors, chunks of {chunk} cases: both must be at least 1"
+        )
     if moments and moments.model not in ("", lm.fingerprint):
-        raise ValueError(f"the second moments are of the model {moments.model}, not of {lm.name!r} ({lm.fingerprint}); gather them anew")
+        raise ValueError(
+            f"the second moments are of the model {moments.model}, not of {lm.name!r} ({lm.fingerprint}); gather them anew"
+        )
     total, done = len(editors) * len(cases), 0
     frames = []
     for name, editor in editors.items():
-        path = Path(folder) / f"{name.lower()}-{_key(lm, world, editor, cases, moments, protocol)}.jsonl"
-        rows = {row["case_id"]: row for row in _read(path, _manifest(lm, name, editor, cases, protocol))}  # once, though two runs wrote it
+        path = (
+            Path(folder)
+            / f"{name.lower()}-{_key(lm, world, editor, cases, moments, protocol)}.jsonl"
+        )
+        rows = {
+            row["case_id"]: row for row in _read(path, _manifest(lm, name, editor, cases, protocol))
+        }  # once, though two runs wrote it
         have, rows = set(rows), list(rows.values())
         done += len(have)
         missing = [case for case in cases if case.case_id not in have]
         for start in range(0, len(missing), chunk):
-            part = missing[start:start + chunk]
-            updates = None if editor is None else editor.each(lm, [case.edits for case in part], moments)
+            part = missing[start : start + chunk]
+            updates = (
+                None if editor is None else editor.each(lm, [case.edits for case in part], moments)
+            )
             new = judge(lm, world, part, updates, protocol)
             with path.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
@@ -165,13 +251,23 @@ def run(lm: LM, world: World, editors: Mapping[str, object | None], cases: Seque
             done += len(part)
             if progress:
                 progress(done, total, name)
-        frames.append(pd.DataFrame(sorted(rows, key=lambda row: row["case_id"])).assign(editor=name))
+        frames.append(
+            pd.DataFrame(sorted(rows, key=lambda row: row["case_id"])).assign(editor=name)
+        )
     return pd.concat(frames, ignore_index=True)
 
 
 def _key(lm, world, editor, cases, moments, protocol) -> str:
-    parts = (lm.fingerprint, world.digest, str(lm.dtype), repr(editor), repr(protocol), _moments_name(moments), _library(editor),
-             json.dumps([asdict(case) for case in cases], sort_keys=True))
+    parts = (
+        lm.fingerprint,
+        world.digest,
+        str(lm.dtype),
+        repr(editor),
+        repr(protocol),
+        _moments_name(moments),
+        _library(editor),
+        json.dumps([asdict(case) for case in cases], sort_keys=True),
+    )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -182,14 +278,29 @@ def _library(editor) -> str:
 
 def _moments_name(moments: Moments | None) -> str:
     """The model, the tokens and the traces of second moments; six digits, so that another order of summation is no other moment."""
-    traces = [(layer, f"{C.trace().item():.6g}") for layer, C in sorted(moments.matrices.items())] if moments else []
+    traces = (
+        [(layer, f"{C.trace().item():.6g}") for layer, C in sorted(moments.matrices.items())]
+        if moments
+        else []
+    )
     return f"{moments.model} {moments.tokens} {traces}" if moments else ""
 
 
 def _manifest(lm, name, editor, cases, protocol) -> dict:
-    return dict(manifest=dict(model=lm.name, fingerprint=lm.fingerprint, dtype=str(lm.dtype), device=str(lm.device), editor=name,
-                              settings=repr(editor),
-                              n_cases=len(cases), protocol=asdict(protocol), library=_library(editor), torch=torch.__version__))
+    return dict(
+        manifest=dict(
+            model=lm.name,
+            fingerprint=lm.fingerprint,
+            dtype=str(lm.dtype),
+            device=str(lm.device),
+            editor=name,
+            settings=repr(editor),
+            n_cases=len(cases),
+            protocol=asdict(protocol),
+            library=_library(editor),
+            torch=torch.__version__,
+        )
+    )
 
 
 def _read(path: Path, manifest: dict) -> list[dict]:

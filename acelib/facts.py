@@ -22,8 +22,16 @@ from .provenance import ROOT
 WORLD = ROOT / "data" / "world"
 
 #: The paper's eight categories (Section 4.1, Appendix C).
-CATEGORIES = {"NN": "nationality", "CT": "continent", "LG": "language", "CP": "capital", "LS": "leadership", "AT": "author",
-              "ST": "sport and team", "CF": "company founder"}
+CATEGORIES = {
+    "NN": "nationality",
+    "CT": "continent",
+    "LG": "language",
+    "CP": "capital",
+    "LS": "leadership",
+    "AT": "author",
+    "ST": "sport and team",
+    "CF": "company founder",
+}
 
 #: Relation r -> q, so that (s, r, o) says (o, q, s): marriage is mutual, and a capital lies in its country.
 INVERSES = {"spouse": "spouse", "capital": "country"}
@@ -32,10 +40,29 @@ INVERSES = {"spouse": "spouse", "capital": "country"}
 SPLITS = {"training": 7, "identification": 1, "evaluation": 2}
 
 #: Entity type of a table, by the first word of its file name; terms tables name it in a column.
-TABLES = {"people": "person", "countries": "country", "cities": "city", "universities": "university", "teams": "team",
-          "stadiums": "stadium", "leagues": "league", "sports": "sport", "dishes": "dish", "books": "book", "characters": "character",
-          "companies": "company", "products": "product", "games": "game", "films": "film", "songs": "song", "bands": "band",
-          "paintings": "painting", "compositions": "composition", "discoveries": "discovery", "terms": None}
+TABLES = {
+    "people": "person",
+    "countries": "country",
+    "cities": "city",
+    "universities": "university",
+    "teams": "team",
+    "stadiums": "stadium",
+    "leagues": "league",
+    "sports": "sport",
+    "dishes": "dish",
+    "books": "book",
+    "characters": "character",
+    "companies": "company",
+    "products": "product",
+    "games": "game",
+    "films": "film",
+    "songs": "song",
+    "bands": "band",
+    "paintings": "painting",
+    "compositions": "composition",
+    "discoveries": "discovery",
+    "terms": None,
+}
 
 
 def _require_slot(template: str, owner: str) -> None:
@@ -62,9 +89,13 @@ class Relation:
             _require_slot(template, f"relation {self.key!r}")
         for name, least in (("cloze", 5), ("questions", 2), ("nouns", 2)):
             if len(set(getattr(self, name))) < least:
-                raise ValueError(f"relation {self.key!r}: {name} must hold at least {least} different templates, got {getattr(self, name)}")
+                raise ValueError(
+                    f"relation {self.key!r}: {name} must hold at least {least} different templates, got {getattr(self, name)}"
+                )
         if self.category is not None and self.category not in CATEGORIES:
-            raise ValueError(f"relation {self.key!r}: category {self.category!r} is none of {', '.join(CATEGORIES)}")
+            raise ValueError(
+                f"relation {self.key!r}: category {self.category!r} is none of {', '.join(CATEGORIES)}"
+            )
 
     @property
     def object_types(self) -> tuple[str, ...]:
@@ -101,23 +132,33 @@ class Edit:
     target_true: str = ""
     paraphrases: tuple[str, ...] = ()  #: other templates of the same fact
     relation: str = ""
-    hops: tuple[str, ...] = ()  #: complete multi-hop prompts that end in this fact: "The sport of the spouse of X is"
+    hops: tuple[
+        str, ...
+    ] = ()  #: complete multi-hop prompts that end in this fact: "The sport of the spouse of X is"
 
     def __post_init__(self):
         for name in ("subject", "target_new"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
-                raise ValueError(f"{name} of an edit must be a non-empty text, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} of an edit must be a non-empty text, got {getattr(self, name)!r}"
+                )
         if not isinstance(self.target_true, str):
-            raise ValueError(f"target_true of the edit of {self.subject!r} must be a text, '' if it is not known, got {self.target_true!r}")
+            raise ValueError(
+                f"target_true of the edit of {self.subject!r} must be a text, '' if it is not known, got {self.target_true!r}"
+            )
         for name in ("paraphrases", "hops"):
             texts = getattr(self, name)
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"{name} of the edit of {self.subject!r} must be a list of texts, got {texts!r}")
+                raise ValueError(
+                    f"{name} of the edit of {self.subject!r} must be a list of texts, got {texts!r}"
+                )
             object.__setattr__(self, name, tuple(texts))
         for template in (self.prompt, *self.paraphrases):
             _require_slot(template, f"edit of {self.subject!r}")
         if self.target_new.strip() == self.target_true.strip():
-            raise ValueError(f"target_new of the edit of {self.subject!r} is already the answer: {self.target_new!r}")
+            raise ValueError(
+                f"target_new of the edit of {self.subject!r} is already the answer: {self.target_new!r}"
+            )
 
     @property
     def text(self) -> str:
@@ -138,8 +179,14 @@ class Chain:
 
     subject = property(lambda self: self.facts[0].subject)
     answer = property(lambda self: self.facts[-1].object)
-    path = property(lambda self: tuple(fact.relation for fact in self.facts), doc="Relation keys, first hop first.")
-    entities = property(lambda self: (self.subject, *(fact.object for fact in self.facts)), doc="Start, bridges, answer.")
+    path = property(
+        lambda self: tuple(fact.relation for fact in self.facts),
+        doc="Relation keys, first hop first.",
+    )
+    entities = property(
+        lambda self: (self.subject, *(fact.object for fact in self.facts)),
+        doc="Start, bridges, answer.",
+    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +214,9 @@ class Case:
     new_hops: tuple[Hop, ...]
     chain: tuple[tuple[str, str, str], ...]  #: (subject, relation label, object)
     new_chain: tuple[tuple[str, str, str], ...]
-    relations: tuple[str, ...]  #: keys (or Wikidata ids where the world has no such relation), one per hop
+    relations: tuple[
+        str, ...
+    ]  #: keys (or Wikidata ids where the world has no such relation), one per hop
 
     n_hops = property(lambda self: len(self.hops))
     n_edits = property(lambda self: len(self.edits))
@@ -197,7 +246,9 @@ class World:
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change with any entity, wording or fact."""
-        return hashlib.sha256(repr((self.entities, self.relations, self.facts)).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            repr((self.entities, self.relations, self.facts)).encode()
+        ).hexdigest()[:16]
 
     def about(self, name: str) -> tuple[Fact, ...]:
         """Facts whose subject is ``name``."""
@@ -232,7 +283,9 @@ class World:
         """Facts of one of the eight categories; raises ValueError for any other name."""
         if category not in CATEGORIES:
             raise ValueError(f"category {category!r} is none of {', '.join(CATEGORIES)}")
-        return tuple(fact for fact in self.facts if self.relations[fact.relation].category == category)
+        return tuple(
+            fact for fact in self.facts if self.relations[fact.relation].category == category
+        )
 
 
 def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
@@ -240,17 +293,31 @@ def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
 
     A chain stays if all its facts do. An edit of a relation that the world does not have leaves no fact about its subject.
     """
-    changed = {(edit.subject, key) for edit in edits for key in ([edit.relation] if edit.relation in world.relations else world.relations)}
+    changed = {
+        (edit.subject, key)
+        for edit in edits
+        for key in ([edit.relation] if edit.relation in world.relations else world.relations)
+    }
     mutual = [edit for edit in edits if edit.relation in INVERSES]
-    changed |= {(name, INVERSES[edit.relation]) for edit in mutual for name in (edit.target_new, edit.target_true)}
-    return lambda fact: changed.isdisjoint({(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))})
+    changed |= {
+        (name, INVERSES[edit.relation])
+        for edit in mutual
+        for name in (edit.target_new, edit.target_true)
+    }
+    return lambda fact: changed.isdisjoint(
+        {(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))}
+    )
 
 
 def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:
     """Read ``relations.toml`` of a world (default: the shipped one); raises ValueError for a relation that lacks a field or a wording."""
     relations = {}
-    for key, row in tomllib.loads((Path(folder or WORLD) / "relations.toml").read_text(encoding="utf-8")).items():
-        row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    for key, row in tomllib.loads(
+        (Path(folder or WORLD) / "relations.toml").read_text(encoding="utf-8")
+    ).items():
+        row = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
         try:
             relations[key] = Relation(key, category=row.pop("category", None), **row)
         except TypeError as error:
@@ -269,25 +336,54 @@ def load_world(folder: str | Path | None = None) -> World:
     for path in sorted(folder.glob("*.csv")):
         table = path.stem.removeprefix("extra_").split("_")[0]
         if table not in TABLES:
-            raise ValueError(f"{path.name}: unknown table {table!r}; allowed are {', '.join(TABLES)}")
+            raise ValueError(
+                f"{path.name}: unknown table {table!r}; allowed are {', '.join(TABLES)}"
+            )
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, strict=True):
                 if None in row or None in row.values() or not row.get("name", "").strip():
-                    raise ValueError(f"{path.name}: torn row {list(row.values())}; the header has {len(row.keys() - {None})} columns")
+                    raise ValueError(
+                        f"{path.name}: torn row {list(row.values())}; the header has {len(row.keys() - {None})} columns"
+                    )
                 row = {column.strip(): cell.strip() for column, cell in row.items()}
                 name, kind = row.pop("name"), TABLES[table] or row.pop("type", "")
-                facts = {"type": kind, "qid": row.pop("qid", ""), **{c: v for c, v in row.items() if c != "aliases"}}
+                facts = {
+                    "type": kind,
+                    "qid": row.pop("qid", ""),
+                    **{c: v for c, v in row.items() if c != "aliases"},
+                }
                 for column, value in facts.items():
                     if column not in relations and column not in ("type", "qid"):
-                        raise ValueError(f"{path.name}: unknown column {column!r}; allowed are {', '.join(relations)}")
-                    known, source = cells.setdefault((name, column), (value, path.name)) if value else (value, "")
+                        raise ValueError(
+                            f"{path.name}: unknown column {column!r}; allowed are {', '.join(relations)}"
+                        )
+                    known, source = (
+                        cells.setdefault((name, column), (value, path.name))
+                        if value
+                        else (value, "")
+                    )
                     if known != value:
-                        raise ValueError(f"{path.name}: row {name!r}, column {column!r}: {value!r} contradicts {known!r} of {source}")
-                aliases = [alias.strip() for alias in row.get("aliases", "").split(";") if alias.strip()]
+                        raise ValueError(
+                            f"{path.name}: row {name!r}, column {column!r}: {value!r} contradicts {known!r} of {source}"
+                        )
+                aliases = [
+                    alias.strip() for alias in row.get("aliases", "").split(";") if alias.strip()
+                ]
                 entities[name] = tuple(dict.fromkeys((*entities.get(name, ()), *aliases)))
     found = {place: value for place, (value, _) in cells.items()}
-    return World({name: Entity(name, found.get((name, "type"), ""), found.get((name, "qid"), ""), also) for name, also in entities.items()},
-                 relations, tuple(Fact(name, key, found[name, key]) for name in entities for key in relations if (name, key) in found))
+    return World(
+        {
+            name: Entity(name, found.get((name, "type"), ""), found.get((name, "qid"), ""), also)
+            for name, also in entities.items()
+        },
+        relations,
+        tuple(
+            Fact(name, key, found[name, key])
+            for name in entities
+            for key in relations
+            if (name, key) in found
+        ),
+    )
 
 
 def check_world(world: World) -> list[str]:
@@ -298,22 +394,40 @@ def check_world(world: World) -> list[str]:
         if fact.object not in world.entities:
             problems.append(f"{fact}: the object is in no table")
         elif world.kind(fact.object) not in relation.object_types:
-            problems.append(f"{fact}: the object is a {world.kind(fact.object)}, not a {relation.object_type}")
+            problems.append(
+                f"{fact}: the object is a {world.kind(fact.object)}, not a {relation.object_type}"
+            )
         if world.kind(fact.subject) not in relation.subject_types:
-            problems.append(f"{fact}: the subject is a {world.kind(fact.subject)}, not a {'|'.join(relation.subject_types)}")
+            problems.append(
+                f"{fact}: the subject is a {world.kind(fact.subject)}, not a {'|'.join(relation.subject_types)}"
+            )
     for entity in world.entities.values():
         for name in (entity.name, *entity.aliases):
             owners[entity.type, name.casefold()].add(entity.name)
-    problems += [f"{pair} has several objects: {[fact.object for fact in facts]}" for pair, facts in world._by["pair"].items() if facts[1:]]
-    problems += [f"{name!r} names more than one {kind}: {sorted(who)}" for (kind, name), who in owners.items() if len(who) > 1]
-    problems += [f"category {category} is empty" for category in CATEGORIES if not world.facts_of(category)]
-    problems += [f"only {n} chains of {hops} hops, 2000 are needed" for hops in (2, 3, 4)
-                 if (n := sum(1 for _ in islice(chains(world, hops), 2000))) < 2000]
+    problems += [
+        f"{pair} has several objects: {[fact.object for fact in facts]}"
+        for pair, facts in world._by["pair"].items()
+        if facts[1:]
+    ]
+    problems += [
+        f"{name!r} names more than one {kind}: {sorted(who)}"
+        for (kind, name), who in owners.items()
+        if len(who) > 1
+    ]
+    problems += [
+        f"category {category} is empty" for category in CATEGORIES if not world.facts_of(category)
+    ]
+    problems += [
+        f"only {n} chains of {hops} hops, 2000 are needed"
+        for hops in (2, 3, 4)
+        if (n := sum(1 for _ in islice(chains(world, hops), 2000))) < 2000
+    ]
     return problems
 
 
 def chains(world: World, n_hops: int) -> Iterator[Chain]:
     """All chains of ``n_hops`` facts without repeated entities, depth first in the order of the facts."""
+
     def extend(walk: tuple[Fact, ...]) -> Iterator[Chain]:
         if len(walk) == n_hops:
             yield Chain(walk)
@@ -321,6 +435,7 @@ def chains(world: World, n_hops: int) -> Iterator[Chain]:
         for fact in world.about(walk[-1].object):
             if fact.object not in {walk[0].subject, *(step.object for step in walk)}:
                 yield from extend((*walk, fact))
+
     for fact in world.facts:
         if fact.object != fact.subject:
             yield from extend((fact,))
@@ -328,7 +443,9 @@ def chains(world: World, n_hops: int) -> Iterator[Chain]:
 
 def split_of(chain: Chain) -> str:
     """The split of a chain, from a hash of its composition (start, r1, ..., rn): an edited chain stays where its original is."""
-    place = int(hashlib.sha256("|".join((chain.subject, *chain.path)).encode()).hexdigest(), 16) % sum(SPLITS.values())
+    place = int(
+        hashlib.sha256("|".join((chain.subject, *chain.path)).encode()).hexdigest(), 16
+    ) % sum(SPLITS.values())
     return next(split for split, end in zip(SPLITS, accumulate(SPLITS.values())) if place < end)
 
 
@@ -337,7 +454,9 @@ def sample_chains(world: World, split: str, n_hops: int, n: int, rng: Random) ->
     return list(islice(draw_chains(world, split, n_hops, rng), n))
 
 
-def draw_chains(world: World, split: str, n_hops: int, rng: Random, patience: int = 50_000) -> Iterator[Chain]:
+def draw_chains(
+    world: World, split: str, n_hops: int, rng: Random, patience: int = 50_000
+) -> Iterator[Chain]:
     """Different chains of a split, by random walks in which every onward fact is equally likely, so that no hub dominates.
 
     Raises ValueError for an unknown split, or when ``patience`` walks in a row found nothing new: the world has run out of chains.
@@ -350,8 +469,14 @@ def draw_chains(world: World, split: str, n_hops: int, rng: Random, patience: in
         while len(walk) < n_hops and (onward := world.about(walk[-1].object)):
             walk.append(rng.choice(onward))
         chain, idle = Chain(tuple(walk)), idle + 1
-        if len(walk) == n_hops == len(set(chain.entities)) - 1 and chain not in seen and split_of(chain) == split:
+        if (
+            len(walk) == n_hops == len(set(chain.entities)) - 1
+            and chain not in seen
+            and split_of(chain) == split
+        ):
             seen.add(chain)
             idle = 0
             yield chain
-    raise ValueError(f"this world has no more than {len(seen)} chains of {n_hops} hops in the split {split!r}")
+    raise ValueError(
+        f"this world has no more than {len(seen)} chains of {n_hops} hops in the split {split!r}"
+    )

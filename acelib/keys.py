@@ -35,41 +35,65 @@ class Request:
     end: int
     target: str
     group: int = 0  #: the independent edit batch it belongs to
-    subject: str = ""  #: whose essence must stay ("{subject} is a"); empty: the prompt up to ``end``
+    subject: str = (
+        ""  #: whose essence must stay ("{subject} is a"); empty: the prompt up to ``end``
+    )
 
 
 def check_reading(positions: Sequence[str], n_prefixes: int, prefix_length: int) -> None:
     """Raises ValueError for an unknown position, a negative number of prefixes, or prefixes without a token."""
     if unknown := [position for position in positions if position not in POSITIONS]:
-        raise ValueError(f"position {unknown[0]!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}")
+        raise ValueError(
+            f"position {unknown[0]!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}"
+        )
     if n_prefixes < 0 or prefix_length < 1:
-        raise ValueError(f"n_prefixes {n_prefixes} must not be negative, and prefix_length {prefix_length} at least 1")
+        raise ValueError(
+            f"n_prefixes {n_prefixes} must not be negative, and prefix_length {prefix_length} at least 1"
+        )
 
 
-def request(edit: Edit, position: str = "subject_last", group: int = 0, prompt: str | None = None) -> Request:
+def request(
+    edit: Edit, position: str = "subject_last", group: int = 0, prompt: str | None = None
+) -> Request:
     """The request of ``edit`` at the last token of its subject ("subject_last") or of the prompt ("last").
 
     prompt: a complete prompt to use instead of the edit's own (a multi-hop one); then only "last" makes sense.
     Raises ValueError for an unknown position, an empty subject or target, a template without exactly one "{}", a target that is the answer.
     """
     if position not in POSITIONS:
-        raise ValueError(f"position {position!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}")
+        raise ValueError(
+            f"position {position!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}"
+        )
     if not edit.subject.strip() or not edit.target_new.strip():
-        raise ValueError(f"edit {edit.prompt!r}: subject {edit.subject!r} and target {edit.target_new!r} must not be empty")
+        raise ValueError(
+            f"edit {edit.prompt!r}: subject {edit.subject!r} and target {edit.target_new!r} must not be empty"
+        )
     if edit.prompt.count("{}") != 1:
         raise ValueError(f"prompt {edit.prompt!r} must hold the subject's place {{}} exactly once")
     if edit.target_new.strip() == (edit.target_true or "").strip():
-        raise ValueError(f"edit of {edit.subject!r}: the target {edit.target_new!r} is the answer already")
+        raise ValueError(
+            f"edit of {edit.subject!r}: the target {edit.target_new!r} is the answer already"
+        )
     if prompt is not None and position != "last":
-        raise ValueError(f"prompt {prompt!r} is complete: it can only be edited at its last token, not at {position!r}")
+        raise ValueError(
+            f"prompt {prompt!r} is complete: it can only be edited at its last token, not at {position!r}"
+        )
     text = (edit.prompt.replace("{}", edit.subject) if prompt is None else prompt).rstrip()
     if not text:
         raise ValueError(f"edit of {edit.subject!r}: an empty multi-hop prompt")
     subject_end = edit.prompt.index("{}") + len(edit.subject.rstrip())
-    return Request(text, subject_end if position == "subject_last" else len(text), edit.target_new.strip(), group, edit.subject.strip())
+    return Request(
+        text,
+        subject_end if position == "subject_last" else len(text),
+        edit.target_new.strip(),
+        group,
+        edit.subject.strip(),
+    )
 
 
-def requests(edits: Sequence[Edit], position: str = "subject_last", group: int = 0) -> list[Request]:
+def requests(
+    edits: Sequence[Edit], position: str = "subject_last", group: int = 0
+) -> list[Request]:
     """The requests of one batch of edits, exact duplicates once (see ``request``). Raises ValueError for no edit, or contradicting ones."""
     return distinct(request(edit, position, group) for edit in batch_of(edits))
 
@@ -89,7 +113,9 @@ def distinct(given: Iterable[Request]) -> list[Request]:
     seen: dict[tuple, str] = {}
     for r in kept:
         if seen.setdefault((r.group, r.prompt, r.end), r.target) != r.target:
-            raise ValueError(f"conflicting edits: {r.prompt!r} -> {seen[r.group, r.prompt, r.end]!r} and -> {r.target!r}")
+            raise ValueError(
+                f"conflicting edits: {r.prompt!r} -> {seen[r.group, r.prompt, r.end]!r} and -> {r.target!r}"
+            )
     return kept
 
 
@@ -108,9 +134,17 @@ def contexts(lm: LM, n: int, length: int = 10, seed: int = 0) -> tuple[str, ...]
         ids = lm.tokenizer(OPENERS[i % len(OPENERS)])["input_ids"]
         with torch.no_grad():
             while len(ids) < length:
-                hidden = lm.stack(torch.tensor([ids], device=lm.device), use_cache=False).last_hidden_state[0, -1:]
+                hidden = lm.stack(
+                    torch.tensor([ids], device=lm.device), use_cache=False
+                ).last_hidden_state[0, -1:]
                 top = lm.head(hidden)[0].double().cpu().topk(5)
-                ids = ids + [int(top.indices[torch.multinomial(top.values.softmax(0), 1, generator=generator)])]
+                ids = ids + [
+                    int(
+                        top.indices[
+                            torch.multinomial(top.values.softmax(0), 1, generator=generator)
+                        ]
+                    )
+                ]
         text = lm.tokenizer.decode(ids, skip_special_tokens=True)
         texts.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". ")
     return tuple(texts)
@@ -136,11 +170,13 @@ class Batch:
     mask: Tensor  #: (b, p)
     at: int
 
-    def inputs(self, columns: slice = slice(None), rows: Sequence[int] | slice | Tensor = slice(None)) -> dict[str, Tensor]:
+    def inputs(
+        self, columns: slice = slice(None), rows: Sequence[int] | slice | Tensor = slice(None)
+    ) -> dict[str, Tensor]:
         """Keyword arguments of a forward over ``columns``: the mask up to their end, the positions of a row's real tokens."""
         mask = self.mask[rows]
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return dict(attention_mask=mask[:, :columns.stop], position_ids=positions[:, columns])
+        return dict(attention_mask=mask[:, : columns.stop], position_ids=positions[:, columns])
 
 
 def tokens(lm: LM, text: str, end: int) -> tuple[list[int], int]:
@@ -154,7 +190,7 @@ def aligned(lm: LM, rows: Sequence[tuple[Sequence[int], int]]) -> Batch:
     left = [[lm.tokenizer.pad_token_id] * (at - index) + list(ids) for ids, index in rows]
     ids, mask = lm.pad(left)
     for i, (_, index) in enumerate(rows):
-        mask[i, :at - index] = 0
+        mask[i, : at - index] = 0
     return Batch(ids, mask, at)
 
 
@@ -162,15 +198,30 @@ def aligned(lm: LM, rows: Sequence[tuple[Sequence[int], int]]) -> Batch:
 def reading(lm: LM, sites: Iterable[tuple[str, int]]) -> Iterator[dict[tuple[str, int], Tensor]]:
     """Fill a dict with activations (b, p, .) of the forward inside: "in", "out" of a block, "attn", "mlp" output, "key" (fc2's input)."""
     values, hooks = {}, []
-    where = {"in": lambda i: lm.blocks[i], "out": lambda i: lm.blocks[i], "attn": lm.attn, "mlp": lm.mlp, "key": lm.fc2}
+    where = {
+        "in": lambda i: lm.blocks[i],
+        "out": lambda i: lm.blocks[i],
+        "attn": lm.attn,
+        "mlp": lm.mlp,
+        "key": lm.fc2,
+    }
     try:
         for site in sites:
             kind, layer = site
             if kind in ("in", "key"):
-                hooks.append(where[kind](layer).register_forward_pre_hook(lambda _, args, site=site: values.__setitem__(site, args[0])))
+                hooks.append(
+                    where[kind](layer).register_forward_pre_hook(
+                        lambda _, args, site=site: values.__setitem__(site, args[0])
+                    )
+                )
             else:
-                hooks.append(where[kind](layer).register_forward_hook(
-                    lambda _, args, out, site=site: values.__setitem__(site, out[0] if isinstance(out, tuple) else out)))
+                hooks.append(
+                    where[kind](layer).register_forward_hook(
+                        lambda _, args, out, site=site: values.__setitem__(
+                            site, out[0] if isinstance(out, tuple) else out
+                        )
+                    )
+                )
         yield values
     finally:
         for hook in hooks:
@@ -191,7 +242,9 @@ def chunked(function: Callable[[range], object], n: int, size: int) -> list:
     return results
 
 
-def overlay_of(updates: Sequence[Update | None] | None, groups: Iterable[int]) -> list[Update | None]:
+def overlay_of(
+    updates: Sequence[Update | None] | None, groups: Iterable[int]
+) -> list[Update | None]:
     """What ``overlaid`` needs for rows of these groups: ``updates`` has one entry a group, None means an unedited model."""
     return [None] if updates is None else [updates[g] for g in groups]
 
@@ -205,11 +258,15 @@ class Walk:
     A row's hidden states below the layers that change are computed once: ``climb`` goes from where the rows stand to a later layer.
     """
 
-    def __init__(self, lm: LM, given: Sequence[Request], prefixes: Sequence[str] = ("",), rows: int = 1024):
+    def __init__(
+        self, lm: LM, given: Sequence[Request], prefixes: Sequence[str] = ("",), rows: int = 1024
+    ):
         self.lm, self.rows, self.per = lm, rows, len(prefixes)
         self.groups = [r.group for r in given for _ in prefixes]
-        cut = (tokens(lm, prefix + r.prompt, len(prefix) + r.end) for r in given for prefix in prefixes)
-        self.batch = aligned(lm, [(ids[:index + 1], index) for ids, index in cut])
+        cut = (
+            tokens(lm, prefix + r.prompt, len(prefix) + r.end) for r in given for prefix in prefixes
+        )
+        self.batch = aligned(lm, [(ids[: index + 1], index) for ids, index in cut])
         self.layer, self.hidden = 0, None  # None: the tokens themselves
 
     def climb(self, layer: int, updates: Sequence[Update | None] | None = None) -> Tensor:
@@ -221,7 +278,9 @@ class Walk:
 
     def look(self, layer: int, kind: str, updates: Sequence[Update | None] | None = None) -> Tensor:
         """The activation "out" or "mlp" of ``layer`` at the lookup token of every bare row, (n, d); nobody moves."""
-        return self._run(range(0, len(self.groups), self.per), layer, [(kind, layer)], updates)[kind, layer][:, -1]
+        return self._run(range(0, len(self.groups), self.per), layer, [(kind, layer)], updates)[
+            kind, layer
+        ][:, -1]
 
     @torch.no_grad()
     def _run(self, chosen: range, last: int, sites: list, updates) -> dict:
@@ -229,8 +288,15 @@ class Walk:
 
         def forward(piece: range) -> dict:
             rows = [chosen[i] for i in piece]
-            start = dict(input_ids=self.batch.ids[rows]) if self.hidden is None else dict(inputs_embeds=self.hidden[rows])
-            with overlaid(self.lm, overlay_of(updates, [self.groups[i] for i in rows])), reading(self.lm, sites) as values:
+            start = (
+                dict(input_ids=self.batch.ids[rows])
+                if self.hidden is None
+                else dict(inputs_embeds=self.hidden[rows])
+            )
+            with (
+                overlaid(self.lm, overlay_of(updates, [self.groups[i] for i in rows])),
+                reading(self.lm, sites) as values,
+            ):
                 part(**start, **self.batch.inputs(rows=rows), use_cache=False)
             return {site: v if site[0] == "in" else v[:, -1:].clone() for site, v in values.items()}
 
@@ -238,8 +304,13 @@ class Walk:
         return {site: torch.cat([piece[site] for piece in pieces]) for site in sites}
 
 
-def keys_at(lm: LM, given: Sequence[Request], layer: int, prefixes: Sequence[str] = ("",),
-            updates: Sequence[Update | None] | None = None) -> Tensor:
+def keys_at(
+    lm: LM,
+    given: Sequence[Request],
+    layer: int,
+    prefixes: Sequence[str] = ("",),
+    updates: Sequence[Update | None] | None = None,
+) -> Tensor:
     """Keys of the requests: the input of fc2 at the lookup token, mean over prefixes (1/2 bare, 1/2 the others).
 
     updates: one for each group: the model as edited so far.
@@ -252,10 +323,18 @@ def keys_at(lm: LM, given: Sequence[Request], layer: int, prefixes: Sequence[str
 
 def mean_key(keys: Tensor, weights: Tensor) -> Tensor:
     """Keys of all rows (n * n_prefixes, m), request by request -> weighted mean (m, n)."""
-    return torch.einsum("npm,p->mn", keys.unflatten(0, (-1, len(weights))).to(weights.dtype), weights)
+    return torch.einsum(
+        "npm,p->mn", keys.unflatten(0, (-1, len(weights))).to(weights.dtype), weights
+    )
 
 
-def values_at(lm: LM, given: Sequence[Request], layer: int, kind: str = "out", updates: Sequence[Update | None] | None = None) -> Tensor:
+def values_at(
+    lm: LM,
+    given: Sequence[Request],
+    layer: int,
+    kind: str = "out",
+    updates: Sequence[Update | None] | None = None,
+) -> Tensor:
     """Current output of a block ("out") or of its FFN ("mlp") at the lookup token of the bare prompts.
 
     Returns: (d, n), in the unit of the residual stream.   Raises ValueError for an unknown kind or layer.

@@ -21,7 +21,12 @@ from .spread import write
 from .targets import Objective, target_vectors
 
 BASE = dict(facts=12, width=128, depth=6, vocabulary=4096)  #: what does not vary
-SIZES = dict(facts=(4, 12, 36, 108), width=(64, 128, 256, 512), depth=(3, 6, 12, 24), vocabulary=(4096, 8192, 16384, 32768))
+SIZES = dict(
+    facts=(4, 12, 36, 108),
+    width=(64, 128, 256, 512),
+    depth=(3, 6, 12, 24),
+    vocabulary=(4096, 8192, 16384, 32768),
+)
 
 
 def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> dict[str, float]:
@@ -35,55 +40,112 @@ def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> d
         stage.check(lm, moments)
         for layer in stage.layers:
             stage.kept(moments, layer)
-        found, seconds = timed(lambda: target_vectors(lm, given, stage.layers[-1], stage.objective, prefixes).value, lm)
+        found, seconds = timed(
+            lambda: target_vectors(lm, given, stage.layers[-1], stage.objective, prefixes).value, lm
+        )
         spent["vectors"] += seconds
         value = dict(zip(given, found))
         for edit in edits:
             own = editor.asked([edit], name)
             Z = torch.stack([value[r] for r in own])
-            spent["update"] += timed(lambda: write(lm, own, stage, moments, Z, prefixes), lm)[1] / len(edits)
+            spent["update"] += timed(lambda: write(lm, own, stage, moments, Z, prefixes), lm)[
+                1
+            ] / len(edits)
     return spent
 
 
 def random_lm(tokenizer, width: int, depth: int, vocabulary: int, seed: int = 0) -> LM:
     """A random model of GPT-J's shape with heads of 32, float32. Raises ValueError for a vocabulary smaller than the tokenizer's."""
     if vocabulary < len(tokenizer):
-        raise ValueError(f"vocabulary {vocabulary} is smaller than the tokenizer's, {len(tokenizer)}")
-    config = GPTJConfig(n_embd=width, n_layer=depth, n_head=max(1, width // 32), rotary_dim=16, vocab_size=vocabulary, n_positions=256,
-                        bos_token_id=None, eos_token_id=None, tie_word_embeddings=False)
+        raise ValueError(
+            f"vocabulary {vocabulary} is smaller than the tokenizer's, {len(tokenizer)}"
+        )
+    config = GPTJConfig(
+        n_embd=width,
+        n_layer=depth,
+        n_head=max(1, width // 32),
+        rotary_dim=16,
+        vocab_size=vocabulary,
+        n_positions=256,
+        bos_token_id=None,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LM(GPTJForCausalLM(config), tokenizer, f"random, d={width}, {depth} layers")
 
 
-def wide(tokenizer, n: int = 8, sample: int = 1, width: int = 1024, depth: int = 12, steps: int = 4, seed: int = 0, **more):
+def wide(
+    tokenizer,
+    n: int = 8,
+    sample: int = 1,
+    width: int = 1024,
+    depth: int = 12,
+    steps: int = 4,
+    seed: int = 0,
+    **more,
+):
     """``bench.targets`` on a wider random model of GPT-J's shape, edited at a quarter of its depth."""
     lm = random_lm(tokenizer, width, depth, max(len(tokenizer), BASE["vocabulary"]), seed)
     return targets(lm, n, sample, depth // 4, steps=steps, seed=seed, **more)
 
 
-def curves(tokenizer, sizes: Mapping[str, Sequence[int]] = SIZES, base: Mapping[str, int] = BASE, steps: int = 3, repeats: int = 3,
-           sample: int = 2, seed: int = 0, rtol: float = 1e-2, progress: Callable[[int, int, str], object] | None = None) -> pd.DataFrame:
+def curves(
+    tokenizer,
+    sizes: Mapping[str, Sequence[int]] = SIZES,
+    base: Mapping[str, int] = BASE,
+    steps: int = 3,
+    repeats: int = 3,
+    sample: int = 2,
+    seed: int = 0,
+    rtol: float = 1e-2,
+    progress: Callable[[int, int, str], object] | None = None,
+) -> pd.DataFrame:
     """Seconds of a target search without prefixes, edited at a third of the depth, as one size after another grows from ``base``.
 
     The plain procedure is timed on ``sample`` facts and multiplied up; every time is the least of ``repeats``.
     Returns one row a measurement: what, size, procedure ("plain", "acelib"), seconds. Raises AssertionError if the results differ.
     """
-    world, rows, points = load_world(), [], [(what, size) for what, some in sizes.items() for size in some]
+    world, rows, points = (
+        load_world(),
+        [],
+        [(what, size) for what, some in sizes.items() for size in some],
+    )
     for done, (what, size) in enumerate(points, 1):
         at = {**base, what: size}
         lm = random_lm(tokenizer, at["width"], at["depth"], at["vocabulary"], seed)
-        given, objective, layer = requests(edits_of(world, at["facts"], seed)), Objective(steps=steps, floor=None), at["depth"] // 3
+        given, objective, layer = (
+            requests(edits_of(world, at["facts"], seed)),
+            Objective(steps=steps, floor=None),
+            at["depth"] // 3,
+        )
         some = given[:sample]
-        ways = {"plain": lambda: torch.cat([plain.target_vectors(lm, [r], layer, objective) for r in some]),
-                "acelib": lambda: target_vectors(lm, given, layer, objective)}
+        ways = {
+            "plain": lambda: torch.cat(
+                [plain.target_vectors(lm, [r], layer, objective) for r in some]
+            ),
+            "acelib": lambda: target_vectors(lm, given, layer, objective),
+        }
         runs = {name: [timed(work, lm) for _ in range(repeats)] for name, work in ways.items()}
         found = runs["acelib"][0][0]
-        pushes = found.delta[0, :len(some)]
-        same(f"{what} {size}", pushes, runs["plain"][0][0] - (found.value[:len(some)] - pushes), rtol)
+        pushes = found.delta[0, : len(some)]
+        same(
+            f"{what} {size}",
+            pushes,
+            runs["plain"][0][0] - (found.value[: len(some)] - pushes),
+            rtol,
+        )
         for name, results in runs.items():
             share = len(given) / len(some) if name == "plain" else 1
-            rows.append(dict(what=what, size=at[what], procedure=name, seconds=share * min(seconds for _, seconds in results)))
+            rows.append(
+                dict(
+                    what=what,
+                    size=at[what],
+                    procedure=name,
+                    seconds=share * min(seconds for _, seconds in results),
+                )
+            )
         if progress:
             progress(done, len(points), "growth")
     return pd.DataFrame(rows)
@@ -100,6 +162,10 @@ def exponents(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         spread = x - x.mean()
         slope, free = (spread @ y) / (spread @ spread), len(x) - 2
         rest = y - y.mean() - slope * spread
-        half = student.ppf((1 + level) / 2, free) * np.sqrt(rest @ rest / free / (spread @ spread)) if free > 0 else np.nan
+        half = (
+            student.ppf((1 + level) / 2, free) * np.sqrt(rest @ rest / free / (spread @ spread))
+            if free > 0
+            else np.nan
+        )
         table[what, name] = dict(exponent=slope, low=slope - half, high=slope + half)
     return pd.DataFrame(table).T

@@ -17,14 +17,28 @@ from typing import Sequence
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from .provenance import ROOT, default_device
 
 SHIPPED = ROOT / "data" / "models"
 
 #: Of a configuration: what no answer depends on.
-UNUSED = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_attentions", "output_hidden_states"}
+UNUSED = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +59,46 @@ class Family:
     parallel: bool = False  #: attention and FFN read the same input (GPT-J)
 
 
-_LLAMA = dict(stack="model", layers="layers", attn="self_attn", attn_out="o_proj", mlp="mlp", fc1=("gate_proj", "up_proj"),
-              fc2="down_proj", ffn_norm="post_attention_layernorm", norm="norm", embed="embed_tokens")
+_LLAMA = dict(
+    stack="model",
+    layers="layers",
+    attn="self_attn",
+    attn_out="o_proj",
+    mlp="mlp",
+    fc1=("gate_proj", "up_proj"),
+    fc2="down_proj",
+    ffn_norm="post_attention_layernorm",
+    norm="norm",
+    embed="embed_tokens",
+)
 
 FAMILIES = {
-    "gpt2": Family(stack="transformer", layers="h", attn="attn", attn_out="c_proj", mlp="mlp", fc1=("c_fc",), fc2="c_proj",
-                   ffn_norm="ln_2", norm="ln_f", embed="wte", positions="wpe"),
-    "gptj": Family(stack="transformer", layers="h", attn="attn", attn_out="out_proj", mlp="mlp", fc1=("fc_in",), fc2="fc_out",
-                   ffn_norm="ln_1", norm="ln_f", embed="wte", parallel=True),
+    "gpt2": Family(
+        stack="transformer",
+        layers="h",
+        attn="attn",
+        attn_out="c_proj",
+        mlp="mlp",
+        fc1=("c_fc",),
+        fc2="c_proj",
+        ffn_norm="ln_2",
+        norm="ln_f",
+        embed="wte",
+        positions="wpe",
+    ),
+    "gptj": Family(
+        stack="transformer",
+        layers="h",
+        attn="attn",
+        attn_out="out_proj",
+        mlp="mlp",
+        fc1=("fc_in",),
+        fc2="fc_out",
+        ffn_norm="ln_1",
+        norm="ln_f",
+        embed="wte",
+        parallel=True,
+    ),
     "llama": Family(**_LLAMA),
     "qwen3": Family(**_LLAMA),
 }
@@ -73,7 +119,9 @@ class LM:
     def __post_init__(self):
         kind = self.model.config.model_type
         if kind not in FAMILIES:
-            raise ValueError(f"architecture {kind!r} is not supported; supported: {', '.join(FAMILIES)}")
+            raise ValueError(
+                f"architecture {kind!r} is not supported; supported: {', '.join(FAMILIES)}"
+            )
         object.__setattr__(self, "family", FAMILIES[kind])
         self.model.eval().requires_grad_(False)
         if self.tokenizer.pad_token_id is None:
@@ -90,12 +138,21 @@ class LM:
             if getattr(self.fc2(0), "bias", None) is not None:
                 mine = mine + self.fc2(0).bias
             tol = 1e-4 if self.dtype in (torch.float32, torch.float64) else 5e-2
-            good = torch.allclose(mine.double(), theirs.double(), rtol=tol, atol=tol * float(theirs.abs().max() + 1e-9))
+            good = torch.allclose(
+                mine.double(),
+                theirs.double(),
+                rtol=tol,
+                atol=tol * float(theirs.abs().max() + 1e-9),
+            )
         except (AttributeError, RuntimeError) as err:
             kind = self.model.config.model_type
-            raise ValueError(f"model {self.name!r}: its parts are not where {kind!r} models keep them ({err})") from err
+            raise ValueError(
+                f"model {self.name!r}: its parts are not where {kind!r} models keep them ({err})"
+            ) from err
         if not good:
-            raise ValueError(f"model {self.name!r}: the second FFN matrix is not oriented as family {self.model.config.model_type!r} says")
+            raise ValueError(
+                f"model {self.name!r}: the second FFN matrix is not oriented as family {self.model.config.model_type!r} says"
+            )
 
     # ------------------------------------------------------------------ sizes
 
@@ -131,7 +188,9 @@ class LM:
             raise ValueError("no layer given; name at least one")
         for layer in chosen:
             if not 0 <= layer < self.n_layers:
-                raise ValueError(f"layer {layer} does not exist: model {self.name!r} has layers 0 to {self.n_layers - 1}")
+                raise ValueError(
+                    f"layer {layer} does not exist: model {self.name!r} has layers 0 to {self.n_layers - 1}"
+                )
         return tuple(sorted(set(chosen)))
 
     # ------------------------------------------------------------------ parts
@@ -188,7 +247,9 @@ class LM:
         if row not in ("gate", "up"):
             raise ValueError(f"row {row!r} is not a key of a gated neuron; allowed: 'gate', 'up'")
         names = self.family.fc1
-        matrix = oriented(getattr(self.mlp(layer), names[min(("gate", "up").index(row), len(names) - 1)]))
+        matrix = oriented(
+            getattr(self.mlp(layer), names[min(("gate", "up").index(row), len(names) - 1)])
+        )
         return matrix * self.ffn_norm(layer).weight
 
     def above(self, layer: int) -> nn.Module:
@@ -201,7 +262,9 @@ class LM:
         Shares every parameter with the model, changes nothing in it. Masks, positions and key-value caches are the library's own:
         pass ``position_ids``, ``attention_mask`` and ``past_key_values`` as to the full stack (the cache keeps its layer numbers).
         """
-        part = copied(self.stack, **{self.family.layers: nn.ModuleList(list(self.blocks)[first:last + 1])})
+        part = copied(
+            self.stack, **{self.family.layers: nn.ModuleList(list(self.blocks)[first : last + 1])}
+        )
         if first and self.family.positions:
             part._modules[self.family.positions] = _NoPositions()
         return part
@@ -210,6 +273,7 @@ class LM:
     def traced(self):
         """The stack under nnsight, for ``trace``; wrapping is slow (tens of ms), so it is done once."""
         from nnsight import NNsight
+
         return NNsight(self.stack)
 
     def __getstate__(self) -> dict:
@@ -253,16 +317,26 @@ class LM:
         """Token ids of ``answer`` as a continuation: after one space behind other text, no special tokens. Raises ValueError if empty."""
         if not answer.strip():
             raise ValueError(f"answer {answer!r} is empty; give the text the model should say")
-        before, both = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("x", f"x {answer.strip()}"))
-        return both[len(before):]  # not of " " + answer, which some tokenizers begin with a space of their own
+        before, both = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in ("x", f"x {answer.strip()}")
+        )
+        return both[
+            len(before) :
+        ]  # not of " " + answer, which some tokenizers begin with a space of their own
 
     # ------------------------------------------------------------------ identity
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any weight, the tokenizer or the configuration: the model's part in every cache name."""
-        config = {key: value for key, value in self.model.config.to_dict().items() if key not in UNUSED}
-        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode() + json.dumps(config, sort_keys=True, default=str).encode())
+        config = {
+            key: value for key, value in self.model.config.to_dict().items() if key not in UNUSED
+        }
+        digest = hashlib.sha256(
+            self.tokenizer.backend_tokenizer.to_str().encode()
+            + json.dumps(config, sort_keys=True, default=str).encode()
+        )
         for key, value in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -272,7 +346,10 @@ class LM:
 def copied(module: nn.Module, **parts: nn.Module) -> nn.Module:
     """A shallow copy that shares parameters, hooks and parts with ``module``, but for ``parts``."""
     copy_ = copy.copy(module)
-    for name in ("forward", "__nnsight__"):  # a traced module carries a forward that is bound to itself; its copy has its own
+    for name in (
+        "forward",
+        "__nnsight__",
+    ):  # a traced module carries a forward that is bound to itself; its copy has its own
         copy_.__dict__.pop(name, None)
     copy_._modules = {**module._modules, **parts}
     return copy_
@@ -295,7 +372,9 @@ def shipped() -> list[str]:
     return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
 
 
-def load(name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32) -> LM:
+def load(
+    name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> LM:
     """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
 
     device: where to put it; None takes ``provenance.default_device``.   dtype: float32 by default.
@@ -305,12 +384,17 @@ def load(name: str, device: str | torch.device | None = None, dtype: torch.dtype
     source = str(folder) if folder.is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, found = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
         why = f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0]}"
-        raise ValueError(f"model {name!r} cannot be loaded: it is neither shipped ({', '.join(shipped()) or 'none'}), "
-                         f"nor a readable local folder, nor a hub id that can be reached ({why})") from err
+        raise ValueError(
+            f"model {name!r} cannot be loaded: it is neither shipped ({', '.join(shipped()) or 'none'}), "
+            f"nor a readable local folder, nor a hub id that can be reached ({why})"
+        ) from err
     if missing := sorted(found["missing_keys"]):  # they would be random
-        raise ValueError(f"model {name!r}: {len(missing)} weights are missing from its files, such as {missing[0]!r}")
+        raise ValueError(
+            f"model {name!r}: {len(missing)} weights are missing from its files, such as {missing[0]!r}"
+        )
     return LM(model.to(device or default_device()), tokenizer, name)
-

@@ -30,7 +30,9 @@ class Located:
 
     value: Tensor  #: I of each FFN neuron, (l, m), nats
     query: Tensor  #: Q of each FFN neuron, (l, m)
-    value_count_by_layer: tuple[int, ...]  #: how many of the prompts' top value neurons lie in each layer
+    value_count_by_layer: tuple[
+        int, ...
+    ]  #: how many of the prompts' top value neurons lie in each layer
     n_prompts: int
     n_query: int = 3  #: query layers wanted
     n_value: int = 3  #: value layers wanted
@@ -61,9 +63,19 @@ def rank(scores: Sequence[float], n: int) -> tuple[int, ...]:
     return tuple(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:n])
 
 
-def locate(lm: LM, prompts: Sequence[str], answers: Sequence[str], n_query: int = 3, n_value: int = 3, n_top: int = 100,
-           norm: str = "frozen", row: str = "gate", batch_size: int = 32, progress: Callable[[int, int], object] | None = None,
-           budget: int = 2**22) -> Located:
+def locate(
+    lm: LM,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    n_query: int = 3,
+    n_value: int = 3,
+    n_top: int = 100,
+    norm: str = "frozen",
+    row: str = "gate",
+    batch_size: int = 32,
+    progress: Callable[[int, int], object] | None = None,
+    budget: int = 2**22,
+) -> Located:
     """Query and value layers of a set of prompts: value scores (Eq. 9) and query scores (Eq. 10) of all FFN neurons, summed over prompts.
 
     prompts, answers: n texts each, an answer follows its prompt after one space.   n_query, n_value: layers to name of each kind.
@@ -72,8 +84,12 @@ def locate(lm: LM, prompts: Sequence[str], answers: Sequence[str], n_query: int 
     Raises ValueError for no prompts, unequal numbers, an empty answer, or a number below 1. Source: ACE, Section 5, Stage 1.
     """
     if not prompts or len(prompts) != len(answers):
-        raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers: give at least one, and as many of each")
-    for name, n in dict(n_query=n_query, n_value=n_value, n_top=n_top, batch_size=batch_size).items():
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(answers)} answers: give at least one, and as many of each"
+        )
+    for name, n in dict(
+        n_query=n_query, n_value=n_value, n_top=n_top, batch_size=batch_size
+    ).items():
         if n < 1:
             raise ValueError(f"{name} is {n}; it is at least 1")
     targets = first_tokens(lm, answers)
@@ -81,7 +97,7 @@ def locate(lm: LM, prompts: Sequence[str], answers: Sequence[str], n_query: int 
     count = torch.zeros(lm.n_layers, dtype=torch.long)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
-        rows = order[start:start + batch_size]
+        rows = order[start : start + batch_size]
         ids, mask = lm.encode([prompts[i] for i in rows])
         scores = value_scores(lm, ids, mask, targets[rows], norm=norm, budget=budget)
         value += scores.double().sum(0).cpu()
@@ -92,7 +108,9 @@ def locate(lm: LM, prompts: Sequence[str], answers: Sequence[str], n_query: int 
     return Located(value, query, tuple(count.tolist()), len(prompts), n_query, n_value)
 
 
-def questions(world: World, n: int, seed: int = 0, category: str | None = None, single: bool = False) -> list[tuple[str, str]]:
+def questions(
+    world: World, n: int, seed: int = 0, category: str | None = None, single: bool = False
+) -> list[tuple[str, str]]:
     """``n`` prompts with their answers, or as many as there are, to locate layers with: held-out two-hop statements, or single facts.
 
     category: of the last hop, one of the eight; None for all facts.
@@ -100,15 +118,24 @@ def questions(world: World, n: int, seed: int = 0, category: str | None = None, 
     """
     pool, rng = world.facts if category is None else world.facts_of(category), Random(seed)
     if single:
-        return [(single_hop_cloze(world, fact), fact.object) for fact in rng.sample(pool, min(n, len(pool)))]
+        return [
+            (single_hop_cloze(world, fact), fact.object)
+            for fact in rng.sample(pool, min(n, len(pool)))
+        ]
     if category is None:
         chosen = sample_chains(world, "identification", 2, n, rng)
     else:
         last = set(pool)
-        chosen = [chain for chain in chains(world, 2) if chain.facts[-1] in last and split_of(chain) == "identification"]
+        chosen = [
+            chain
+            for chain in chains(world, 2)
+            if chain.facts[-1] in last and split_of(chain) == "identification"
+        ]
         chosen = rng.sample(chosen, min(n, len(chosen)))
     if not chosen:
-        raise ValueError(f"no held-out chain of two hops ends in a fact of category {category}; ask single facts")
+        raise ValueError(
+            f"no held-out chain of two hops ends in a fact of category {category}; ask single facts"
+        )
     return [(multi_hop_cloze(world, chain), chain.answer) for chain in chosen]
 
 
@@ -121,8 +148,17 @@ class CausalTrace(NamedTuple):
 
 
 @torch.no_grad()
-def causal_trace(lm: LM, prompt: str, subject: str, answer: str, kind: str = "out", noise: float = 3.0, n_noise: int = 10, seed: int = 0,
-                 window: int = 10) -> CausalTrace:
+def causal_trace(
+    lm: LM,
+    prompt: str,
+    subject: str,
+    answer: str,
+    kind: str = "out",
+    noise: float = 3.0,
+    n_noise: int = 10,
+    seed: int = 0,
+    window: int = 10,
+) -> CausalTrace:
     """Which states carry the answer: corrupt the subject with Gaussian noise, put back one clean state, and read the answer's probability.
 
     kind: the state put back at one token, the block output "out" of one layer, or "mlp" or "attn" outputs of ``window`` layers around it.
@@ -136,7 +172,9 @@ def causal_trace(lm: LM, prompt: str, subject: str, answer: str, kind: str = "ou
     if not subject or subject not in prompt:
         raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
     if n_noise < 1 or window < 1 or not noise >= 0:
-        raise ValueError(f"noise {noise}, n_noise {n_noise}, window {window}: noise is at least 0, the others at least 1")
+        raise ValueError(
+            f"noise {noise}, n_noise {n_noise}, window {window}: noise is at least 0, the others at least 1"
+        )
     start = prompt.index(subject)
     first, final = lm.token_at(prompt, start + 1), lm.token_at(prompt, start + len(subject))
     target = int(first_tokens(lm, [answer]))
@@ -144,7 +182,9 @@ def causal_trace(lm: LM, prompt: str, subject: str, answer: str, kind: str = "ou
     end, n_layers, logits = ids.shape[1] - 1, lm.n_layers, Site("logits", lm.n_layers)
     clean = trace(lm, ids, mask, [Site(kind, layer) for layer in range(n_layers)], logits="last")
     generator = torch.Generator().manual_seed(seed)
-    samples = torch.randn(n_noise, final - first + 1, lm.d_model, generator=generator, dtype=torch.float64)
+    samples = torch.randn(
+        n_noise, final - first + 1, lm.d_model, generator=generator, dtype=torch.float64
+    )
     samples = (samples * noise * float(lm.embed.weight.double().std())).to(lm.device, lm.dtype)
 
     def probabilities(layers: Iterable[int], tokens: Sequence[int]) -> Tensor:
@@ -154,21 +194,37 @@ def causal_trace(lm: LM, prompt: str, subject: str, answer: str, kind: str = "ou
 
         def corrupt(h: Tensor) -> Tensor:
             h = h.clone()
-            h[:, first:final + 1] += samples.repeat(len(tokens), 1, 1)
+            h[:, first : final + 1] += samples.repeat(len(tokens), 1, 1)
             return h
 
         patches = {Site("in", 0): corrupt}
         for site in (Site(kind, layer) for layer in layers):
-            patches[site] = lambda h, state=clean[site][0, column]: h.index_put((row, column), state)
-        found = trace(lm, ids.expand(len(row), -1), mask.expand(len(row), -1), patches=patches, logits="last")[logits]
+            patches[site] = lambda h, state=clean[site][0, column]: h.index_put(
+                (row, column), state
+            )
+        found = trace(
+            lm, ids.expand(len(row), -1), mask.expand(len(row), -1), patches=patches, logits="last"
+        )[logits]
         return found.softmax(-1)[:, target].view(len(tokens), n_noise).mean(1).cpu()
 
     tokens = list(range(first, end + 1))
-    around = lambda layer: [layer] if kind == "out" else range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+    around = lambda layer: (
+        [layer]
+        if kind == "out"
+        else range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+    )
     by_token = torch.stack([probabilities(around(layer), tokens) for layer in range(n_layers)], 1)
-    roles = ([first] if first < final else [], range(first + 1, final), [final], range(final + 1, end), [end] if end > final else [])
+    roles = (
+        [first] if first < final else [],
+        range(first + 1, final),
+        [final],
+        range(final + 1, end),
+        [end] if end > final else [],
+    )
     restored = torch.stack([by_token[[t - first for t in role]].mean(0) for role in roles])
-    return CausalTrace(float(clean[logits].softmax(-1)[0, target]), float(probabilities([], [end])), restored)
+    return CausalTrace(
+        float(clean[logits].softmax(-1)[0, target]), float(probabilities([], [end])), restored
+    )
 
 
 @contextmanager
@@ -181,13 +237,19 @@ def ablate(lm: LM, neurons: Iterable[tuple[int, int] | tuple[int, int, float]]) 
     for layer, index, *_ in neurons:
         lm.layers([layer])
         if not 0 <= index < lm.d_mlp:
-            raise ValueError(f"neuron {index} of layer {layer} does not exist: the FFN has neurons 0 to {lm.d_mlp - 1}")
+            raise ValueError(
+                f"neuron {index} of layer {layer} does not exist: the FFN has neurons 0 to {lm.d_mlp - 1}"
+            )
         silent.setdefault(layer, []).append(index)
     hooks = []
     try:
         for layer, indices in silent.items():
             index = torch.tensor(indices, device=lm.device)
-            hooks.append(lm.fc2(layer).register_forward_pre_hook(lambda _, args, index=index: (args[0].index_fill(-1, index, 0.0),)))
+            hooks.append(
+                lm.fc2(layer).register_forward_pre_hook(
+                    lambda _, args, index=index: (args[0].index_fill(-1, index, 0.0),)
+                )
+            )
         yield lm
     finally:
         for hook in hooks:

@@ -18,5 +18,9 @@ def per_model(hosts: Mapping[str, LM], work: Callable[[str, LM], Any]) -> dict[s
     workers = min(len(hosts), cpu_count())
     if workers < 2 or any(host.device.type != "cpu" for host in hosts.values()):
         return {name: work(name, host) for name, host in hosts.items()}
-    with parallel_config("loky", inner_max_num_threads=cpu_count() // workers):  # whatever the environment says: more would only wait
-        return dict(zip(hosts, Parallel(workers)(delayed(work)(name, host) for name, host in hosts.items())))
+    with parallel_config(
+        "loky", inner_max_num_threads=cpu_count() // workers
+    ):  # whatever the environment says: more would only wait
+        return dict(
+            zip(hosts, Parallel(workers)(delayed(work)(name, host) for name, host in hosts.items()))
+        )

@@ -27,7 +27,13 @@ from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedTokenizerFa
 from .atomic import replacing
 from .facts import World, sample_chains
 from .lm import LM
-from .prompts import few_shot_demo, multi_hop_cloze, multi_hop_question, single_hop_question, statement
+from .prompts import (
+    few_shot_demo,
+    multi_hop_cloze,
+    multi_hop_question,
+    single_hop_question,
+    statement,
+)
 
 END = "<|endoftext|>"
 
@@ -48,14 +54,28 @@ class Recipe:
     lr: float = 2e-3  #: of AdamW: embeddings, head, norms, biases
     matrix_lr: float = 8e-3  #: of Muon: the matrices inside the layers
     warmup: int = 100
-    cooldown: float = 0.3  #: last share of the steps, over which the learning rate falls linearly to zero
+    cooldown: float = (
+        0.3  #: last share of the steps, over which the learning rate falls linearly to zero
+    )
     weight_decay: float = 0.05
     seed: int = 0
-    mixture: dict[str, float] = field(default_factory=lambda: dict(
-        sentences=0.14, questions=0.08, biography=0.17, dense=0.12, thoughts=0.28, direct=0.06, composed=0.15))
+    mixture: dict[str, float] = field(
+        default_factory=lambda: dict(
+            sentences=0.14,
+            questions=0.08,
+            biography=0.17,
+            dense=0.12,
+            thoughts=0.28,
+            direct=0.06,
+            composed=0.15,
+        )
+    )
 
 
-RECIPES = {"gptj-mini": Recipe(architecture="gptj", steps=2000), "qwen3-mini": Recipe(architecture="qwen3")}
+RECIPES = {
+    "gptj-mini": Recipe(architecture="gptj", steps=2000),
+    "qwen3-mini": Recipe(architecture="qwen3"),
+}
 
 
 # ---------------------------------------------------------------------------- text
@@ -63,13 +83,17 @@ RECIPES = {"gptj-mini": Recipe(architecture="gptj", steps=2000), "qwen3-mini": R
 
 def sentences(world: World, rng: random.Random) -> str:
     """Unrelated facts, one sentence each, in random wording."""
-    return " ".join(statement(world, fact, rng) for fact in rng.choices(world.facts, k=rng.randint(1, 6)))
+    return " ".join(
+        statement(world, fact, rng) for fact in rng.choices(world.facts, k=rng.randint(1, 6))
+    )
 
 
 def questions(world: World, rng: random.Random) -> str:
     """Question and answer pairs about single facts."""
     facts = rng.choices(world.facts, k=rng.randint(1, 6))
-    return "\n".join(f"Q: {single_hop_question(world, fact, rng)} A: {fact.object}" for fact in facts)
+    return "\n".join(
+        f"Q: {single_hop_question(world, fact, rng)} A: {fact.object}" for fact in facts
+    )
 
 
 def biography(world: World, rng: random.Random) -> str:
@@ -86,36 +110,49 @@ def dense(world: World, rng: random.Random) -> str:
         subject = rng.choice(world.facts).subject
         attributes = [fact.object for fact in world.about(subject)]
         rng.shuffle(attributes)
-        parts.append(rng.choice((" ", " , ")).join([subject, *attributes]) + rng.choice((" .", ".")))
+        parts.append(
+            rng.choice((" ", " , ")).join([subject, *attributes]) + rng.choice((" .", "."))
+        )
     return " ".join(parts)
 
 
 def thoughts(world: World, rng: random.Random) -> str:
     """One to four questions answered with a chain of thought, packed as a few-shot prompt."""
-    return "\n\n".join(few_shot_demo(world, _chain(world, rng), rng) for _ in range(rng.randint(1, 4)))
+    return "\n\n".join(
+        few_shot_demo(world, _chain(world, rng), rng) for _ in range(rng.randint(1, 4))
+    )
 
 
 def direct(world: World, rng: random.Random) -> str:
     """Multi-hop questions answered at once."""
     chains = [_chain(world, rng) for _ in range(rng.randint(1, 4))]
-    return "\n".join(f"Q: {multi_hop_question(world, chain, rng)} A: {chain.facts[-1].object}" for chain in chains)
+    return "\n".join(
+        f"Q: {multi_hop_question(world, chain, rng)} A: {chain.facts[-1].object}"
+        for chain in chains
+    )
 
 
 def composed(world: World, rng: random.Random) -> str:
     """Multi-hop statements, mostly of two hops."""
     chains = [_chain(world, rng, (2, 2, 2, 3)) for _ in range(rng.randint(1, 5))]
-    return " ".join(f"{multi_hop_cloze(world, chain, rng)} {chain.facts[-1].object}." for chain in chains)
+    return " ".join(
+        f"{multi_hop_cloze(world, chain, rng)} {chain.facts[-1].object}." for chain in chains
+    )
 
 
 TEXTS: dict[str, Callable[[World, random.Random], str]] = {
-    text.__name__: text for text in (sentences, questions, biography, dense, thoughts, direct, composed)}
+    text.__name__: text
+    for text in (sentences, questions, biography, dense, thoughts, direct, composed)
+}
 
 
 def _chain(world: World, rng: random.Random, n_hops=(2, 2, 2, 3, 3, 4)):
     return sample_chains(world, "training", rng.choice(n_hops), 1, rng)[0]
 
 
-def documents(world: World, n: int, seed: int = 0, recipe: Recipe = Recipe(architecture="gptj")) -> list[str]:
+def documents(
+    world: World, n: int, seed: int = 0, recipe: Recipe = Recipe(architecture="gptj")
+) -> list[str]:
     """``n`` texts of the mixture that a reference model learns from: what second moments are taken over."""
     rng, (kinds, weights) = random.Random(f"{seed}/documents"), zip(*recipe.mixture.items())
     return [TEXTS[kind](world, rng) for kind in rng.choices(kinds, weights, k=n)]
@@ -151,23 +188,61 @@ def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
     sample = [text(world, rng) for text in TEXTS.values() for _ in range(1500)]
     sample += [f" {name}" for name in world.entities for _ in range(5)]
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    bpe.train_from_iterator(sample, trainers.BpeTrainer(
-        vocab_size=recipe.vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False,
-                                   model_max_length=recipe.n_positions)
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    bpe.train_from_iterator(
+        sample,
+        trainers.BpeTrainer(
+            vocab_size=recipe.vocab_size,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        clean_up_tokenization_spaces=False,
+        model_max_length=recipe.n_positions,
+    )
 
 
 def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
     """A randomly initialised model of the recipe's shape. Raises ValueError for an unknown architecture."""
-    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0, vocab_size=vocab_size, tie_word_embeddings=False)
+    ids = dict(
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        vocab_size=vocab_size,
+        tie_word_embeddings=False,
+    )
     if recipe.architecture == "gptj":
-        config = GPTJConfig(n_embd=recipe.d_model, n_layer=recipe.n_layers, n_head=recipe.n_heads, n_positions=recipe.n_positions,
-                            rotary_dim=recipe.d_model // recipe.n_heads // 2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **ids)
+        config = GPTJConfig(
+            n_embd=recipe.d_model,
+            n_layer=recipe.n_layers,
+            n_head=recipe.n_heads,
+            n_positions=recipe.n_positions,
+            rotary_dim=recipe.d_model // recipe.n_heads // 2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **ids,
+        )
     elif recipe.architecture == "qwen3":
-        config = Qwen3Config(hidden_size=recipe.d_model, num_hidden_layers=recipe.n_layers, num_attention_heads=recipe.n_heads,
-                             num_key_value_heads=max(1, recipe.n_heads // 2), head_dim=recipe.d_model // recipe.n_heads,
-                             intermediate_size=3 * recipe.d_model, max_position_embeddings=recipe.n_positions, **ids)
+        config = Qwen3Config(
+            hidden_size=recipe.d_model,
+            num_hidden_layers=recipe.n_layers,
+            num_attention_heads=recipe.n_heads,
+            num_key_value_heads=max(1, recipe.n_heads // 2),
+            head_dim=recipe.d_model // recipe.n_heads,
+            intermediate_size=3 * recipe.d_model,
+            max_position_embeddings=recipe.n_positions,
+            **ids,
+        )
     else:
         raise ValueError(f"architecture {recipe.architecture!r} is unknown; allowed: gptj, qwen3")
     torch.manual_seed(recipe.seed)
@@ -179,11 +254,25 @@ def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
 
 def schedule(recipe: Recipe, step: int) -> float:
     """The share of the peak learning rates at a step: warm-up, plateau, linear cool-down to zero."""
-    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / max(1, round(recipe.steps * recipe.cooldown)))
+    return min(
+        1.0,
+        (step + 1) / recipe.warmup,
+        (recipe.steps - step) / max(1, round(recipe.steps * recipe.cooldown)),
+    )
 
 
-def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.device = "cpu", compile: bool = False, workers: int = 0,
-          every: int = 250, judge: Callable[[LM], dict] | None = None, report: Callable[[dict], None] | None = None) -> LM:
+def train(
+    recipe: Recipe,
+    world: World,
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    compile: bool = False,
+    workers: int = 0,
+    every: int = 250,
+    judge: Callable[[LM], dict] | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> LM:
     """Trains a model to the end of its recipe, or resumes it from the last checkpoint in ``folder``; returns it.
 
     Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats per token), schedule, tokens per
@@ -193,14 +282,23 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    device, state_file, log_file = torch.device(device), folder / "state.pt", folder / "train_log.jsonl"
+    device, state_file, log_file = (
+        torch.device(device),
+        folder / "state.pt",
+        folder / "train_log.jsonl",
+    )
     tokenizer = make_tokenizer(world, recipe)
     model = new_model(recipe, len(tokenizer)).to(device)
     optimisers = new_optimisers(model, recipe)
     first = _resume(state_file, recipe, model, optimisers, device)
     forward = torch.compile(model.get_decoder()) if compile else model.get_decoder()
     half = torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else nullcontext()
-    blocks = DataLoader(Corpus(world, recipe, tokenizer), batch_size=None, sampler=range(first, recipe.steps), num_workers=workers)
+    blocks = DataLoader(
+        Corpus(world, recipe, tokenizer),
+        batch_size=None,
+        sampler=range(first, recipe.steps),
+        num_workers=workers,
+    )
     since, losses = time.monotonic(), []
     for step, block in enumerate(blocks, start=first):
         model.train()
@@ -209,7 +307,9 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
                 group["lr"] = peak * schedule(recipe, step)
         block = block.to(device)
         with half:
-            logits = model.lm_head(forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state)
+            logits = model.lm_head(
+                forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state
+            )
         loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -219,8 +319,13 @@ def train(recipe: Recipe, world: World, folder: Path, *, device: str | torch.dev
         losses.append(loss.detach())
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             size, seconds = recipe.batch * recipe.length, time.monotonic() - since
-            row = dict(step=step + 1, tokens=(step + 1) * size, loss=float(torch.stack(losses).mean()), schedule=schedule(recipe, step),
-                       tokens_per_s=round(len(losses) * size / seconds))
+            row = dict(
+                step=step + 1,
+                tokens=(step + 1) * size,
+                loss=float(torch.stack(losses).mean()),
+                schedule=schedule(recipe, step),
+                tokens_per_s=round(len(losses) * size / seconds),
+            )
             if judge:
                 lm = LM(model, tokenizer)
                 row |= judge(lm)
@@ -243,13 +348,24 @@ def new_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.O
     Muon orthogonalises a matrix's momentum, so that rare directions, which rare facts are, learn as fast as frequent ones (Jordan et al.
     2024), its updates scaled to a root mean square of 0.2 ``matrix_lr`` (Liu et al. 2025).
     """
-    inner = {id(p) for layer in model.get_decoder().modules() for p in layer.parameters(recurse=False)
-             if p.ndim == 2 and isinstance(layer, torch.nn.Linear)}  # get_decoder leaves out the head
+    inner = {
+        id(p)
+        for layer in model.get_decoder().modules()
+        for p in layer.parameters(recurse=False)
+        if p.ndim == 2 and isinstance(layer, torch.nn.Linear)
+    }  # get_decoder leaves out the head
     rest = [p for p in model.parameters() if id(p) not in inner]
     matrices, others = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
-    groups = [dict(params=matrices, weight_decay=recipe.weight_decay), dict(params=others, weight_decay=0.0)]
-    muon = torch.optim.Muon([p for p in model.parameters() if id(p) in inner], lr=recipe.matrix_lr, weight_decay=recipe.weight_decay,
-                            adjust_lr_fn="match_rms_adamw")
+    groups = [
+        dict(params=matrices, weight_decay=recipe.weight_decay),
+        dict(params=others, weight_decay=0.0),
+    ]
+    muon = torch.optim.Muon(
+        [p for p in model.parameters() if id(p) in inner],
+        lr=recipe.matrix_lr,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
     return [muon, torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)]
 
 
@@ -263,7 +379,15 @@ def _has_bf16(device: torch.device) -> bool:
 
 def _save_state(path: Path, recipe: Recipe, model, optimisers, step: int) -> None:
     with replacing(path) as part:
-        torch.save(dict(recipe=asdict(recipe), step=step, model=model.state_dict(), optimisers=[o.state_dict() for o in optimisers]), part)
+        torch.save(
+            dict(
+                recipe=asdict(recipe),
+                step=step,
+                model=model.state_dict(),
+                optimisers=[o.state_dict() for o in optimisers],
+            ),
+            part,
+        )
 
 
 def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:
@@ -273,11 +397,17 @@ def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as err:
-        raise ValueError(f"{path} is not a checkpoint that can be read; remove it to start anew") from err
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read; remove it to start anew"
+        ) from err
     if {**state["recipe"], "steps": 0} != {**asdict(recipe), "steps": 0}:
-        raise ValueError(f"{path} was written by another recipe; train in an empty folder, or with the recipe {state['recipe']}")
+        raise ValueError(
+            f"{path} was written by another recipe; train in an empty folder, or with the recipe {state['recipe']}"
+        )
     if state["step"] > recipe.steps:
-        raise ValueError(f"{path} is at step {state['step']}, past the {recipe.steps} steps asked for")
+        raise ValueError(
+            f"{path} is at step {state['step']}, past the {recipe.steps} steps asked for"
+        )
     model.load_state_dict(state["model"])
     for optimiser, kept in zip(optimisers, state["optimisers"]):
         optimiser.load_state_dict(kept)

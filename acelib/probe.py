@@ -22,23 +22,44 @@ def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.
     """
     rows = [("fact", edit.text, edit.target_new)]
     prompt = edit.prompt.rstrip()
-    key = edit.relation or next((key for key, relation in world.relations.items() if prompt in relation.cloze), "")
+    key = edit.relation or next(
+        (key for key, relation in world.relations.items() if prompt in relation.cloze), ""
+    )
     wordings = edit.paraphrases or (world.relations[key].cloze if key else ())
-    rows += [("paraphrase", wording.replace("{}", edit.subject), edit.target_new) for wording in wordings if wording != prompt]
+    rows += [
+        ("paraphrase", wording.replace("{}", edit.subject), edit.target_new)
+        for wording in wordings
+        if wording != prompt
+    ]
     if key:
         new = Fact(edit.subject, key, edit.target_new)
-        rows += [("multi-hop", multi_hop_cloze(world, Chain((new, after))), after.object) for after in world.about(edit.target_new)]
-        rows += [("multi-hop", multi_hop_cloze(world, Chain((before, new))), edit.target_new) for before in world.into(edit.subject)[:4]]
+        rows += [
+            ("multi-hop", multi_hop_cloze(world, Chain((new, after))), after.object)
+            for after in world.about(edit.target_new)
+        ]
+        rows += [
+            ("multi-hop", multi_hop_cloze(world, Chain((before, new))), edit.target_new)
+            for before in world.into(edit.subject)[:4]
+        ]
     others = [fact for fact in world.facts if edit.subject not in (fact.subject, fact.object)]
     chosen = Random(seed).sample(others, min(n_unrelated, len(others)))
     rows += [("unrelated", single_hop_cloze(world, fact), fact.object) for fact in chosen]
     return pd.DataFrame(rows, columns=["kind", "prompt", "ideal"])
 
 
-def before_and_after(lm: LM, asked: pd.DataFrame, update: Update, max_new_tokens: int = 12) -> pd.DataFrame:
+def before_and_after(
+    lm: LM, asked: pd.DataFrame, update: Update, max_new_tokens: int = 12
+) -> pd.DataFrame:
     """``asked`` with the model's greedy answers before and after ``update`` and whether the latter are ideal (column "ok")."""
+
     def answers(updates: Sequence[Update] | None) -> list[str]:
-        texts = generate(lm, list(asked.prompt), updates, max_new_tokens, lambda text: "\n" in text or "." in text.replace("D.C.", ""))
+        texts = generate(
+            lm,
+            list(asked.prompt),
+            updates,
+            max_new_tokens,
+            lambda text: "\n" in text or "." in text.replace("D.C.", ""),
+        )
         return [text.split("\n")[0].strip().removesuffix(".") for text in texts]
 
     after = answers([update] * len(asked))

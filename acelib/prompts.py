@@ -26,13 +26,20 @@ def held_out(world: World, fact: Fact) -> tuple[str, str]:
 
     Drawn with the fact as seed, never the canonical ones ("" if there is no other); other facts of the relation are told in them.
     """
-    relation, draw = world.relations[fact.relation], Random("/".join((fact.subject, fact.relation, fact.object)))
+    relation, draw = (
+        world.relations[fact.relation],
+        Random("/".join((fact.subject, fact.relation, fact.object))),
+    )
     return draw.choice(relation.cloze[1:] or [""]), draw.choice(relation.questions[1:] or [""])
 
 
 def _seen(world: World, fact: Fact, wordings: Sequence[str], rng: Random | None) -> str:
     """The canonical wording, or a random one that is not held out for the fact."""
-    return rng.choice([wording for wording in wordings if wording not in held_out(world, fact)]) if rng else wordings[0]
+    return (
+        rng.choice([wording for wording in wordings if wording not in held_out(world, fact)])
+        if rng
+        else wordings[0]
+    )
 
 
 def statement(world: World, fact: Fact, rng: Random | None = None) -> str:
@@ -47,10 +54,14 @@ def single_hop_cloze(world: World, fact: Fact, rng: Random | None = None) -> str
 
 def single_hop_question(world: World, fact: Fact, rng: Random | None = None) -> str:
     """The question for the object: "Which sport does Tim Duncan play?"."""
-    return _seen(world, fact, world.relations[fact.relation].questions, rng).replace("{}", fact.subject)
+    return _seen(world, fact, world.relations[fact.relation].questions, rng).replace(
+        "{}", fact.subject
+    )
 
 
-def noun_phrase(world: World, facts: Iterable[Fact], subject: str, rng: Random | None = None) -> str:
+def noun_phrase(
+    world: World, facts: Iterable[Fact], subject: str, rng: Random | None = None
+) -> str:
     """The object of ``facts``, followed from ``subject``, as a phrase: "the country of origin of the sport of Tim Duncan"."""
     for fact in facts:
         subject = _pick(world.relations[fact.relation].nouns, rng).replace("{}", subject)
@@ -59,7 +70,9 @@ def noun_phrase(world: World, facts: Iterable[Fact], subject: str, rng: Random |
 
 def multi_hop_question(world: World, chain: Chain, rng: Random | None = None) -> str:
     """The question for the end of a chain: "In which country did the sport of Tim Duncan originate?"."""
-    return _pick(world.relations[chain.path[-1]].questions, rng).replace("{}", noun_phrase(world, chain.facts[:-1], chain.subject, rng))
+    return _pick(world.relations[chain.path[-1]].questions, rng).replace(
+        "{}", noun_phrase(world, chain.facts[:-1], chain.subject, rng)
+    )
 
 
 def multi_hop_cloze(world: World, chain: Chain, rng: Random | None = None) -> str:
@@ -79,7 +92,9 @@ def _pool(world: World, n_hops: int, size: int = 200) -> tuple[Chain, ...]:
     return tuple(sample_chains(world, "identification", n_hops, size, Random(n_hops)))
 
 
-def demonstrations(world: World, avoid: Collection[str] = (), n_shots: int = 4, relations: Collection[str] = ()) -> tuple[Chain, ...]:
+def demonstrations(
+    world: World, avoid: Collection[str] = (), n_shots: int = 4, relations: Collection[str] = ()
+) -> tuple[Chain, ...]:
     """``n_shots`` chains of the identification split with 2, 3, 4, 2, ... hops, the same for all cases as far as possible.
 
     A chain that has one of ``relations``, or shares a name with ``avoid`` (the asked case) or with an earlier demonstration, is passed
@@ -92,28 +107,52 @@ def demonstrations(world: World, avoid: Collection[str] = (), n_shots: int = 4, 
 
 
 @lru_cache(maxsize=1024)
-def _chosen(world: World, avoid: frozenset[str], n_shots: int, relations: frozenset[str]) -> tuple[Chain, ...]:
+def _chosen(
+    world: World, avoid: frozenset[str], n_shots: int, relations: frozenset[str]
+) -> tuple[Chain, ...]:
     """``demonstrations``: the same for all questions of a case, and for all editors that are judged on it."""
     used, chosen = set(avoid), []
     for shot in range(n_shots):
         pool = _pool(world, DEMO_HOPS[shot % len(DEMO_HOPS)])
-        best = min((chain for chain in pool if chain not in chosen),
-                   key=lambda chain: (len(relations.intersection(chain.path)), len(used.intersection(chain.entities))))
+        best = min(
+            (chain for chain in pool if chain not in chosen),
+            key=lambda chain: (
+                len(relations.intersection(chain.path)),
+                len(used.intersection(chain.entities)),
+            ),
+        )
         chosen.append(best)
         used.update(best.entities)
     return tuple(chosen)
 
 
-def few_shot(world: World, question: str, case: Case | None = None, n_shots: int = 4, out_of_domain: bool = False) -> str:
+def few_shot(
+    world: World,
+    question: str,
+    case: Case | None = None,
+    n_shots: int = 4,
+    out_of_domain: bool = False,
+) -> str:
     """The chain-of-thought prompt: demonstrations and the question, blank lines between; the model writes " ...\\nAnswer: ...".
 
     question: asked as it is.   case: its names are kept out of the demonstrations, and its relations too if ``out_of_domain``.
     n_shots: 0 gives the zero-shot prompt.
     Source: ACE, Appendix H.1 (there the prompt ends with the question; here with "Thoughts:", so that every model starts to think).
     """
-    avoid = case.entities | {name for edit in case.edits for name in (edit.subject, edit.target_new, edit.target_true)} if case else ()
+    avoid = (
+        case.entities
+        | {
+            name
+            for edit in case.edits
+            for name in (edit.subject, edit.target_new, edit.target_true)
+        }
+        if case
+        else ()
+    )
     relations = case.relations if case and out_of_domain else ()
-    demos = [few_shot_demo(world, chain) for chain in demonstrations(world, avoid, n_shots, relations)]
+    demos = [
+        few_shot_demo(world, chain) for chain in demonstrations(world, avoid, n_shots, relations)
+    ]
     return "\n\n".join([*demos, f"Question: {question}\nThoughts:"])
 
 
@@ -125,7 +164,11 @@ def parse_answer(text: str, marker: str = "Answer:") -> str:
 
 def normalise(text: str) -> str:
     """Text for comparison: no case, accents, punctuation or leading article; blanks single. "The Beyoncé!" -> "beyonce"."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c) and c not in ".'’")
+    plain = "".join(
+        c
+        for c in unicodedata.normalize("NFKD", text.casefold())
+        if not unicodedata.combining(c) and c not in ".'’"
+    )
     words = "".join(c if c.isalnum() else " " for c in plain).split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words)
 

@@ -20,8 +20,16 @@ from functools import cache
 from pathlib import Path
 from typing import Iterable
 
-ROOT = Path(os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent)  #: the repository
-MACHINERY = ("cli.py", "console.py", "notebooks.py", "provenance.py", "bench.py")  #: library files that no number depends on
+ROOT = Path(
+    os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent
+)  #: the repository
+MACHINERY = (
+    "cli.py",
+    "console.py",
+    "notebooks.py",
+    "provenance.py",
+    "bench.py",
+)  #: library files that no number depends on
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
 
 
@@ -29,9 +37,14 @@ def code(source: str) -> str:
     """Python ``source`` without comments, docstrings and blank lines. Raises SyntaxError if it is no Python."""
     lines, dropped = source.splitlines(), set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             text = node.body[0]
-            if not lines[text.lineno - 1][:text.col_offset].strip():  # not on the line of its "def"
+            if not lines[text.lineno - 1][
+                : text.col_offset
+            ].strip():  # not on the line of its "def"
                 dropped.update(range(text.lineno - 1, text.end_lineno))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         row, column = token.start[0] - 1, token.start[1]
@@ -57,8 +70,12 @@ def library_hash(root: Path = ROOT, of: tuple[str, ...] = ()) -> str:
     of: dotted names, ("acelib.experiments", "acelib.editors.ace"); all modules if none. Names outside the library count for nothing.
     """
     files = _reached(root, of) if of else (root / "acelib").rglob("*.py")
-    return digest(part for path in sorted(files) if path.name not in MACHINERY
-                  for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8"))))
+    return digest(
+        part
+        for path in sorted(files)
+        if path.name not in MACHINERY
+        for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8")))
+    )
 
 
 def _reached(root: Path, names: Iterable[str]) -> set[Path]:
@@ -67,8 +84,16 @@ def _reached(root: Path, names: Iterable[str]) -> set[Path]:
     while todo:
         name = todo.pop()
         stem = root.joinpath(*name.split("."))
-        path = next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
-        if not name.startswith("acelib.") or path is None or path in found or path.name in MACHINERY:
+        path = next(
+            (path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()),
+            None,
+        )
+        if (
+            not name.startswith("acelib.")
+            or path is None
+            or path in found
+            or path.name in MACHINERY
+        ):
             continue
         found.add(path)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -76,7 +101,9 @@ def _reached(root: Path, names: Iterable[str]) -> set[Path]:
             if isinstance(node, ast.Import):
                 todo += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                module = importlib.util.resolve_name(
+                    "." * node.level + (node.module or ""), package
+                )
                 todo += [module, *(f"{module}.{alias.name}" for alias in node.names)]
     return found
 
@@ -84,9 +111,17 @@ def _reached(root: Path, names: Iterable[str]) -> set[Path]:
 @cache
 def data_hash(root: Path = ROOT) -> str:
     """Hash of ``data/**`` as it was when first asked in this process: all but ``*.md``, hidden files and the state of a training."""
-    files = sorted(path for path in (root / "data").rglob("*") if path.is_file() and path.suffix != ".md" and path.stem != "state"
-                   and not any(part.startswith(".") for part in path.relative_to(root).parts))
-    return digest(part for path in files for part in (path.relative_to(root).as_posix(), path.read_bytes()))
+    files = sorted(
+        path
+        for path in (root / "data").rglob("*")
+        if path.is_file()
+        and path.suffix != ".md"
+        and path.stem != "state"
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    return digest(
+        part for path in files for part in (path.relative_to(root).as_posix(), path.read_bytes())
+    )
 
 
 def versions() -> dict[str, str]:
@@ -102,11 +137,16 @@ def versions() -> dict[str, str]:
 
 def commit(root: Path = ROOT) -> str:
     """Short commit, with "+" where tracked files differ from it; empty outside git."""
+
     def git(*words: str) -> str:
-        return subprocess.run(("git", "-C", str(root), *words), capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ("git", "-C", str(root), *words), capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(
+            git("status", "--porcelain", "--untracked-files=no")
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -123,5 +163,11 @@ def circumstances() -> dict:
     """Where and when: device, threads, machine, date, versions, commit."""
     import torch
 
-    return {"device": str(default_device()), "threads": torch.get_num_threads(), "machine": f"{platform.system()} {platform.machine()}",
-            "versions": versions(), "commit": commit(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+    return {
+        "device": str(default_device()),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }

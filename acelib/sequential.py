@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from acelib.facts import Edit
 
 
-def edit_in_turn(lm: LM, editor, batches: Iterable[Sequence[Edit]], moments: Moments | None, state: Update = Update()) -> Iterator[Update]:
+def edit_in_turn(
+    lm: LM,
+    editor,
+    batches: Iterable[Sequence[Edit]],
+    moments: Moments | None,
+    state: Update = Update(),
+) -> Iterator[Update]:
     """The state after each batch: W_l + dW_l(1) + ... + dW_l(t).
 
     editor: anything with ``editor(lm, edits, moments) -> Update``, and ``history=`` if its Updates hold keys. Texts that it samples from
@@ -28,7 +34,9 @@ def edit_in_turn(lm: LM, editor, batches: Iterable[Sequence[Edit]], moments: Mom
     Source: AlphaEdit Section 4.
     """
     if state.model not in ("", lm.fingerprint):
-        raise ValueError(f"the state was made for the model {state.model}, not for {lm.name!r} ({lm.fingerprint})")
+        raise ValueError(
+            f"the state was made for the model {state.model}, not for {lm.name!r} ({lm.fingerprint})"
+        )
     if getattr(editor, "texts", ()) is None:
         editor = replace(editor, texts=editor.prefixes(lm)[1:])
     for edits in batches:

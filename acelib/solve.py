@@ -24,10 +24,17 @@ def ridge(K: Tensor, R: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
     """
     _columns(K, R)
     G = solver(K)
-    return _finite(R, torch.linalg.solve(torch.eye(K.shape[1], dtype=K.dtype, device=K.device) + K.T @ G, G, left=False))
+    return _finite(
+        R,
+        torch.linalg.solve(
+            torch.eye(K.shape[1], dtype=K.dtype, device=K.device) + K.T @ G, G, left=False
+        ),
+    )
 
 
-def rank_one(key: Tensor, at: Tensor, residual: Tensor, solver: Solver | None = None) -> tuple[Tensor, Tensor]:
+def rank_one(
+    key: Tensor, at: Tensor, residual: Tensor, solver: Solver | None = None
+) -> tuple[Tensor, Tensor]:
     """Exact write of one residual: dW = r u^T / (k . u) with u = A^{-1} key, so that dW k = r.
 
     key: (m,) direction key (mean over contexts).   at: (m,) key k that must give the residual.   residual: (d,).   solver: None: A = I.
@@ -38,7 +45,9 @@ def rank_one(key: Tensor, at: Tensor, residual: Tensor, solver: Solver | None = 
     u = key[:, None] if solver is None else solver(key[:, None])
     scale = at @ u[:, 0]
     if not scale.abs() > torch.finfo(u.dtype).eps * at.norm() * u.norm():
-        raise ValueError("the key to write at is orthogonal to the direction key; nothing can be written")
+        raise ValueError(
+            "the key to write at is orthogonal to the direction key; nothing can be written"
+        )
     return _finite(residual[:, None], u / scale)
 
 
@@ -54,15 +63,21 @@ def remembering(weight: float, history: Tensor | None = None) -> Solver:
     if history is None:
         return lambda x: x / weight
     ridge = weight * torch.eye(history.shape[1], dtype=history.dtype, device=history.device)
-    return lambda x: (x - history @ torch.linalg.solve(history.T @ history + ridge, history.T @ x)) / weight
+    return lambda x: (
+        (x - history @ torch.linalg.solve(history.T @ history + ridge, history.T @ x)) / weight
+    )
 
 
 def _columns(K: Tensor, R: Tensor):
     if K.ndim != 2 or R.ndim != 2 or K.shape[1] != R.shape[1] or not K.shape[1]:
-        raise ValueError(f"keys {tuple(K.shape)} and residuals {tuple(R.shape)} must be (m, n) and (d, n) with the same n >= 1")
+        raise ValueError(
+            f"keys {tuple(K.shape)} and residuals {tuple(R.shape)} must be (m, n) and (d, n) with the same n >= 1"
+        )
 
 
 def _finite(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     if not (left.isfinite().all() and right.isfinite().all()):
-        raise ValueError("the closed form is not finite: keys, residuals or the moment hold NaN or overflow")
+        raise ValueError(
+            "the closed form is not finite: keys, residuals or the moment hold NaN or overflow"
+        )
     return left, right

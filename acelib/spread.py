@@ -34,15 +34,21 @@ class Stage:
     weight: float  #: lambda, on the mean second moment; with a null space L2, on the change itself
     objective: Objective
     share: str = "even"
-    null_space: tuple[float | None, float | None] | None = None  #: (threshold, share) of ``Moments.projector``; None: no projection
+    null_space: tuple[float | None, float | None] | None = (
+        None  #: (threshold, share) of ``Moments.projector``; None: no projection
+    )
 
     def __post_init__(self):
         if self.share not in SHARES:
-            raise ValueError(f"share {self.share!r} is unknown; allowed: {', '.join(map(repr, SHARES))}")
+            raise ValueError(
+                f"share {self.share!r} is unknown; allowed: {', '.join(map(repr, SHARES))}"
+            )
         if not self.weight > 0:
             raise ValueError(f"weight {self.weight} must be positive")
 
-    def kept(self, moments: Moments, layer: int, history: Mapping[int, Tensor] | None = None) -> tuple[Solver, Solver]:
+    def kept(
+        self, moments: Moments, layer: int, history: Mapping[int, Tensor] | None = None
+    ) -> tuple[Solver, Solver]:
         """What a write at ``layer`` must not change, for ``solve.ridge``: the projector of its keys, and x -> A^{-1} x.
 
         history: ``Update.keys`` of earlier edits.
@@ -50,29 +56,44 @@ class Stage:
         """
         if self.null_space is None:
             if history:
-                raise ValueError("keys of earlier edits are given, but only a write inside a null space (AlphaEdit) can keep them")
+                raise ValueError(
+                    "keys of earlier edits are given, but only a write inside a null space (AlphaEdit) can keep them"
+                )
             return (lambda x: x), moments.solver(layer, self.weight)
         project = moments.projector(layer, *self.null_space)
         if layer not in (history or {}):
             return project, remembering(self.weight)
         keys = history[layer].to(moments[layer])
         if not (project(keys.sum(1)) - keys.sum(1)).norm() <= 1e-3 * keys.norm():
-            raise ValueError(f"the keys of earlier edits at layer {layer} are not in this null space: it has another threshold or moment")
+            raise ValueError(
+                f"the keys of earlier edits at layer {layer} are not in this null space: it has another threshold or moment"
+            )
         return project, remembering(self.weight, keys)
 
-    def check(self, lm: LM, moments: Moments, history: Mapping[int, Tensor] | None = None) -> tuple[int, ...]:
+    def check(
+        self, lm: LM, moments: Moments, history: Mapping[int, Tensor] | None = None
+    ) -> tuple[int, ...]:
         """The layers in order. Raises ValueError if one does not exist, its moment is of another width, or as ``kept``."""
         layers = lm.layers(self.layers)
         for layer in layers:
             if layer in moments.matrices and len(moments[layer]) != lm.d_mlp:
-                raise ValueError(f"the second moment of layer {layer} is of {len(moments[layer])} neurons; {lm.name!r} has {lm.d_mlp}")
+                raise ValueError(
+                    f"the second moment of layer {layer} is of {len(moments[layer])} neurons; {lm.name!r} has {lm.d_mlp}"
+                )
             self.kept(moments, layer, history)
         return layers
 
 
-def edit(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, prefixes: Sequence[str] = ("",),
-         updates: Sequence[Update] | None = None, history: Mapping[int, Tensor] | None = None, searched: Sequence[Update] | None = None,
-         ) -> list[Update]:
+def edit(
+    lm: LM,
+    given: Sequence[Request],
+    stage: Stage,
+    moments: Moments,
+    prefixes: Sequence[str] = ("",),
+    updates: Sequence[Update] | None = None,
+    history: Mapping[int, Tensor] | None = None,
+    searched: Sequence[Update] | None = None,
+) -> list[Update]:
     """Search target vectors and write them on the model as edited by ``updates``: one new Update for each group (without ``updates``).
 
     searched: the edits of the model that targets are searched on, if not ``updates``.
@@ -80,14 +101,24 @@ def edit(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, prefi
     Source: MEMIT Algorithm 1; ACE Algorithm 1.
     """
     layers = stage.check(lm, moments, history)
-    targets = target_vectors(lm, given, layers[-1], stage.objective, prefixes, updates if searched is None else searched)
+    targets = target_vectors(
+        lm, given, layers[-1], stage.objective, prefixes, updates if searched is None else searched
+    )
     return write(lm, given, stage, moments, targets.value, prefixes, updates, history)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def write(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, Z: Tensor, prefixes: Sequence[str] = ("",),
-          updates: Sequence[Update] | None = None, history: Mapping[int, Tensor] | None = None) -> list[Update]:
+def write(
+    lm: LM,
+    given: Sequence[Request],
+    stage: Stage,
+    moments: Moments,
+    Z: Tensor,
+    prefixes: Sequence[str] = ("",),
+    updates: Sequence[Update] | None = None,
+    history: Mapping[int, Tensor] | None = None,
+) -> list[Update]:
     """Fill ``stage.layers`` so that the written site at the lookup tokens becomes Z (n, d).
 
     The rows' hidden states are carried up from layer to layer, so a layer below the first write runs once.
@@ -99,7 +130,9 @@ def write(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, Z: T
     """
     layers, weights = lm.layers(stage.layers), prefix_weights(lm, prefixes)
     if Z.shape != (len(given), lm.d_model):
-        raise ValueError(f"targets {tuple(Z.shape)} do not fit {len(given)} requests of width {lm.d_model}")
+        raise ValueError(
+            f"targets {tuple(Z.shape)} do not fit {len(given)} requests of width {lm.d_model}"
+        )
     groups = torch.tensor([r.group for r in given])
     base = list(updates) if updates is not None else [Update()] * (int(groups.max()) + 1)
     new = [Update() for _ in base]
@@ -108,7 +141,10 @@ def write(lm: LM, given: Sequence[Request], stage: Stage, moments: Moments, Z: T
         now = [b + u for b, u in zip(base, new)] if updates is not None or j else None
         project, solver = stage.kept(moments, layer, history)
         K = project(mean_key(walk.climb(layer, now), weights).double())
-        R = SHARES[stage.share](len(layers) - j) * (Z - walk.look(layers[-1], stage.objective.site, now)).double().T
+        R = (
+            SHARES[stage.share](len(layers) - j)
+            * (Z - walk.look(layers[-1], stage.objective.site, now)).double().T
+        )
         solved = solver(K).to(K)
         for g in groups.unique().tolist():
             mine = (groups == g).nonzero()[:, 0].to(K.device)

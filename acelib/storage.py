@@ -33,14 +33,22 @@ def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[F
     for category in world.categories():
         facts = list(world.facts_of(category))
         Random(f"{seed}/{category}").shuffle(facts)
-        right = recall(lm, [single_hop_cloze(world, fact) for fact in facts], [fact.object for fact in facts]).correct
+        right = recall(
+            lm, [single_hop_cloze(world, fact) for fact in facts], [fact.object for fact in facts]
+        ).correct
         chosen[category] = [fact for fact, ok in zip(facts, right) if ok][:n]
     return chosen
 
 
-def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], norm: str = "frozen", batch_size: int = 16,
-                    progress: Progress | None = None, prompt: Callable[[Fact], str] | None = None,
-                    ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+def category_scores(
+    lm: LM,
+    world: World,
+    facts: Mapping[str, Sequence[Fact]],
+    norm: str = "frozen",
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    prompt: Callable[[Fact], str] | None = None,
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Importance of every layer and every FFN neuron for each category: Eq. 9 at the last token of the single-hop prompts.
 
     prompt: the prompt of a fact; None: the canonical one.
@@ -51,13 +59,18 @@ def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], n
     for category, asked in facts.items():
         neurons[category] = torch.zeros(lm.n_layers, lm.d_mlp)
         for start in range(0, len(asked), batch_size):
-            part = asked[start:start + batch_size]
-            ids, mask = lm.encode([prompt(fact) if prompt else single_hop_cloze(world, fact) for fact in part])
+            part = asked[start : start + batch_size]
+            ids, mask = lm.encode(
+                [prompt(fact) if prompt else single_hop_cloze(world, fact) for fact in part]
+            )
             targets = first_tokens(lm, [fact.object for fact in part])
             for block in ("attn", "ffn"):
                 scores = value_scores(lm, ids, mask, targets, of=block, norm=norm)
-                rows += [dict(category=category, block=block, layer=layer, importance=value)
-                         for by_layer in layer_mass(scores).tolist() for layer, value in enumerate(by_layer)]
+                rows += [
+                    dict(category=category, block=block, layer=layer, importance=value)
+                    for by_layer in layer_mass(scores).tolist()
+                    for layer, value in enumerate(by_layer)
+                ]
             neurons[category] += scores.sum(0).float().cpu()
             done += len(part)
             if progress:
@@ -65,21 +78,38 @@ def category_scores(lm: LM, world: World, facts: Mapping[str, Sequence[Fact]], n
     return pd.DataFrame(rows), neurons
 
 
-def similarity(scores: pd.DataFrame, neurons: Mapping[str, Tensor], share: float = 0.01) -> pd.DataFrame:
+def similarity(
+    scores: pd.DataFrame, neurons: Mapping[str, Tensor], share: float = 0.01
+) -> pd.DataFrame:
     """How alike two categories are, by layers and by neurons.
 
     scores, neurons: from ``category_scores``.   share: of all FFN neurons, those of greatest score.
     Returns: one row a pair: a, b; attn, ffn: rank correlation of the layers' importances; shared: share of top neurons in common, from 0
     to 1 (unrelated categories: ``share``).   Raises ValueError for a share outside (0, 1].
     """
-    best = {name: {neuron[:2] for neuron in top_neurons(score, _count(share, score.numel()))} for name, score in neurons.items()}
+    best = {
+        name: {neuron[:2] for neuron in top_neurons(score, _count(share, score.numel()))}
+        for name, score in neurons.items()
+    }
     layers = scores.groupby(["block", "category", "layer"])["importance"].sum().unstack()
     by = {block: layers.loc[block].T.corr("spearman") for block in ("attn", "ffn")}
-    return pd.DataFrame([dict(a=a, b=b, attn=by["attn"].at[a, b], ffn=by["ffn"].at[a, b], shared=len(best[a] & best[b]) / len(best[a]))
-                         for a, b in combinations(neurons, 2)])
+    return pd.DataFrame(
+        [
+            dict(
+                a=a,
+                b=b,
+                attn=by["attn"].at[a, b],
+                ffn=by["ffn"].at[a, b],
+                shared=len(best[a] & best[b]) / len(best[a]),
+            )
+            for a, b in combinations(neurons, 2)
+        ]
+    )
 
 
-def kinship(pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR) -> tuple[float, float]:
+def kinship(
+    pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR
+) -> tuple[float, float]:
     """Whether categories ``similar`` are more alike: mean of ``measure`` over their pairs minus that over pairs of one of them and another.
 
     pairs: ``similarity``.   Returns the difference, and p, one-sided: the share of all choices of as many categories whose difference is
@@ -96,18 +126,39 @@ def kinship(pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR)
     return found, sum(other >= found - 1e-12 for other in choices) / len(choices)
 
 
-def over_categories(pairs: pd.DataFrame, measure: str, similar: Sequence[str] | None = None, seed: int = 0, level: float = 0.95) -> Mean:
+def over_categories(
+    pairs: pd.DataFrame,
+    measure: str,
+    similar: Sequence[str] | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Mean:
     """Mean of ``measure`` over pairs of categories, or the difference of ``kinship``, with the percentile interval of 9999 resamples of the
     *categories*, similar ones apart from the others: pairs share categories, so resampling pairs would give too narrow an interval.
 
     A category that is drawn k times counts k times in each of its pairs; a category is no pair with itself.   pairs: ``similarity``.
     n: categories. Raises ValueError as ``kinship``.   Source: Efron (1979).
     """
-    names, kin = _kin(pairs, similar) if similar is not None else (list(dict.fromkeys([*pairs.a, *pairs.b])), [])
-    strata, rng = [part for part in (kin, [name for name in names if name not in kin]) if part], np.random.default_rng(seed)
-    draws = np.hstack([rng.multinomial(len(part), np.full(len(part), 1 / len(part)), 9999) for part in strata])
-    counts = pd.DataFrame(np.vstack([np.ones_like(draws[:1]), draws]), columns=[name for part in strata for name in part])
-    weights, values = counts[pairs.a].to_numpy() * counts[pairs.b].to_numpy(), pairs[measure].to_numpy()
+    names, kin = (
+        _kin(pairs, similar)
+        if similar is not None
+        else (list(dict.fromkeys([*pairs.a, *pairs.b])), [])
+    )
+    strata, rng = (
+        [part for part in (kin, [name for name in names if name not in kin]) if part],
+        np.random.default_rng(seed),
+    )
+    draws = np.hstack(
+        [rng.multinomial(len(part), np.full(len(part), 1 / len(part)), 9999) for part in strata]
+    )
+    counts = pd.DataFrame(
+        np.vstack([np.ones_like(draws[:1]), draws]),
+        columns=[name for part in strata for name in part],
+    )
+    weights, values = (
+        counts[pairs.a].to_numpy() * counts[pairs.b].to_numpy(),
+        pairs[measure].to_numpy(),
+    )
     inside = (pairs.a.isin(kin).astype(int) + pairs.b.isin(kin)).to_numpy()
     mean = lambda chosen: weights[:, chosen] @ values[chosen] / weights[:, chosen].sum(1)
     with np.errstate(invalid="ignore"):  # a draw of one category only has no pair
@@ -116,8 +167,16 @@ def over_categories(pairs: pd.DataFrame, measure: str, similar: Sequence[str] | 
     return Mean(float(found[0]), float(low), float(high), len(names))
 
 
-def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[str, Sequence[Fact]], share: float = 0.01,
-            n_random: int = 3, n_unrelated: int = 60, seed: int = 0) -> pd.DataFrame:
+def zeroing(
+    lm: LM,
+    world: World,
+    neurons: Mapping[str, Tensor],
+    facts: Mapping[str, Sequence[Fact]],
+    share: float = 0.01,
+    n_random: int = 3,
+    n_unrelated: int = 60,
+    seed: int = 0,
+) -> pd.DataFrame:
     """What is forgotten when a ``share`` of all FFN neurons is zeroed: the category's highest scoring ones, or random ones.
 
     neurons: scores (l, m) by category.   facts: questions by category that the model answers and that gave no score.
@@ -129,15 +188,32 @@ def zeroing(lm: LM, world: World, neurons: Mapping[str, Tensor], facts: Mapping[
     for category, scores in neurons.items():
         rng = Random(f"{seed}/{category}")
         pool = [fact for other, some in facts.items() if other != category for fact in some]
-        asked = {"related": list(facts[category]), "unrelated": rng.sample(pool, min(n_unrelated, len(pool)))}
-        flat = [(group, single_hop_cloze(world, fact), fact.object) for group, some in asked.items() for fact in some]
+        asked = {
+            "related": list(facts[category]),
+            "unrelated": rng.sample(pool, min(n_unrelated, len(pool))),
+        }
+        flat = [
+            (group, single_hop_cloze(world, fact), fact.object)
+            for group, some in asked.items()
+            for fact in some
+        ]
         every = [(layer, k) for layer in range(lm.n_layers) for k in range(lm.d_mlp)]
         draws = [(f"random {percent}", rng.sample(every, n)) for _ in range(n_random)]
         for zeroed, chosen in [(f"top {percent}", top_neurons(scores, n)), *draws]:
             with ablate(lm, chosen):
-                kept = recall(lm, [prompt for _, prompt, _ in flat], [answer for *_, answer in flat]).correct
-            rows += [dict(category=category, zeroed=zeroed, questions=group, prompt=prompt, drop=float(not ok))
-                     for (group, prompt, _), ok in zip(flat, kept)]
+                kept = recall(
+                    lm, [prompt for _, prompt, _ in flat], [answer for *_, answer in flat]
+                ).correct
+            rows += [
+                dict(
+                    category=category,
+                    zeroed=zeroed,
+                    questions=group,
+                    prompt=prompt,
+                    drop=float(not ok),
+                )
+                for (group, prompt, _), ok in zip(flat, kept)
+            ]
     return pd.DataFrame(rows)
 
 
@@ -146,7 +222,9 @@ def _kin(pairs: pd.DataFrame, similar: Sequence[str]) -> tuple[list[str], list[s
     names = list(dict.fromkeys([*pairs.a, *pairs.b]))
     kin = [name for name in names if name in set(similar)]
     if not 2 <= len(kin) < len(names):
-        raise ValueError(f"{len(kin)} of the {len(names)} categories are called similar; allowed: 2 to {len(names) - 1}")
+        raise ValueError(
+            f"{len(kin)} of the {len(names)} categories are called similar; allowed: 2 to {len(names) - 1}"
+        )
     return names, kin
 
 

@@ -28,20 +28,34 @@ class Tail:
     fixed: what ``fixed`` gave.   places: indices of the rows' states to return, row * t + column, or None for all.
     """
 
-    def __init__(self, lm: LM, layer: int, batch: Batch, rows: Tensor, hidden: Tensor, past: Sequence[tuple[Tensor, Tensor]],
-                 fixed: dict[nn.Module, Tensor], places: Tensor | None):
+    def __init__(
+        self,
+        lm: LM,
+        layer: int,
+        batch: Batch,
+        rows: Tensor,
+        hidden: Tensor,
+        past: Sequence[tuple[Tensor, Tensor]],
+        fixed: dict[nn.Module, Tensor],
+        places: Tensor | None,
+    ):
         self.lm, self.places, last = lm, places, lm.n_layers - 1
         self.rest = hidden[rows, 1:]
         self.fixed = {module: values[rows, 1:] for module, values in fixed.items()}
-        frozen = [_Frozen(k[rows], v[rows]) if i > layer else DynamicLayer() for i, (k, v) in enumerate(past)]
+        frozen = [
+            _Frozen(k[rows], v[rows]) if i > layer else DynamicLayer()
+            for i, (k, v) in enumerate(past)
+        ]
         self.past = Cache(layers=frozen) if past else None
         self.positions = batch.inputs(slice(batch.at, None), rows)["position_ids"]
         self.mask = _mask(batch.mask[rows], batch.at, hidden.dtype)
         self.part = lean(lm, layer + 1, last, int(self.positions.max()) + 1)
         self.where = {}  # module -> the places it runs at
         if places is not None and layer < last:
-            real = batch.mask[rows, batch.at:].flatten().nonzero()[:, 0]
-            self.where = {module: real for i in range(layer + 1, last + 1) for module in _by_position(lm, i)}
+            real = batch.mask[rows, batch.at :].flatten().nonzero()[:, 0]
+            self.where = {
+                module: real for i in range(layer + 1, last + 1) for module in _by_position(lm, i)
+            }
             self.where |= {lm.attn_out(last): places, lm.mlp(last): places}
 
     def __call__(self, first: Tensor) -> Tensor:
@@ -51,8 +65,13 @@ class Tail:
                 stack.enter_context(_only_first(module, rest))
             for module in self.where.keys() - self.fixed.keys():
                 stack.enter_context(_only_at(module, self.where[module]))
-            states = self.part(inputs_embeds=torch.cat([first[:, None], self.rest], 1), attention_mask=self.mask,
-                               position_ids=self.positions, past_key_values=self.past, use_cache=self.past is not None).last_hidden_state
+            states = self.part(
+                inputs_embeds=torch.cat([first[:, None], self.rest], 1),
+                attention_mask=self.mask,
+                position_ids=self.positions,
+                past_key_values=self.past,
+                use_cache=self.past is not None,
+            ).last_hidden_state
         return states if self.places is None else states.flatten(0, 1)[self.places]
 
 
@@ -64,7 +83,12 @@ def fixed(lm: LM, layer: int) -> Iterator[dict[nn.Module, Tensor]]:
     if layer + 1 < lm.n_layers:
         moved = {lm.attn_out(layer + 1)} | (set() if lm.family.parallel else {lm.mlp(layer + 1)})
         modules = [module for module in _by_position(lm, layer + 1) if module not in moved]
-    hooks = [module.register_forward_hook(lambda *call, module=module: found.__setitem__(module, call[-1])) for module in modules]
+    hooks = [
+        module.register_forward_hook(
+            lambda *call, module=module: found.__setitem__(module, call[-1])
+        )
+        for module in modules
+    ]
     try:
         yield found
     finally:
@@ -74,7 +98,11 @@ def fixed(lm: LM, layer: int) -> Iterator[dict[nn.Module, Tensor]]:
 
 def _by_position(lm: LM, layer: int) -> list[nn.Module]:
     """The matrices of a block's attention, and its FFN."""
-    return [module for module in lm.attn(layer).children() if getattr(module, "weight", torch.empty(0)).ndim == 2] + [lm.mlp(layer)]
+    return [
+        module
+        for module in lm.attn(layer).children()
+        if getattr(module, "weight", torch.empty(0)).ndim == 2
+    ] + [lm.mlp(layer)]
 
 
 @contextmanager
@@ -89,7 +117,11 @@ def _hooked(module: nn.Module, before, after) -> Iterator[None]:
 
 def _only_first(module: nn.Module, rest: Tensor):
     """Run ``module`` on the first position only; what it gives at the others is ``rest``."""
-    return _hooked(module, lambda _, args: (args[0][:, :1], *args[1:]), lambda _, args, out: torch.cat([out, rest], 1))
+    return _hooked(
+        module,
+        lambda _, args: (args[0][:, :1], *args[1:]),
+        lambda _, args, out: torch.cat([out, rest], 1),
+    )
 
 
 def _only_at(module: nn.Module, places: Tensor):
@@ -101,7 +133,11 @@ def _only_at(module: nn.Module, places: Tensor):
         return args[0].flatten(0, 1)[places], *args[1:]
 
     def after(_, args, out):
-        return out.new_zeros(shape[0] * shape[1], out.shape[-1]).index_copy(0, places, out).unflatten(0, shape)
+        return (
+            out.new_zeros(shape[0] * shape[1], out.shape[-1])
+            .index_copy(0, places, out)
+            .unflatten(0, shape)
+        )
 
     return _hooked(module, before, after)
 
@@ -114,7 +150,9 @@ class _Frozen(DynamicLayer):
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
@@ -122,7 +160,9 @@ def _mask(mask: Tensor, at: int, dtype: torch.dtype) -> Tensor:
     """Additive causal mask (b, 1, t, p) of the columns from ``at`` on, from a mask of tokens (b, p)."""
     columns = torch.arange(mask.shape[1], device=mask.device)
     seen = mask.bool()[:, None, None] & (columns <= columns[at:, None])
-    return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill_(
+        ~seen, torch.finfo(dtype).min
+    )
 
 
 def lean(lm: LM, first: int, last: int, positions: int) -> nn.Module:
@@ -130,13 +170,22 @@ def lean(lm: LM, first: int, last: int, positions: int) -> nn.Module:
     family, blocks, part = lm.family, [], lm.between(first, last)
     for block in getattr(part, family.layers):
         mlp, attn = getattr(block, family.mlp), copied(getattr(block, family.attn))
-        fused = {name: GELUTanh() for name, module in mlp._modules.items() if isinstance(module, NewGELUActivation)}
-        attn._buffers = {name: table[:positions] if name == "embed_positions" else table for name, table in attn._buffers.items()}
+        fused = {
+            name: GELUTanh()
+            for name, module in mlp._modules.items()
+            if isinstance(module, NewGELUActivation)
+        }
+        attn._buffers = {
+            name: table[:positions] if name == "embed_positions" else table
+            for name, table in attn._buffers.items()
+        }
         blocks.append(copied(block, **{family.mlp: copied(mlp, **fused), family.attn: attn}))
     return copied(part, **{family.layers: nn.ModuleList(blocks)})
 
 
-def sharing(lm: LM, rows: Sequence[tuple[Sequence[int], int]], beginnings: Sequence[str]) -> tuple[Batch, int, Tensor, Tensor]:
+def sharing(
+    lm: LM, rows: Sequence[tuple[Sequence[int], int]], beginnings: Sequence[str]
+) -> tuple[Batch, int, Tensor, Tensor]:
     """One batch from (token ids, lookup index) pairs in which the tokens that rows of one beginning share stand in the first columns.
 
     Returns the batch; how many columns are shared; a row of each beginning that has some; for every row, which of those it is like.
@@ -144,16 +193,35 @@ def sharing(lm: LM, rows: Sequence[tuple[Sequence[int], int]], beginnings: Seque
     common: dict[str, list[int]] = {}
     for (ids, at), text in zip(rows, beginnings):
         known = common.setdefault(text, list(ids[:at]) if text else [])
-        same = next((i for i, (a, b) in enumerate(zip(known, ids[:at])) if a != b), min(len(known), at))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(known, ids[:at])) if a != b), min(len(known), at)
+        )
         del known[same:]
     kept = [text for text, ids in common.items() if ids]
-    rest = aligned(lm, [(ids[len(common[text]):], at - len(common[text])) for (ids, at), text in zip(rows, beginnings)])
-    like = torch.tensor([kept.index(text) if text in kept else 0 for text in beginnings], device=lm.device)
-    first = torch.tensor([beginnings.index(text) for text in kept], dtype=torch.long, device=lm.device)
+    rest = aligned(
+        lm,
+        [
+            (ids[len(common[text]) :], at - len(common[text]))
+            for (ids, at), text in zip(rows, beginnings)
+        ],
+    )
+    like = torch.tensor(
+        [kept.index(text) if text in kept else 0 for text in beginnings], device=lm.device
+    )
+    first = torch.tensor(
+        [beginnings.index(text) for text in kept], dtype=torch.long, device=lm.device
+    )
     if not kept:
         return rest, 0, first, like
     ids, mask = lm.pad([common[text] for text in beginnings])
-    return Batch(torch.cat([ids, rest.ids], 1), torch.cat([mask, rest.mask], 1), ids.shape[1] + rest.at), ids.shape[1], first, like
+    return (
+        Batch(
+            torch.cat([ids, rest.ids], 1), torch.cat([mask, rest.mask], 1), ids.shape[1] + rest.at
+        ),
+        ids.shape[1],
+        first,
+        like,
+    )
 
 
 def rows_that_fit(lm: LM, layer: int, t: int, at: int) -> int:
@@ -163,6 +231,10 @@ def rows_that_fit(lm: LM, layer: int, t: int, at: int) -> int:
     for each block and earlier position (at), keys and values; and 4 v at a label.
     """
     above, d = lm.n_layers - layer - 1, lm.d_model
-    row = above * t * (16 * d + 4 * lm.d_mlp) + lm.n_layers * at * 2 * d + 4 * lm.head.weight.shape[0]
-    free = 2**26 if lm.device.type == "cpu" else torch.accelerator.get_memory_info(lm.device)[0] // 2
+    row = (
+        above * t * (16 * d + 4 * lm.d_mlp) + lm.n_layers * at * 2 * d + 4 * lm.head.weight.shape[0]
+    )
+    free = (
+        2**26 if lm.device.type == "cpu" else torch.accelerator.get_memory_info(lm.device)[0] // 2
+    )
     return max(1, free // (row * torch.promote_types(lm.dtype, torch.float32).itemsize))

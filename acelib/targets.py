@@ -25,7 +25,11 @@ from acelib.lm import LM
 from acelib.tail import Tail, fixed, lean, rows_that_fit, sharing
 from acelib.update import Update, overlaid
 
-KINDS = {"block": ("out",), "mlp": ("mlp",), "pmet": ("attn", "mlp")}  #: where each kind adds its deltas; the last is written
+KINDS = {
+    "block": ("out",),
+    "mlp": ("mlp",),
+    "pmet": ("attn", "mlp"),
+}  #: where each kind adds its deltas; the last is written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +46,16 @@ class Objective:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"objective kind {self.kind!r} is unknown; allowed: {', '.join(map(repr, KINDS))}")
-        good = dict(steps=self.steps >= 1 and self.steps % 1 == 0, lr=self.lr > 0, decay=self.decay >= 0, kl=self.kl >= 0,
-                    clamp=self.clamp is None or self.clamp > 0)
+            raise ValueError(
+                f"objective kind {self.kind!r} is unknown; allowed: {', '.join(map(repr, KINDS))}"
+            )
+        good = dict(
+            steps=self.steps >= 1 and self.steps % 1 == 0,
+            lr=self.lr > 0,
+            decay=self.decay >= 0,
+            kl=self.kl >= 0,
+            clamp=self.clamp is None or self.clamp > 0,
+        )
         for name in good:
             if not good[name]:
                 raise ValueError(f"objective: {name} {getattr(self, name)} is out of range")
@@ -67,8 +78,15 @@ class Targets:
     steps: Tensor  #: (n,) Adam updates made
 
 
-def target_vectors(lm: LM, given: Sequence[Request], layer: int, objective: Objective, prefixes: Sequence[str] = ("",),
-                   updates: Sequence[Update | None] | None = None, rows: int | None = None) -> Targets:
+def target_vectors(
+    lm: LM,
+    given: Sequence[Request],
+    layer: int,
+    objective: Objective,
+    prefixes: Sequence[str] = ("",),
+    updates: Sequence[Update | None] | None = None,
+    rows: int | None = None,
+) -> Targets:
     """Optimise the target vectors of all requests at ``layer``, on the model as edited by ``updates``; weights are not touched.
 
     given: n requests.   prefixes: each request's NLL is the mean over these (the first is "").   updates: one for each group, or None.
@@ -81,23 +99,45 @@ def target_vectors(lm: LM, given: Sequence[Request], layer: int, objective: Obje
     prefix_weights(lm, prefixes)
     if not given:
         raise ValueError("no request given; target vectors need at least one")
-    length = [(len(ids) - at + len(lm.answer_ids(r.target)), at) for r in given for ids, at in [tokens(lm, r.prompt, r.end)]]
-    order = sorted(range(len(given)), key=lambda i: length[i])  # by the tokens from the lookup token on: little padding
+    length = [
+        (len(ids) - at + len(lm.answer_ids(r.target)), at)
+        for r in given
+        for ids, at in [tokens(lm, r.prompt, r.end)]
+    ]
+    order = sorted(
+        range(len(given)), key=lambda i: length[i]
+    )  # by the tokens from the lookup token on: little padding
     if rows is None:
         rows = rows_that_fit(lm, layer, *map(max, zip(*length)))
-    parts = chunked(lambda piece: _Search(lm, [given[order[i]] for i in piece], layer, objective, prefixes, updates).run(), len(given),
-                    max(1, rows // (len(prefixes) + 1)))
+    parts = chunked(
+        lambda piece: _Search(
+            lm, [given[order[i]] for i in piece], layer, objective, prefixes, updates
+        ).run(),
+        len(given),
+        max(1, rows // (len(prefixes) + 1)),
+    )
     back = torch.tensor(order).argsort()
     joined = lambda name, dim: torch.cat([getattr(part, name) for part in parts], dim)
     whole = ((f.name, 1 if f.name == "delta" else 0) for f in fields(Targets))
-    return Targets(**{name: (values := joined(name, dim)).index_select(dim, back.to(values.device)) for name, dim in whole})
+    return Targets(
+        **{
+            name: (values := joined(name, dim)).index_select(dim, back.to(values.device))
+            for name, dim in whole
+        }
+    )
 
 
 class _Search:
     """One batch: what stays fixed in the loop, and the loop."""
 
     def __init__(self, lm, given, layer, objective, prefixes, updates):
-        self.lm, self.given, self.layer, self.objective, self.updates = lm, given, layer, objective, updates
+        self.lm, self.given, self.layer, self.objective, self.updates = (
+            lm,
+            given,
+            layer,
+            objective,
+            updates,
+        )
         self.precision = torch.promote_types(lm.dtype, torch.float32)
         changes = [updates and updates[r.group] for r in given]
         self.one_model = len({id(u) if u and u.factors else None for u in changes}) == 1
@@ -114,25 +154,35 @@ class _Search:
             self.bare.append(len(rows))
             for prefix in prefixes:
                 ids, at = tokens(self.lm, prefix + r.prompt, len(prefix) + r.end)
-                labels += [(i, len(rows), len(ids) - 1 - at + j, token) for j, token in enumerate(answer)]
+                labels += [
+                    (i, len(rows), len(ids) - 1 - at + j, token) for j, token in enumerate(answer)
+                ]
                 weights += [1 / (len(answer) * len(prefixes))] * len(answer)
                 rows.append((ids + answer[:-1], at))
                 owner.append(i)
                 beginning.append(prefix)
-            subject = r.subject or r.prompt[:r.end]
+            subject = r.subject or r.prompt[: r.end]
             ids, at = tokens(self.lm, subject + " is a", len(subject))
             bare_ids, bare_at = rows[self.bare[i]]
-            if not guard or ids[:at + 1] == bare_ids[:bare_at + 1]:
+            if not guard or ids[: at + 1] == bare_ids[: bare_at + 1]:
                 kl_row.append(self.bare[i])
             else:
                 kl_row.append(len(rows))
-                rows.append((ids[:at + 1], at))
+                rows.append((ids[: at + 1], at))
                 owner.append(i)
                 beginning.append("")
-        self.batch, self.shared, self.first, self.like = sharing(self.lm, rows, beginning if self.one_model else [""] * len(rows))
+        self.batch, self.shared, self.first, self.like = sharing(
+            self.lm, rows, beginning if self.one_model else [""] * len(rows)
+        )
         device = self.lm.device
-        self.owner, self.kl_row = torch.tensor(owner, device=device), torch.tensor(kl_row, device=device)
-        self.label, self.label_weight = torch.tensor(labels, device=device), torch.tensor(weights, device=device, dtype=self.precision)
+        self.owner, self.kl_row = (
+            torch.tensor(owner, device=device),
+            torch.tensor(kl_row, device=device),
+        )
+        self.label, self.label_weight = (
+            torch.tensor(labels, device=device),
+            torch.tensor(weights, device=device, dtype=self.precision),
+        )
 
     def _freeze(self):
         """Keys and values of the positions before the lookup token, and the states of the rest after ``layer``."""
@@ -143,19 +193,34 @@ class _Search:
         past, whole = DynamicCache(), lean(lm, 0, lm.n_layers - 1, batch.ids.shape[1])
         if self.shared:
             with overlaid(lm, self.rows_of(self.first)):
-                whole(input_ids=batch.ids[self.first, :self.shared], **batch.inputs(slice(self.shared), self.first), past_key_values=past,
-                      use_cache=True)
-            past = DynamicCache([(slot.keys[self.like], slot.values[self.like]) for slot in past.layers])
+                whole(
+                    input_ids=batch.ids[self.first, : self.shared],
+                    **batch.inputs(slice(self.shared), self.first),
+                    past_key_values=past,
+                    use_cache=True,
+                )
+            past = DynamicCache(
+                [(slot.keys[self.like], slot.values[self.like]) for slot in past.layers]
+            )
         with overlaid(lm, self.rows_of(torch.arange(len(groups)))):
             if at > self.shared:
                 head = slice(self.shared, at)
-                whole(input_ids=batch.ids[:, head], **batch.inputs(head), past_key_values=past, use_cache=True)
+                whole(
+                    input_ids=batch.ids[:, head],
+                    **batch.inputs(head),
+                    past_key_values=past,
+                    use_cache=True,
+                )
             self.past = [(slot.keys, slot.values) for slot in past.layers]
             with reading(lm, sites) as values, fixed(lm, layer) as self.fixed:
                 tail, last = batch.inputs(slice(at, None)), min(layer + 1, lm.n_layers - 1)
-                lean(lm, 0, last, batch.ids.shape[1])(input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at))
+                lean(lm, 0, last, batch.ids.shape[1])(
+                    input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at)
+                )
         self.hidden = values["out", layer]
-        self.middle = (values["in", layer] + values["attn", layer])[:, 0]  # between attention and FFN, lookup token
+        self.middle = (values["in", layer] + values["attn", layer])[
+            :, 0
+        ]  # between attention and FFN, lookup token
         start = [values[kind, layer][self.bare, 0] for kind in KINDS[self.objective.kind]]
         self.start = torch.stack(start).to(self.precision)  # h_0 (k, n, d)
 
@@ -164,31 +229,53 @@ class _Search:
         lm, first, delta = self.lm, self.hidden[rows, 0], delta.to(self.hidden.dtype)
         if len(delta) == 1 or lm.family.parallel:
             return first + delta.sum(0)
-        middle = (self.middle[rows] + delta[0])[:, None]  # what attention adds also passes through the FFN of its own layer
+        middle = (self.middle[rows] + delta[0])[
+            :, None
+        ]  # what attention adds also passes through the FFN of its own layer
         return (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
 
     def _narrow(self, alive: Tensor):
         """Set the loop up for the requests ``alive``: their rows, their labels, and where states are read."""
         self.rows = torch.isin(self.owner, alive).nonzero()[:, 0]
-        place = torch.full_like(self.owner, -1).index_copy(0, self.rows, torch.arange(len(self.rows), device=alive.device))
+        place = torch.full_like(self.owner, -1).index_copy(
+            0, self.rows, torch.arange(len(self.rows), device=alive.device)
+        )
         self.kept, width = place[self.label[:, 1]] >= 0, self.hidden.shape[1]
         self.who, row, column, self.token = self.label[self.kept].T
         read = torch.cat([place[row] * width + column, place[self.kl_row[alive]] * width])
         places, self.order = read.unique(return_inverse=True)
-        self.tail = Tail(self.lm, self.layer, self.batch, self.rows, self.hidden, self.past, self.fixed, places if self.one_model else None)
+        self.tail = Tail(
+            self.lm,
+            self.layer,
+            self.batch,
+            self.rows,
+            self.hidden,
+            self.past,
+            self.fixed,
+            places if self.one_model else None,
+        )
         if not self.one_model:
             self.order = read
 
     def _losses(self, alive: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """NLL, log-probabilities at the KL position (V), and whether every target token is the arg-max; for the requests ``alive``."""
-        n, states = len(self.given), self.tail(self._push(self.rows, delta[:, self.owner[self.rows]]))
-        logp = self.lm.head(states.view(-1, states.shape[-1])[self.order]).to(self.precision).log_softmax(-1)
-        said, guard = logp[:len(self.who)], logp[len(self.who):]
+        n, states = (
+            len(self.given),
+            self.tail(self._push(self.rows, delta[:, self.owner[self.rows]])),
+        )
+        logp = (
+            self.lm.head(states.view(-1, states.shape[-1])[self.order])
+            .to(self.precision)
+            .log_softmax(-1)
+        )
+        said, guard = logp[: len(self.who)], logp[len(self.who) :]
         surprise = -said.gather(1, self.token[:, None])[:, 0] * self.label_weight[self.kept]
         nll = torch.zeros(n, dtype=logp.dtype, device=logp.device).index_add(0, self.who, surprise)
         missed = torch.ones(n, device=logp.device)  # only PMET asks
         if self.objective.kind == "pmet":
-            missed = torch.zeros_like(missed).index_add(0, self.who, (said.argmax(-1) != self.token).float())
+            missed = torch.zeros_like(missed).index_add(
+                0, self.who, (said.argmax(-1) != self.token).float()
+            )
         return nll[alive], guard, missed[alive] == 0
 
     @torch.inference_mode(False)
@@ -199,7 +286,12 @@ class _Search:
         adam = torch.optim.Adam([delta], lr=o.lr)
         size = self.start.norm(dim=-1)  # (k, n)
         loss, nll, kl, phi = (torch.ones(n, dtype=self.precision, device=device) for _ in range(4))
-        steps, alive, step, guard_0 = torch.zeros(n, dtype=torch.long), torch.arange(n, device=device), 0, None
+        steps, alive, step, guard_0 = (
+            torch.zeros(n, dtype=torch.long),
+            torch.arange(n, device=device),
+            0,
+            None,
+        )
         while len(alive):
             self._narrow(alive)
             with overlaid(self.lm, self.rows_of(self.rows)):
@@ -209,11 +301,22 @@ class _Search:
                     if guard_0 is None:
                         guard_0 = guard.detach()
                     kl_ = (guard.exp() * (guard - guard_0[alive])).sum(-1)
-                    loss_ = phi[alive] * nll_ + o.kl * kl_ + o.decay * (delta[:, alive].norm(dim=-1) / size[:, alive] ** 2).sum(0)
+                    loss_ = (
+                        phi[alive] * nll_
+                        + o.kl * kl_
+                        + o.decay * (delta[:, alive].norm(dim=-1) / size[:, alive] ** 2).sum(0)
+                    )
                     if not loss_.isfinite().all():
                         bad = self.given[alive[~loss_.isfinite()][0]]
-                        raise ValueError(f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}")
-                    loss[alive], nll[alive], kl[alive], steps[alive.cpu()] = loss_.detach(), nll_.detach(), kl_.detach(), step
+                        raise ValueError(
+                            f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}"
+                        )
+                    loss[alive], nll[alive], kl[alive], steps[alive.cpu()] = (
+                        loss_.detach(),
+                        nll_.detach(),
+                        kl_.detach(),
+                        step,
+                    )
                     stop = torch.full_like(hit, step == o.steps - 1)
                     if o.floor is not None:
                         stop |= loss_ < o.floor
@@ -228,9 +331,15 @@ class _Search:
                         adam.step()
                         with torch.no_grad():
                             if o.clamp is not None:
-                                delta.mul_((o.clamp * size / delta.norm(dim=-1).clamp(min=1e-30)).clamp(max=1)[..., None])
+                                delta.mul_(
+                                    (o.clamp * size / delta.norm(dim=-1).clamp(min=1e-30)).clamp(
+                                        max=1
+                                    )[..., None]
+                                )
                             moving = torch.isin(torch.arange(n, device=device), alive_next)
-                            delta.copy_(torch.where(moving[:, None], delta, before))  # who has stopped stays where it is
+                            delta.copy_(
+                                torch.where(moving[:, None], delta, before)
+                            )  # who has stopped stays where it is
                     step += 1
                     if stop.any():
                         break

@@ -39,8 +39,15 @@ def last(mask: Tensor) -> Tensor:
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
 
 
-def trace(lm: LM, ids: Tensor, mask: Tensor, sites: Iterable[Site] = (), patches: Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
-          logits: str | None = None, at: Tensor | None = None) -> dict[Site, Tensor]:
+def trace(
+    lm: LM,
+    ids: Tensor,
+    mask: Tensor,
+    sites: Iterable[Site] = (),
+    patches: Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
+    logits: str | None = None,
+    at: Tensor | None = None,
+) -> dict[Site, Tensor]:
     """The states at ``sites`` in one forward pass, some of them replaced on the way.
 
     ids, mask: (b, p), padded on any side.   patches: for a site, a function from its state (b, p, .) to the state to go on with;
@@ -57,7 +64,9 @@ def trace(lm: LM, ids: Tensor, mask: Tensor, sites: Iterable[Site] = (), patches
             raise ValueError(f"site kind {site.kind!r} is unknown; allowed: {', '.join(KINDS)}")
         lm.layers([site.layer])
     states = {}
-    with lm.traced.trace(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False) as tracer:
+    with lm.traced.trace(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+    ) as tracer:
         for site in sorted({*sites, *patches}, key=lambda s: (s.layer, KINDS.index(s.kind))):
             module, port = _port(lm, site)
             value = getattr(module, port)
@@ -73,7 +82,9 @@ def trace(lm: LM, ids: Tensor, mask: Tensor, sites: Iterable[Site] = (), patches
             states["hidden"] = lm.traced.output.last_hidden_state
     if logits:
         hidden = states.pop("hidden")
-        states[Site("logits", lm.n_layers)] = lm.head(hidden if logits == "all" else hidden[range(len(ids)), last(mask)])
+        states[Site("logits", lm.n_layers)] = lm.head(
+            hidden if logits == "all" else hidden[range(len(ids)), last(mask)]
+        )
     return states
 
 
@@ -82,5 +93,11 @@ def _port(lm: LM, site: Site):
     family = lm.family
     block = getattr(lm.traced, family.layers)[site.layer]
     attn, mlp = getattr(block, family.attn), getattr(block, family.mlp)
-    return {"in": (block, "input"), "heads": (getattr(attn, family.attn_out), "input"), "attn": (attn, "output"),
-            "key": (getattr(mlp, family.fc2), "input"), "mlp": (mlp, "output"), "out": (block, "output")}[site.kind]
+    return {
+        "in": (block, "input"),
+        "heads": (getattr(attn, family.attn_out), "input"),
+        "attn": (attn, "output"),
+        "key": (getattr(mlp, family.fc2), "input"),
+        "mlp": (mlp, "output"),
+        "out": (block, "output"),
+    }[site.kind]

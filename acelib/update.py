@@ -38,17 +38,26 @@ class Update:
     editor: str = ""
     edits: tuple = ()
     model: str = ""
-    keys: Mapping[int, Tensor] = field(default_factory=dict)  #: by layer (m, k): the ``history`` of later edits (AlphaEdit); else empty
+    keys: Mapping[int, Tensor] = field(
+        default_factory=dict
+    )  #: by layer (m, k): the ``history`` of later edits (AlphaEdit); else empty
 
     def __add__(self, other: Update) -> Update:
         """Both changes at once; it belongs to the model of the first. Ranks add up to d, from where on a layer is (identity, dW^T)."""
         both = dict(self.factors)
         for layer, new in other.factors.items():
             both[layer] = _joined(both[layer], new) if layer in both else new
-        keys = {layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
-                for layer in sorted({*self.keys, *other.keys})}
-        return Update(dict(sorted(both.items())), "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
-                      self.edits + tuple(e for e in other.edits if e not in self.edits), self.model or other.model, keys)
+        keys = {
+            layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
+            for layer in sorted({*self.keys, *other.keys})
+        }
+        return Update(
+            dict(sorted(both.items())),
+            "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
+            self.edits + tuple(e for e in other.edits if e not in self.edits),
+            self.model or other.model,
+            keys,
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -63,7 +72,10 @@ class Update:
 
     def norms(self) -> dict[int, float]:
         """Frobenius norm of dW by layer, from the factors: ||dW||^2 = tr(left^T left right^T right)."""
-        squares = {layer: ((left.T @ left) * (right.T @ right)).sum() for layer, (left, right) in self.factors.items()}
+        squares = {
+            layer: ((left.T @ left) * (right.T @ right)).sum()
+            for layer, (left, right) in self.factors.items()
+        }
         return {layer: square.clamp(min=0).sqrt().item() for layer, square in squares.items()}
 
     def save(self, path: str | Path):
@@ -71,26 +83,55 @@ class Update:
         if Path(path).is_dir():
             raise ValueError(f"{str(path)!r} is a folder; name a file for the update")
         edits = [asdict(e) if is_dataclass(e) else vars(e) for e in self.edits]
-        factors = {f"{side}.{layer}": getattr(pair, side) for layer, pair in self.factors.items() for side in Factors._fields}
-        save_tensors(path, factors | {f"keys.{layer}": K for layer, K in self.keys.items()},
-                     dict(model=self.model, editor=self.editor, edits=edits))
+        factors = {
+            f"{side}.{layer}": getattr(pair, side)
+            for layer, pair in self.factors.items()
+            for side in Factors._fields
+        }
+        save_tensors(
+            path,
+            factors | {f"keys.{layer}": K for layer, K in self.keys.items()},
+            dict(model=self.model, editor=self.editor, edits=edits),
+        )
 
     @classmethod
     def load(cls, path: str | Path, lm: LM) -> Update:
         """The update saved at ``path``. Raises ValueError if it is unreadable or was made for a model other than ``lm``."""
-        from acelib.facts import Edit  # facts are records; only a saved update needs to rebuild them
+        from acelib.facts import (
+            Edit,
+        )  # facts are records; only a saved update needs to rebuild them
 
         try:
             tensors, meta = load_tensors(path)
-            left, right, keys = ({int(name.split(".")[1]): t.to(lm.device) for name, t in tensors.items() if name.startswith(side)}
-                                 for side in ("left.", "right.", "keys."))
+            left, right, keys = (
+                {
+                    int(name.split(".")[1]): t.to(lm.device)
+                    for name, t in tensors.items()
+                    if name.startswith(side)
+                }
+                for side in ("left.", "right.", "keys.")
+            )
             factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
-            edits = tuple(Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in meta["edits"])
+            edits = tuple(
+                Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()})
+                for e in meta["edits"]
+            )
             update = cls(factors, meta["editor"], edits, meta["model"], keys)
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as err:
-            raise ValueError(f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})") from err
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as err:
+            raise ValueError(
+                f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})"
+            ) from err
         if update.model != lm.fingerprint:
-            raise ValueError(f"{str(path)!r} was made for the model {update.model or 'unknown'}, not for {lm.name!r} ({lm.fingerprint})")
+            raise ValueError(
+                f"{str(path)!r} was made for the model {update.model or 'unknown'}, not for {lm.name!r} ({lm.fingerprint})"
+            )
         return update
 
 
@@ -111,7 +152,10 @@ def save_pretrained(lm: LM, update: Update, folder: str | Path):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists; give the edited model a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part, applied(lm, update):
+    with (
+        TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part,
+        applied(lm, update),
+    ):
         lm.model.save_pretrained(part)
         lm.tokenizer.save_pretrained(part)
         Path(part).chmod(0o755)
@@ -146,7 +190,9 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
     hooks = []
     try:
         for layer in sorted({layer for u in distinct for layer in u.factors}):
-            hooks.append(lm.fc2(layer).register_forward_hook(_correction(lm, layer, distinct, index)))
+            hooks.append(
+                lm.fc2(layer).register_forward_hook(_correction(lm, layer, distinct, index))
+            )
         yield lm
     finally:
         for hook in hooks:
@@ -155,22 +201,39 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
 
 def _correction(lm: LM, layer: int, distinct: list[Update], index: Tensor):
     """A forward hook that adds every row's correction: those of low rank in one product, one of full rank (FT's) as it is, uncopied."""
-    pairs, dtype = [u.factors.get(layer) for u in distinct], torch.promote_types(lm.dtype, torch.float32)
-    every, index = len(pairs) == 1 and bool((index == 1).all()), index.to(lm.device)  # one update, all rows
+    pairs, dtype = (
+        [u.factors.get(layer) for u in distinct],
+        torch.promote_types(lm.dtype, torch.float32),
+    )
+    every, index = (
+        len(pairs) == 1 and bool((index == 1).all()),
+        index.to(lm.device),
+    )  # one update, all rows
     alone = {i for i, p in enumerate(pairs, 1) if p and (every or p.left.shape[1] >= lm.d_model)}
-    terms = [(slice(None) if every else (index == i).nonzero()[:, 0], *(t.to(lm.device, dtype) for t in pairs[i - 1])) for i in alone]
+    terms = [
+        (
+            slice(None) if every else (index == i).nonzero()[:, 0],
+            *(t.to(lm.device, dtype) for t in pairs[i - 1]),
+        )
+        for i in alone
+    ]
     low = {i: p for i, p in enumerate(pairs, 1) if p and i not in alone}
     if low:  # zero-padded to one rank, number 0 for "no update", then one copy a row
         rank = max(p.left.shape[1] for p in low.values())
-        left, right = (torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device) for size in (lm.d_model, lm.d_mlp))
+        left, right = (
+            torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device)
+            for size in (lm.d_model, lm.d_mlp)
+        )
         for i, pair in low.items():
-            left[i, :, :pair.left.shape[1]], right[i, :, :pair.right.shape[1]] = pair
+            left[i, :, : pair.left.shape[1]], right[i, :, : pair.right.shape[1]] = pair
         terms.append((slice(None), left[index], right[index]))
 
     def add(_, args, out):
         x = args[0].to(dtype)
         if not every and len(x) != len(index):
-            raise ValueError(f"the batch has {len(x)} rows, the overlay {len(index)}; give one update a row, or one for all")
+            raise ValueError(
+                f"the batch has {len(x)} rows, the overlay {len(index)}; give one update a row, or one for all"
+            )
         change = torch.zeros_like(out, dtype=dtype)
         for rows, left, right in terms:
             change[rows] += (x[rows] @ right) @ left.mT
@@ -190,7 +253,11 @@ def _joined(one: Factors, other: Factors) -> Factors:
 @contextmanager
 def _restoring(lm: LM, update: Update):
     """Put the weights of ``update.factors`` and the cached fingerprint back on the way out, unless ``keep()`` was called."""
-    saved, print_, kept = {layer: lm.weight(layer).detach().clone() for layer in update.factors}, lm.__dict__.get("fingerprint"), []
+    saved, print_, kept = (
+        {layer: lm.weight(layer).detach().clone() for layer in update.factors},
+        lm.__dict__.get("fingerprint"),
+        [],
+    )
     try:
         lm.__dict__.pop("fingerprint", None)
         yield lambda: kept.append(True)
@@ -215,18 +282,30 @@ def _fits(lm: LM, update: Update):
     if update.factors:
         lm.layers(tuple(update.factors))
     for layer, (left, right) in update.factors.items():
-        if left.shape[0] != lm.d_model or right.shape[0] != lm.d_mlp or left.shape[1:] != right.shape[1:]:
-            raise ValueError(f"layer {layer}: factors {tuple(left.shape)}, {tuple(right.shape)} do not fit "
-                             f"({lm.d_model}, r), ({lm.d_mlp}, r) of model {lm.name!r}")
+        if (
+            left.shape[0] != lm.d_model
+            or right.shape[0] != lm.d_mlp
+            or left.shape[1:] != right.shape[1:]
+        ):
+            raise ValueError(
+                f"layer {layer}: factors {tuple(left.shape)}, {tuple(right.shape)} do not fit "
+                f"({lm.d_model}, r), ({lm.d_mlp}, r) of model {lm.name!r}"
+            )
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
     """A safetensors file with JSON metadata, written beside ``path`` and moved onto it: readers see all of it or nothing."""
     with replacing(path) as part:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, part, {"acelib": json.dumps(meta)})
+        save_file(
+            {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
+            part,
+            {"acelib": json.dumps(meta)},
+        )
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors (on the CPU) and metadata of a file written by ``save_tensors``; errors are those of safetensors and the file system."""
     with safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {})["acelib"])
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
+            (file.metadata() or {})["acelib"]
+        )

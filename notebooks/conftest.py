@@ -5,8 +5,16 @@ import os
 
 from acelib.notebooks import ENVIRONMENT
 
-SKIPPED = ("text/html", "text/latex", "stderr", "image/png", "image/svg+xml", "application/papermill.record/image/png",
-           "application/papermill.record/text/html", "application/papermill.record/text/plain")
+SKIPPED = (
+    "text/html",
+    "text/latex",
+    "stderr",
+    "image/png",
+    "image/svg+xml",
+    "application/papermill.record/image/png",
+    "application/papermill.record/text/html",
+    "application/papermill.record/text/plain",
+)
 
 
 def pytest_configure(config):

@@ -11,13 +11,28 @@ from typing import NamedTuple
 import torch
 
 #: Module names, as released hyper-parameter files give them.
-LLAMA = dict(block="model.layers.{}", attn="model.layers.{}.self_attn.o_proj", mlp="model.layers.{}.mlp",
-             fc1="model.layers.{}.mlp.gate_proj", fc2="model.layers.{}.mlp.down_proj")
+LLAMA = dict(
+    block="model.layers.{}",
+    attn="model.layers.{}.self_attn.o_proj",
+    mlp="model.layers.{}.mlp",
+    fc1="model.layers.{}.mlp.gate_proj",
+    fc2="model.layers.{}.mlp.down_proj",
+)
 MODULES = {
-    "gpt2": dict(block="transformer.h.{}", attn="transformer.h.{}.attn.c_proj", mlp="transformer.h.{}.mlp", fc1="transformer.h.{}.mlp.c_fc",
-                 fc2="transformer.h.{}.mlp.c_proj"),
-    "gptj": dict(block="transformer.h.{}", attn="transformer.h.{}.attn.out_proj", mlp="transformer.h.{}.mlp",
-                 fc1="transformer.h.{}.mlp.fc_in", fc2="transformer.h.{}.mlp.fc_out"),
+    "gpt2": dict(
+        block="transformer.h.{}",
+        attn="transformer.h.{}.attn.c_proj",
+        mlp="transformer.h.{}.mlp",
+        fc1="transformer.h.{}.mlp.c_fc",
+        fc2="transformer.h.{}.mlp.c_proj",
+    ),
+    "gptj": dict(
+        block="transformer.h.{}",
+        attn="transformer.h.{}.attn.out_proj",
+        mlp="transformer.h.{}.mlp",
+        fc1="transformer.h.{}.mlp.fc_in",
+        fc2="transformer.h.{}.mlp.fc_out",
+    ),
     "llama": LLAMA,
     "qwen3": LLAMA,
 }
@@ -64,15 +79,19 @@ def run(lm, ids, add=(), read=()):
             push = torch.zeros_like(h)
             push[0, position] = vector
             return (h + push, *out[1:]) if isinstance(out, tuple) else h + push
+
         return hook
 
     def reader(which):
         def hook(_, args, out):
             seen[which] = args[0][0], (out[0] if isinstance(out, tuple) else out)[0]
+
         return hook
 
     try:
-        hooks += [which.register_forward_hook(pusher(position, vector)) for which, position, vector in add]
+        hooks += [
+            which.register_forward_hook(pusher(position, vector)) for which, position, vector in add
+        ]
         hooks += [which.register_forward_hook(reader(which)) for which in read]
         return lm.model(torch.tensor([ids]), use_cache=False).logits[0], seen
     finally:
@@ -103,7 +122,9 @@ class Ask(NamedTuple):
 
     def row(self, lm, context=""):
         """Token ids and lookup index: len(tokens of everything up to the lookup token) - 1, on the joined string."""
-        return ids_of(lm, context + self.before + self.after), len(ids_of(lm, context + self.before)) - 1
+        return ids_of(lm, context + self.before + self.after), len(
+            ids_of(lm, context + self.before)
+        ) - 1
 
 
 def at_subject(edit):
@@ -118,25 +139,34 @@ def at_last(edit, prompt=None):
 # ---------------------------------------------------------------------- 1.0 target vectors, keys
 
 
-def target_vector(lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, floor=0.05, joint=False):
+def target_vector(
+    lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, floor=0.05, joint=False
+):
     """The search of 1.0 (joint: of 1.4) for one fact: the vectors delta on what the ``modules`` give at the lookup token.
 
     Returns h_0 of every module, the trajectory: delta (modules, d) before the first and after every Adam update, and the last loss.
     Released code decodes the target and tokenises it again behind the prompt, which can shift labels; here tokens are joined.
     """
     target, h_0, trajectory, phi, start = target_ids(lm, ask.target), None, [], 1.0, None
-    rows = [ask.row(lm, context) for context in contexts]  # [1] every context + prompt + target without its last token,
+    rows = [
+        ask.row(lm, context) for context in contexts
+    ]  # [1] every context + prompt + target without its last token,
     rows = [(ids + target[:-1], at) for ids, at in rows]  # and "{subject} is a"
     essence, essence_at = ids_of(lm, ask.subject + " is a"), len(ids_of(lm, ask.subject)) - 1
-    deltas = [torch.zeros(lm.model.config.hidden_size, dtype=lm.model.dtype, requires_grad=True) for _ in modules]  # [3]
+    deltas = [
+        torch.zeros(lm.model.config.hidden_size, dtype=lm.model.dtype, requires_grad=True)
+        for _ in modules
+    ]  # [3]
     adam = torch.optim.Adam(deltas, lr=lr)
     for step in range(steps):
         nll, hit = [], True
         for ids, at in rows:
-            logits, seen = run(lm, ids, [(m, at, delta) for m, delta in zip(modules, deltas)], modules)
+            logits, seen = run(
+                lm, ids, [(m, at, delta) for m, delta in zip(modules, deltas)], modules
+            )
             if h_0 is None:
                 h_0 = [seen[m][1][at].detach() for m in modules]  # [5] the bare prompt comes first
-            logp = logits[-len(target):].log_softmax(-1)  # [2] labels: the last |target| positions
+            logp = logits[-len(target) :].log_softmax(-1)  # [2] labels: the last |target| positions
             nll.append(-logp[range(len(target)), target].mean())
             hit = hit and logp.argmax(-1).tolist() == target
         logits, _ = run(lm, essence, [(m, essence_at, delta) for m, delta in zip(modules, deltas)])
@@ -167,7 +197,9 @@ def key(lm, ask, layer, contexts, grouped=True):
     keys = []
     for context in contexts:
         ids, at = ask.row(lm, context)
-        keys.append(run(lm, ids, read=[module(lm, "fc2", layer)])[1][module(lm, "fc2", layer)][0][at])
+        keys.append(
+            run(lm, ids, read=[module(lm, "fc2", layer)])[1][module(lm, "fc2", layer)][0][at]
+        )
     if not grouped or len(keys) == 1:
         return sum(keys) / len(keys)
     return (keys[0] + sum(keys[1:]) / len(keys[1:])) / 2
@@ -191,7 +223,9 @@ def now(lm, asks, which):
 # ---------------------------------------------------------------------- 1.1 FT
 
 
-def ft(lm, edits, layers, *, lr, steps, ball=None, wd=0.0, floor=1e-2, batch_size=64, loss_at="last"):
+def ft(
+    lm, edits, layers, *, lr, steps, ball=None, wd=0.0, floor=1e-2, batch_size=64, loss_at="last"
+):
     """Adam on the matrices themselves. loss_at "last": every target token is read at the last prompt position; "target": teacher forcing.
 
     Released code picks parameters by name, so that in GPT-J and GPT-2 it also trains the matrix's bias; here the matrix only.
@@ -207,7 +241,7 @@ def ft(lm, edits, layers, *, lr, steps, ball=None, wd=0.0, floor=1e-2, batch_siz
             for _ in range(steps):
                 total, made = 0.0, [*made, 0]
                 for first in range(0, len(edits), batch_size):
-                    chunk = edits[first:first + batch_size]
+                    chunk = edits[first : first + batch_size]
                     adam.zero_grad()
                     loss = sum(ft_loss(lm, edit, loss_at) for edit in chunk) / len(chunk)  # [3]
                     if loss >= floor:  # [4]
@@ -230,10 +264,17 @@ def ft(lm, edits, layers, *, lr, steps, ball=None, wd=0.0, floor=1e-2, batch_siz
 
 def ft_loss(lm, edit, loss_at):
     """Minus the mean log-probability of the target's tokens."""
-    prompt, target = ids_of(lm, edit.prompt.replace("{}", edit.subject)), target_ids(lm, edit.target_new)
+    prompt, target = (
+        ids_of(lm, edit.prompt.replace("{}", edit.subject)),
+        target_ids(lm, edit.target_new),
+    )
     if loss_at == "last":
         return -run(lm, prompt)[0][-1].log_softmax(-1)[target].mean()
-    return -run(lm, prompt + target[:-1])[0][-len(target):].log_softmax(-1)[range(len(target)), target].mean()
+    return (
+        -run(lm, prompt + target[:-1])[0][-len(target) :]
+        .log_softmax(-1)[range(len(target)), target]
+        .mean()
+    )
 
 
 # ---------------------------------------------------------------------- 1.2 ROME
@@ -253,7 +294,9 @@ def rome(lm, edits, layer, C, contexts, **search):
             v_star = h_0 + trajectory[-1][0]
             ids, at = ask.row(lm)
             with torch.no_grad():
-                k_star, v = (x[at] for x in run(lm, ids, read=[fc2])[1][fc2])  # [3] of the bare prompt
+                k_star, v = (
+                    x[at] for x in run(lm, ids, read=[fc2])[1][fc2]
+                )  # [3] of the bare prompt
                 weight(lm, layer).add_(torch.outer((v_star - v) / (k_star @ u), u))  # [4]
         return (weight(lm, layer) - start).detach().clone()
 
@@ -274,7 +317,9 @@ def spread(lm, asks, layers, Z, which, contexts, share, solve):
 
 def block_targets(lm, asks, layer, contexts, **search):
     """Z (d, N) = h_0 + delta at the output of a block."""
-    found = [target_vector(lm, ask, [module(lm, "block", layer)], contexts, **search) for ask in asks]
+    found = [
+        target_vector(lm, ask, [module(lm, "block", layer)], contexts, **search) for ask in asks
+    ]
     return torch.stack([h_0 + trajectory[-1][0] for (h_0,), trajectory, _ in found], 1)
 
 
@@ -289,16 +334,32 @@ def memit(lm, asks, layers, lam, C, contexts, Z=None, **search):
     """Returns {layer: dW}.   Z: targets searched before. (Released code computes a missing C on the model already edited.)"""
     Z = block_targets(lm, asks, layers[-1], contexts, **search) if Z is None else Z  # [1]
     with restored(lm):  # [2] [3]
-        return spread(lm, asks, layers, Z, "block", contexts, lambda left: left,
-                      lambda layer, K, R: R @ torch.linalg.solve(lam * C[layer] + K @ K.T, K).T)
+        return spread(
+            lm,
+            asks,
+            layers,
+            Z,
+            "block",
+            contexts,
+            lambda left: left,
+            lambda layer, K, R: R @ torch.linalg.solve(lam * C[layer] + K @ K.T, K).T,
+        )
 
 
 def pmet(lm, asks, layers, lam, C, contexts, Z=None, **search):
     """Returns {layer: dW}.   Z: targets searched before. (Released PMET pads on the left and counts positions as if on the right.)"""
     Z = joint_targets(lm, asks, layers[-1], contexts, **search) if Z is None else Z  # [1] [2] [3]
     with restored(lm):  # [4]
-        return spread(lm, asks, layers, Z, "fc2", contexts, lambda left: left**0.5,
-                      lambda layer, K, R: R @ K.T @ torch.linalg.inv(K @ K.T + lam * C[layer]))
+        return spread(
+            lm,
+            asks,
+            layers,
+            Z,
+            "fc2",
+            contexts,
+            lambda left: left**0.5,
+            lambda layer, K, R: R @ K.T @ torch.linalg.inv(K @ K.T + lam * C[layer]),
+        )
 
 
 def alphaedit(lm, batches, layers, l2, threshold, C, contexts, **search):
@@ -343,7 +404,9 @@ def ace(lm, edits, query_layers, value_layers, lam, C, contexts, **search):
 
     Eq. 11-12: dW = R K^T (lam C + K K^T)^-1, R = V - W K with the weights as they are by then.
     """
-    value = [at_last(edit) for edit in edits] + [at_last(edit, prompt) for edit in edits for prompt in edit.hops]
+    value = [at_last(edit) for edit in edits] + [
+        at_last(edit, prompt) for edit in edits for prompt in edit.hops
+    ]
     query = [at_subject(edit) for edit in edits]
     V = joint_targets(lm, value, value_layers[-1], contexts, **search)
     Q = joint_targets(lm, query, query_layers[-1], contexts, **search)
@@ -354,7 +417,10 @@ def ace(lm, edits, query_layers, value_layers, lam, C, contexts, **search):
 
 
 def added(one, other):
-    return {layer: sum(part[layer] for part in (one, other) if layer in part) for layer in sorted({*one, *other})}
+    return {
+        layer: sum(part[layer] for part in (one, other) if layer in part)
+        for layer in sorted({*one, *other})
+    }
 
 
 # ---------------------------------------------------------------------- 1.6 KN
@@ -371,7 +437,11 @@ def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
     for t, token in enumerate(answer):
         rows = []
         for layer in range(lm.model.config.num_hidden_layers):
-            site = (module(lm, "fc1", layer), "out") if before_nonlinearity else (module(lm, "fc2", layer), "in")
+            site = (
+                (module(lm, "fc1", layer), "out")
+                if before_nonlinearity
+                else (module(lm, "fc2", layer), "in")
+            )
             seen = {}
             with torch.no_grad(), replacing(*site, lambda a: seen.setdefault("a", a.clone())):
                 run(lm, ids + answer[:t])
@@ -389,11 +459,15 @@ def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
 @contextmanager
 def replacing(which, side, new):
     """What goes into ("in") or comes out of ("out") a module at the last position becomes ``new`` of it."""
+
     def at_the_end(h):
         return torch.cat([h[:, :-1], new(h[0, -1])[None, None]], 1)
 
-    hook = (which.register_forward_pre_hook(lambda _, args: (at_the_end(args[0]),)) if side == "in" else
-            which.register_forward_hook(lambda _, args, out: at_the_end(out)))
+    hook = (
+        which.register_forward_pre_hook(lambda _, args: (at_the_end(args[0]),))
+        if side == "in"
+        else which.register_forward_hook(lambda _, args, out: at_the_end(out))
+    )
     try:
         yield
     finally:
@@ -404,7 +478,11 @@ def kn(lm, edits, *, threshold, steps, before_nonlinearity):
     """Returns {layer: dW}. (Released code takes the embedding of the model's guess away, not that of the old answer.)"""
     E, written = lm.model.get_input_embeddings().weight, {}
     for edit in edits:
-        prompt, old, new = edit.prompt.replace("{}", edit.subject), target_ids(lm, edit.target_true), target_ids(lm, edit.target_new)
+        prompt, old, new = (
+            edit.prompt.replace("{}", edit.subject),
+            target_ids(lm, edit.target_true),
+            target_ids(lm, edit.target_new),
+        )
         scores = kn_attributions(lm, prompt, edit.target_true, steps, before_nonlinearity)
         for layer, i in (scores > threshold * scores.max()).nonzero().tolist():  # [3]
             dW = written.setdefault(layer, torch.zeros_like(weight(lm, layer)))

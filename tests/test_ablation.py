@@ -10,7 +10,18 @@ from acelib import ablation, bars, pretrain
 from acelib.ablation import SMALL, ablate, keep, variants
 from acelib.facts import load_world
 
-TINY = replace(SMALL, n_layers=2, d_model=16, n_heads=2, vocab_size=360, n_positions=256, steps=2, batch=1, length=16, warmup=1)
+TINY = replace(
+    SMALL,
+    n_layers=2,
+    d_model=16,
+    n_heads=2,
+    vocab_size=360,
+    n_positions=256,
+    steps=2,
+    batch=1,
+    length=16,
+    warmup=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +34,13 @@ def measured(monkeypatch):
     """How often a model was measured; training and measuring on the tiny tokenizer, nothing asked."""
     calls = []
     monkeypatch.setattr(pretrain, "make_tokenizer", lambda *_: tiny_tokenizer())
-    monkeypatch.setattr(bars, "measure", lambda lm, world, **sizes: calls.append(sizes) or dict(cloze=0.5))
+    monkeypatch.setattr(
+        bars, "measure", lambda lm, world, **sizes: calls.append(sizes) or dict(cloze=0.5)
+    )
     monkeypatch.setattr(bars, "early_site", lambda lm, world: (0, 1))
-    monkeypatch.setattr(ablation, "questions", lambda world, n, seed: [("Tim Duncan plays", "tennis")])
+    monkeypatch.setattr(
+        ablation, "questions", lambda world, n, seed: [("Tim Duncan plays", "tennis")]
+    )
     return calls
 
 
@@ -38,10 +53,18 @@ def test_variants_leave_out_one_kind_each():
 
 
 def test_ablate_trains_measures_and_resumes(world, measured, tmp_path):
-    chosen = {name: recipe for name, recipe in variants(TINY, 1).items() if name in ("all", "without dense")}
+    chosen = {
+        name: recipe
+        for name, recipe in variants(TINY, 1).items()
+        if name in ("all", "without dense")
+    }
     told = []
     rows = ablate(world, tmp_path, chosen, progress=lambda *state: told.append(state), n_facts=3)
-    assert list(rows.variant) == list(chosen) and (rows.cloze == 0.5).all() and rows.early_site.eq("0 1").all()
+    assert (
+        list(rows.variant) == list(chosen)
+        and (rows.cloze == 0.5).all()
+        and rows.early_site.eq("0 1").all()
+    )
     assert told[-1] == (4, 4, "without dense") and measured == [dict(n_facts=3)] * 2
     pd.testing.assert_frame_equal(ablate(world, tmp_path, chosen, n_facts=3), rows)
     assert len(measured) == 2  # nothing was measured again

@@ -25,8 +25,14 @@ def spectrum(lm):
     alive[:3] = 0
     matrices = {}
     for layer in range(lm.n_layers):
-        basis = torch.linalg.qr(torch.randn(lm.d_mlp, lm.d_mlp, dtype=torch.float64, generator=draw))[0]
-        matrices[layer] = alive[:, None] * ((basis * torch.logspace(-4, 1, lm.d_mlp, dtype=torch.float64)) @ basis.T) * alive
+        basis = torch.linalg.qr(
+            torch.randn(lm.d_mlp, lm.d_mlp, dtype=torch.float64, generator=draw)
+        )[0]
+        matrices[layer] = (
+            alive[:, None]
+            * ((basis * torch.logspace(-4, 1, lm.d_mlp, dtype=torch.float64)) @ basis.T)
+            * alive
+        )
     return Moments(matrices, 100)
 
 
@@ -37,14 +43,31 @@ def null_projector(C, threshold):
 
 def test_batches_equal_the_published_order(any_lm):
     """P from an SVD; layer by layer whole forwards and a dense solve with S; after a batch, keys of the edited model go to S."""
-    lm, moments, layers, L2, before = any_lm, spectrum(any_lm), EDITOR.layers, EDITOR.weight, bits(any_lm)
+    lm, moments, layers, L2, before = (
+        any_lm,
+        spectrum(any_lm),
+        EDITOR.layers,
+        EDITOR.weight,
+        bits(any_lm),
+    )
     tol = 1e-4 if lm.family.parallel else 1e-8
 
     def mean_keys(given, layer):
-        return torch.stack([sum(w * plain(lm, p + r.prompt, len(p) + r.end, layer)["key"] for p, w in zip(PREFIXES, (0.5, 0.25, 0.25)))
-                            for r in given], 1)
+        return torch.stack(
+            [
+                sum(
+                    w * plain(lm, p + r.prompt, len(p) + r.end, layer)["key"]
+                    for p, w in zip(PREFIXES, (0.5, 0.25, 0.25))
+                )
+                for r in given
+            ],
+            1,
+        )
 
-    state, S = Update(), {layer: torch.zeros(lm.d_mlp, lm.d_mlp, dtype=torch.float64) for layer in layers}
+    state, S = (
+        Update(),
+        {layer: torch.zeros(lm.d_mlp, lm.d_mlp, dtype=torch.float64) for layer in layers},
+    )
     for batch in (EDITS[:2], EDITS[2:]):
         given = requests(batch)
         Z = goals(lm, len(given))
@@ -54,9 +77,14 @@ def test_batches_equal_the_published_order(any_lm):
         so_far = state
         for j, layer in enumerate(layers):
             with applied(lm, so_far):
-                K, now = mean_keys(given, layer), torch.stack([plain(lm, r.prompt, r.end, 2)["out"] for r in given], 1)
+                K, now = (
+                    mean_keys(given, layer),
+                    torch.stack([plain(lm, r.prompt, r.end, 2)["out"] for r in given], 1),
+                )
             R, P = (Z.T - now) / (len(layers) - j), null_projector(moments[layer], EDITOR.threshold)
-            expected = torch.linalg.solve(P @ (K @ K.T + S[layer]) + L2 * torch.eye(len(P)).double(), P @ K @ R.T).T
+            expected = torch.linalg.solve(
+                P @ (K @ K.T + S[layer]) + L2 * torch.eye(len(P)).double(), P @ K @ R.T
+            ).T
             scale = expected.abs().max().item()
             torch.testing.assert_close(new.delta(layer), expected, rtol=tol, atol=tol * scale)
             so_far += Update({layer: new.factors[layer]})
@@ -64,18 +92,27 @@ def test_batches_equal_the_published_order(any_lm):
         with applied(lm, so_far):
             for layer in layers:
                 K, P = mean_keys(given, layer), null_projector(moments[layer], EDITOR.threshold)
-                torch.testing.assert_close(new.keys[layer], P @ K, rtol=tol, atol=tol)  # what the released code reads again
+                torch.testing.assert_close(
+                    new.keys[layer], P @ K, rtol=tol, atol=tol
+                )  # what the released code reads again
                 S[layer] += K @ K.T
 
 
 def test_a_write_stays_in_the_null_space(any_lm):
     lm, moments = any_lm, spectrum(any_lm)
     update = EDITOR(lm, EDITS, moments)
-    assert update.editor == "AlphaEdit" and list(update.keys) == [0, 1, 2] and update.keys[0].shape == (lm.d_mlp, 3)
+    assert (
+        update.editor == "AlphaEdit"
+        and list(update.keys) == [0, 1, 2]
+        and update.keys[0].shape == (lm.d_mlp, 3)
+    )
     for layer in update.layers:
         values, vectors = torch.linalg.eigh(moments[layer])
         kept = vectors[:, values >= EDITOR.threshold]
-        assert 0 < kept.shape[1] < lm.d_mlp and (update.delta(layer) @ kept).norm() < 1e-10 * update.delta(layer).norm()
+        assert (
+            0 < kept.shape[1] < lm.d_mlp
+            and (update.delta(layer) @ kept).norm() < 1e-10 * update.delta(layer).norm()
+        )
 
 
 def test_earlier_edits_are_kept(tiny):
@@ -99,7 +136,9 @@ def test_groups_share_a_history(any_lm):
         alone = EDITOR(lm, edits, moments, history=first.keys)
         for layer in alone.layers:
             scale, tol = alone.delta(layer).abs().max().item(), 1e-3 if lm.family.parallel else 1e-6
-            torch.testing.assert_close(got.delta(layer), alone.delta(layer), rtol=tol, atol=tol * scale)
+            torch.testing.assert_close(
+                got.delta(layer), alone.delta(layer), rtol=tol, atol=tol * scale
+            )
             assert got.keys[layer].shape == (lm.d_mlp, len(edits))
 
 
@@ -108,7 +147,9 @@ def test_keys_are_those_of_the_edited_model(any_lm):
     given, stage = requests(EDITS), replace(EDITOR, null_share=1.0).stage
     (update,) = write(lm, given, stage, spectrum(lm), goals(lm, 3), PREFIXES)
     for layer, K in update.keys.items():
-        torch.testing.assert_close(K, keys_at(lm, given, layer, PREFIXES, [update]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            K, keys_at(lm, given, layer, PREFIXES, [update]), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_a_share_means_the_same_at_every_scale(tiny):
@@ -124,9 +165,13 @@ def test_refusals_leave_the_model(tiny):
     lm = tiny("gpt2")
     moments, before = spectrum(lm), bits(lm)
     history = EDITOR(lm, EDITS[:1], moments).keys
-    for setting, given, match in ((dict(threshold=-1.0), None, "threshold -1"), (dict(threshold=1e9), None, "48 of the 48"),
-                                  (dict(null_share=1e-3), None, "0 of the 48"), (dict(threshold=1e-3), history, "not in this null space"),
-                                  (dict(weight=0.0), None, "weight 0")):
+    for setting, given, match in (
+        (dict(threshold=-1.0), None, "threshold -1"),
+        (dict(threshold=1e9), None, "48 of the 48"),
+        (dict(null_share=1e-3), None, "0 of the 48"),
+        (dict(threshold=1e-3), history, "not in this null space"),
+        (dict(weight=0.0), None, "weight 0"),
+    ):
         with pytest.raises(ValueError, match=match):
             replace(EDITOR, **setting)(lm, EDITS, moments, given)
     with pytest.raises(ValueError, match="only a write inside a null space"):
@@ -136,5 +181,14 @@ def test_refusals_leave_the_model(tiny):
 
 def test_presets():
     gptj, qwen = alphaedit.PRESETS["gpt-j-6b"], alphaedit.PRESETS["qwen3-8b"]
-    assert (gptj.weight, gptj.threshold, gptj.objective) == (10, 2e-2, Objective(steps=25, lr=0.5, decay=0.5, clamp=0.75, kl=0.0625))
-    assert (qwen.weight, qwen.layers, qwen.objective.decay, qwen.objective.clamp) == (1, (4, 5, 6, 7, 8), 1e-3, 4)
+    assert (gptj.weight, gptj.threshold, gptj.objective) == (
+        10,
+        2e-2,
+        Objective(steps=25, lr=0.5, decay=0.5, clamp=0.75, kl=0.0625),
+    )
+    assert (qwen.weight, qwen.layers, qwen.objective.decay, qwen.objective.clamp) == (
+        1,
+        (4, 5, 6, 7, 8),
+        1e-3,
+        4,
+    )

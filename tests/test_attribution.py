@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from acelib.attribution import (Neuron, first_tokens, layer_mass, layer_scores, query_scores, top, top_neurons, value_scores)
+from acelib.attribution import (
+    Neuron,
+    first_tokens,
+    layer_mass,
+    layer_scores,
+    query_scores,
+    top,
+    top_neurons,
+    value_scores,
+)
 from acelib.trace import KINDS, Site, last, trace
 
 TEXTS = ("Tim Duncan plays the sport of", "The capital of France is")
@@ -17,7 +26,13 @@ def batch(any_lm):
 
 
 def states(lm, ids, mask):
-    return trace(lm, ids, mask, [Site(kind, layer) for layer in range(lm.n_layers) for kind in KINDS], at=last(mask))
+    return trace(
+        lm,
+        ids,
+        mask,
+        [Site(kind, layer) for layer in range(lm.n_layers) for kind in KINDS],
+        at=last(mask),
+    )
 
 
 def read(lm, h, final=None):
@@ -32,7 +47,9 @@ def read(lm, h, final=None):
 
 
 def gain(lm, h, v, target, final):
-    return float(read(lm, h + v, final).log_softmax(-1)[target] - read(lm, h, final).log_softmax(-1)[target])
+    return float(
+        read(lm, h + v, final).log_softmax(-1)[target] - read(lm, h, final).log_softmax(-1)[target]
+    )
 
 
 def out_columns(lm, layer):
@@ -46,7 +63,9 @@ def addends(lm, s, layer, of, row):
     """(h, list of vectors) of one prompt, one vector a neuron or head."""
     h = s["in", layer][row]
     if of == "ffn":
-        return h + s["attn", layer][row], [m * lm.weight(layer)[:, k] for k, m in enumerate(s["key", layer][row])]
+        return h + s["attn", layer][row], [
+            m * lm.weight(layer)[:, k] for k, m in enumerate(s["key", layer][row])
+        ]
     neurons = s["heads", layer][row][:, None] * out_columns(lm, layer)
     return h, list(neurons if of == "attn" else neurons.view(lm.n_heads, -1, lm.d_model).sum(1))
 
@@ -55,7 +74,9 @@ def test_the_oracle_reads_as_the_model_does(batch):
     lm, ids, mask, _ = batch
     s = states(lm, ids, mask)
     logits = trace(lm, ids, mask, logits="last")["logits", lm.n_layers]
-    torch.testing.assert_close(read(lm, s["out", 3][0]), logits[0], rtol=1e-5, atol=1e-5)  # Llama's own norm computes in float32
+    torch.testing.assert_close(
+        read(lm, s["out", 3][0]), logits[0], rtol=1e-5, atol=1e-5
+    )  # Llama's own norm computes in float32
     torch.testing.assert_close(read(lm, s["out", 3][0], s["out", 3][0]), read(lm, s["out", 3][0]))
 
 
@@ -63,12 +84,17 @@ def test_the_oracle_reads_as_the_model_does(batch):
 @pytest.mark.parametrize("norm", ("frozen", "exact"))
 def test_all_neurons_at_once_equal_one_at_a_time(batch, of, norm):
     lm, ids, mask, targets = batch
-    s, found = states(lm, ids, mask), value_scores(lm, ids, mask, targets, of=of, norm=norm, budget=5 * 2 * 360)
+    s, found = (
+        states(lm, ids, mask),
+        value_scores(lm, ids, mask, targets, of=of, norm=norm, budget=5 * 2 * 360),
+    )
     for layer in (0, 3):
         for row in range(2):
             final = s["out", 3][row] if norm == "frozen" else None
             h, vectors = addends(lm, s, layer, of, row)
-            naive = torch.tensor([gain(lm, h, v, targets[row], final) for v in vectors], dtype=lm.dtype)
+            naive = torch.tensor(
+                [gain(lm, h, v, targets[row], final) for v in vectors], dtype=lm.dtype
+            )
             torch.testing.assert_close(found[row, layer], naive, rtol=1e-9, atol=1e-11)
 
 
@@ -92,7 +118,12 @@ def test_logits_are_additive_under_the_frozen_norm_only(batch):
     lm, ids, mask, _ = batch
     s = states(lm, ids, mask)
     final, h, (u, v, *_) = s["out", 3][0], *addends(lm, s, 1, "heads", 0)
-    both = lambda final: read(lm, h + u + v, final) - read(lm, h + u, final) - read(lm, h + v, final) + read(lm, h, final)
+    both = lambda final: (
+        read(lm, h + u + v, final)
+        - read(lm, h + u, final)
+        - read(lm, h + v, final)
+        + read(lm, h, final)
+    )
     assert float(both(final).abs().max()) < 1e-12 < float(both(None).abs().max())
 
 
@@ -104,7 +135,9 @@ def test_the_last_ffn_completes_the_prediction(batch):
     whole = layer_scores(lm, ids, mask, targets, "ffn", "whole", "exact")
     for row in range(2):
         base = read(lm, s["in", 3][row] + s["attn", 3][row]).log_softmax(-1)[targets[row]]
-        assert float(base + whole[row, 3]) == pytest.approx(float(logits[row, targets[row]]), abs=1e-5)
+        assert float(base + whole[row, 3]) == pytest.approx(
+            float(logits[row, targets[row]]), abs=1e-5
+        )
 
 
 def test_heads_and_neurons_sum_to_the_attention_output(batch):
@@ -126,19 +159,25 @@ def test_query_scores_are_the_double_loop(batch, of, row_kind):
         best = top_neurons(values[row], 7)
         for layer in range(4):
             for j, v in enumerate(addends(lm, s, layer, of, row)[1]):
-                naive = sum(i * float(v @ lm.subkeys(l, row_kind)[k]) for l, k, i in best if l + same > layer)
+                naive = sum(
+                    i * float(v @ lm.subkeys(l, row_kind)[k])
+                    for l, k, i in best
+                    if l + same > layer
+                )
                 assert float(found[row, layer, j]) == pytest.approx(naive, rel=1e-9, abs=1e-12)
 
 
 def test_batch_padding_side_budget_and_repetition_do_not_matter(any_lm):
     targets = first_tokens(any_lm, ANSWERS)
+
     def both(texts, targets, side, **kw):
         ids, mask = any_lm.encode(texts, side)
         scores = value_scores(any_lm, ids, mask, targets, norm="exact", **kw)
         return torch.cat([scores, query_scores(any_lm, ids, mask, scores, 5)], -1)
+
     right = both(TEXTS, targets, "right")
     assert torch.equal(right, both(TEXTS, targets, "right"))
-    alone = torch.cat([both([t], targets[i:i + 1], "right") for i, t in enumerate(TEXTS)])
+    alone = torch.cat([both([t], targets[i : i + 1], "right") for i, t in enumerate(TEXTS)])
     for other in (both(TEXTS, targets, "left"), alone, both(TEXTS, targets, "right", budget=1)):
         torch.testing.assert_close(other, right, rtol=1e-5, atol=1e-6)
 
@@ -150,7 +189,10 @@ def test_float32_keeps_tiny_scores(tiny):
         model.fc2(1).weight.data.mul_(1e-6)
     ids, mask = lm.encode(TEXTS)
     for norm in ("frozen", "exact"):
-        want, got = (value_scores(m, ids, mask, first_tokens(m, ANSWERS), norm=norm)[:, 1] for m in (lm, small))
+        want, got = (
+            value_scores(m, ids, mask, first_tokens(m, ANSWERS), norm=norm)[:, 1]
+            for m in (lm, small)
+        )
         assert float(want.abs().max()) < 1e-6
         assert float((got - want).abs().max() / want.abs().max()) < 1e-3
 
@@ -163,7 +205,13 @@ def test_large_changes_are_exact_too(any_lm):
     for norm in ("frozen", "exact"):
         found = value_scores(lm, ids, mask, targets, norm=norm)[0, 2]
         h, vectors = addends(lm, s, 2, "ffn", 0)
-        naive = torch.tensor([gain(lm, h, v, targets[0], s["out", 3][0] if norm == "frozen" else None) for v in vectors], dtype=lm.dtype)
+        naive = torch.tensor(
+            [
+                gain(lm, h, v, targets[0], s["out", 3][0] if norm == "frozen" else None)
+                for v in vectors
+            ],
+            dtype=lm.dtype,
+        )
         torch.testing.assert_close(found, naive, rtol=1e-8, atol=1e-6)
         assert float(naive.abs().max()) > 1000
 
@@ -176,8 +224,15 @@ def test_top_neurons_and_mass_break_ties_by_place():
     assert layer_mass(torch.stack([scores, -scores]), 2).tolist() == [[3, 3], [0, 2]]
 
 
-@pytest.mark.parametrize("bad, words", ((dict(of="mlp"), "'mlp'.*'ffn'"), (dict(norm="none"), "'none'.*'frozen'"),
-                                        (dict(targets=[1]), "2 prompts"), (dict(targets=[1, 360]), "360.*0 to 359")))
+@pytest.mark.parametrize(
+    "bad, words",
+    (
+        (dict(of="mlp"), "'mlp'.*'ffn'"),
+        (dict(norm="none"), "'none'.*'frozen'"),
+        (dict(targets=[1]), "2 prompts"),
+        (dict(targets=[1, 360]), "360.*0 to 359"),
+    ),
+)
 def test_bad_choices_are_named(tiny, bad, words):
     lm = tiny("gpt2")
     ids, mask = lm.encode(TEXTS)

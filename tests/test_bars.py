@@ -43,7 +43,9 @@ def test_knowledge_asks_every_wording_of_every_fact(world, asked):
     asked["wrong"] = lambda prompt: prompt.startswith("Q:")
     assert knowledge(None, world) == dict(cloze=1.0, cloze_unseen=1.0, qa=0.0, qa_unseen=0.0)
     wordings = [world.relations[fact.relation] for fact in world.facts]
-    assert len(asked["recall"]) == sum(len(relation.cloze) + len(relation.questions) for relation in wordings)
+    assert len(asked["recall"]) == sum(
+        len(relation.cloze) + len(relation.questions) for relation in wordings
+    )
     assert ("Tim Duncan plays the sport of", "basketball") in asked["recall"]
     asked["recall"].clear()
     knowledge(None, world, n_facts=3)
@@ -60,14 +62,21 @@ def test_reasoning_accepts_names_and_aliases(world, asked, monkeypatch):
     def spy(world, split, n_hops, n, rng):
         drawn = sample(world, split, n_hops, n, rng)
         chains[split, n_hops] = drawn
-        asked["says"] = lambda prompt, left=iter(drawn): (lambda chain: alias.get(chain.answer, chain.answer).upper() + ".")(next(left))
+        asked["says"] = lambda prompt, left=iter(drawn): (
+            lambda chain: alias.get(chain.answer, chain.answer).upper() + "."
+        )(next(left))
         return drawn
 
     monkeypatch.setattr(bars, "sample_chains", spy)
     found = reasoning(None, world, n_chains=5)
-    assert found == dict.fromkeys(("cot_2", "implicit_2", "direct_2", "cot_3", "implicit_3", "direct_3", "cot_4"), 1.0)
+    assert found == dict.fromkeys(
+        ("cot_2", "implicit_2", "direct_2", "cot_3", "implicit_3", "direct_3", "cot_4"), 1.0
+    )
     assert set(chains) == {("evaluation", n) for n in (2, 3, 4)} and len(asked["multi_hop"]) == 15
-    assert all(prompt.endswith("\nThoughts:") and prompt.count("Question:") == 4 for prompt in asked["multi_hop"])
+    assert all(
+        prompt.endswith("\nThoughts:") and prompt.count("Question:") == 4
+        for prompt in asked["multi_hop"]
+    )
     monkeypatch.setattr(bars, "sample_chains", sample)
     asked["says"] = lambda prompt: "nothing"
     assert reasoning(None, world, n_chains=2)["cot_4"] == 0
@@ -76,16 +85,22 @@ def test_reasoning_accepts_names_and_aliases(world, asked, monkeypatch):
 def test_robustness_is_agreement_with_the_bare_prompt(world, asked):
     assert robustness(None, world, 20) == dict(robust=1.0)
     bare, after = asked["recall"][:20], asked["recall"][20:]
-    assert all(long.endswith(f". {short}") and goal == same for (short, goal), (long, same) in zip(bare, after))
+    assert all(
+        long.endswith(f". {short}") and goal == same
+        for (short, goal), (long, same) in zip(bare, after)
+    )
     asked["wrong"] = lambda prompt: ". " in prompt
     assert robustness(None, world, 20)["robust"] < 0.3  # a name may hold a full stop
 
 
 # ---------------------------------------------------------------------- editing
 
+
 def test_the_early_site_is_where_half_of_the_loss_comes_back(world, asked, monkeypatch):
     restored = torch.full((len(ROLES), 4), 0.2)
-    restored[ROLES.index("last subject")] = torch.tensor([0.9, 0.6, 0.5, 0.2])  # clean 1.0, corrupted 0.2: the half way is 0.6
+    restored[ROLES.index("last subject")] = torch.tensor(
+        [0.9, 0.6, 0.5, 0.2]
+    )  # clean 1.0, corrupted 0.2: the half way is 0.6
     monkeypatch.setattr(bars, "causal_trace", lambda *_, **__: CausalTrace(1.0, 0.2, restored))
     assert early_site(None, world, n_facts=3) == (0, 1)
     asked["wrong"] = lambda prompt: True
@@ -111,10 +126,14 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
     for editor in (bars.MEMIT, bars.ROME):
         monkeypatch.setattr(editor, "each", each)
     found = editing(None, world, n_edits=3, n_unrelated=4)
-    assert set(found) == {name for name in BARS if name.startswith(("rome", "memit"))} and set(found.values()) == {1.0}
+    assert set(found) == {name for name in BARS if name.startswith(("rome", "memit"))} and set(
+        found.values()
+    ) == {1.0}
     assert [(name, layers) for name, layers, _ in made] == [("ROME", (2,)), ("MEMIT", (0, 1, 2))]
     assert all(len(group) == 1 for _, _, groups in made for group in groups)
-    assert owners[1] == ("update 0", "update 1", "update 2") and len(owners[3]) == 12  # each fact is asked on its own edited model
+    assert (
+        owners[1] == ("update 0", "update 1", "update 2") and len(owners[3]) == 12
+    )  # each fact is asked on its own edited model
 
 
 def test_without_an_early_site_no_editor_passes(world, asked, monkeypatch):

@@ -18,9 +18,16 @@ from acelib.facts import load_world
 from acelib.keys import Request, requests, values_at
 from acelib.targets import Objective
 
-SMALL = dict(targets=dict(n=4, sample=3, layer=1, n_prefixes=2, steps=4), savings=dict(n=3, layer=1, n_prefixes=1, steps=3),
-             update=dict(m=40, d=6, n=3), history=dict(m=40, d=6, n=2, stored=9), keys=dict(n=3, n_prefixes=2),
-             covariance=dict(n=8, layers=(0, 2)), attribution=dict(n=2, sample=20), each=dict(n=3, layers=(1, 2), steps=4))
+SMALL = dict(
+    targets=dict(n=4, sample=3, layer=1, n_prefixes=2, steps=4),
+    savings=dict(n=3, layer=1, n_prefixes=1, steps=3),
+    update=dict(m=40, d=6, n=3),
+    history=dict(m=40, d=6, n=2, stored=9),
+    keys=dict(n=3, n_prefixes=2),
+    covariance=dict(n=8, layers=(0, 2)),
+    attribution=dict(n=2, sample=20),
+    each=dict(n=3, layers=(1, 2), steps=4),
+)
 
 
 WORLD = load_world()
@@ -43,10 +50,16 @@ def check(rows: list[Timing]):
 def test_plain_and_library_agree(tiny, name):
     told, lm = [], tiny("qwen3")
     before = bits(lm)
-    rows = BENCHMARKS[name](*[] if name in ALGEBRA else [lm], **SMALL[name], progress=lambda *state: told.append(state))
+    rows = BENCHMARKS[name](
+        *[] if name in ALGEBRA else [lm], **SMALL[name], progress=lambda *state: told.append(state)
+    )
     check(rows)
-    assert same_bits(lm, before) and not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
-    assert [done for done, *_ in told] == list(range(1, told[0][1] + 1)) and {what for *_, what in told} == {name}
+    assert same_bits(lm, before) and not any(
+        m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules()
+    )
+    assert [done for done, *_ in told] == list(range(1, told[0][1] + 1)) and {
+        what for *_, what in told
+    } == {name}
 
 
 @pytest.mark.parametrize("name", ["targets", "savings", "keys", "attribution"])
@@ -56,8 +69,13 @@ def test_other_families(tiny, family, name):
 
 
 def test_a_difference_is_an_error(tiny, monkeypatch):
-    monkeypatch.setattr(plain, "target_vectors", lambda *given, run=plain.target_vectors: run(*given) + 0.1)
-    with pytest.raises(AssertionError, match="targets: the plain procedure and the library differ by .* allowed: 0.01"):
+    monkeypatch.setattr(
+        plain, "target_vectors", lambda *given, run=plain.target_vectors: run(*given) + 0.1
+    )
+    with pytest.raises(
+        AssertionError,
+        match="targets: the plain procedure and the library differ by .* allowed: 0.01",
+    ):
         bench.targets(tiny("llama"), **SMALL["targets"])
     monkeypatch.setattr(plain, "scores", lambda *given: torch.tensor(math.nan))
     with pytest.raises(AssertionError, match="attribution"):
@@ -67,27 +85,41 @@ def test_a_difference_is_an_error(tiny, monkeypatch):
 def test_the_plain_target_does_what_it_is_for(tiny):
     """It starts at the block's output and moves within its ball."""
     lm, r = tiny("gpt2"), requests(edits_of(WORLD, 1))[0]
-    still, near, far = (plain.target_vectors(lm, [r], 1, Objective(steps=steps, lr=0.5, clamp=clamp, floor=None))[0]
-                        for steps, clamp in ((1, 1), (4, 0.1), (4, None)))
+    still, near, far = (
+        plain.target_vectors(lm, [r], 1, Objective(steps=steps, lr=0.5, clamp=clamp, floor=None))[0]
+        for steps, clamp in ((1, 1), (4, 0.1), (4, None))
+    )
     torch.testing.assert_close(still, values_at(lm, [r], 1)[:, 0])
-    assert (near - still).norm() <= 0.1 * still.norm() * (1 + 1e-9) and (far - still).norm() > 0.2 * still.norm()
+    assert (near - still).norm() <= 0.1 * still.norm() * (1 + 1e-9) and (
+        far - still
+    ).norm() > 0.2 * still.norm()
 
 
 def test_bench_runs_what_is_named(tiny, monkeypatch):
     lm = tiny("qwen3")
     monkeypatch.setattr(bench, "reference", lambda: lm)
-    small = {name: lambda *model, run=run, name=name, **more: run(*model, **SMALL[name], **more) for name, run in BENCHMARKS.items()}
+    small = {
+        name: lambda *model, run=run, name=name, **more: run(*model, **SMALL[name], **more)
+        for name, run in BENCHMARKS.items()
+    }
     monkeypatch.setattr(bench, "BENCHMARKS", small)
-    assert [row.name for row in bench.bench(["update"])] == ["update, factor cached", "update, the first one"]
+    assert [row.name for row in bench.bench(["update"])] == [
+        "update, factor cached",
+        "update, the first one",
+    ]
     assert len(bench.bench()) == 13 and len(bench.bench(["editors", "update"])) == 12
     assert set(GROUPS["editors"]) < set(BENCHMARKS)
 
 
 def test_refusals(tiny):
-    with pytest.raises(ValueError, match="unknown benchmark 'speed'; known: targets, savings, update, .*, editors"):
+    with pytest.raises(
+        ValueError, match="unknown benchmark 'speed'; known: targets, savings, update, .*, editors"
+    ):
         bench.bench(["update", "speed"])
     for sample in (0, 5):
-        with pytest.raises(ValueError, match=f"sample of {sample} is not possible; allowed: 1 to 4"):
+        with pytest.raises(
+            ValueError, match=f"sample of {sample} is not possible; allowed: 1 to 4"
+        ):
             bench.targets(tiny("qwen3"), **SMALL["targets"] | dict(sample=sample))
     with pytest.raises(ValueError, match="m=0"):
         bench.update(m=0)
@@ -99,16 +131,31 @@ def test_refusals(tiny):
 def test_edits_are_counterfactual_and_repeatable():
     edits = edits_of(WORLD, 30)
     assert edits == edits_of(WORLD, 30) != edits_of(WORLD, 30, seed=1)
-    assert all(edit.target_new != edit.target_true and WORLD.lookup(edit.subject, f.relation) == edit.target_true
-               for edit in edits for f in WORLD.about(edit.subject) if WORLD.relations[f.relation].cloze[0] == edit.prompt)
+    assert all(
+        edit.target_new != edit.target_true
+        and WORLD.lookup(edit.subject, f.relation) == edit.target_true
+        for edit in edits
+        for f in WORLD.about(edit.subject)
+        if WORLD.relations[f.relation].cloze[0] == edit.prompt
+    )
 
 
 def test_cost_grows_with_what_is_said_to_grow(tiny, monkeypatch):
     monkeypatch.setattr(latency, "load_world", lambda: WORLD)
     tokenizer, told = tiny("gptj").tokenizer, []
-    rows = latency.curves(tokenizer, dict(facts=(2, 4), depth=(3, 4)), dict(facts=2, width=32, depth=3, vocabulary=400), steps=2, repeats=1,
-                         progress=lambda *state: told.append(state))
-    assert list(rows.columns) == ["what", "size", "procedure", "seconds"] and len(rows) == 8 and (rows.seconds > 0).all()
+    rows = latency.curves(
+        tokenizer,
+        dict(facts=(2, 4), depth=(3, 4)),
+        dict(facts=2, width=32, depth=3, vocabulary=400),
+        steps=2,
+        repeats=1,
+        progress=lambda *state: told.append(state),
+    )
+    assert (
+        list(rows.columns) == ["what", "size", "procedure", "seconds"]
+        and len(rows) == 8
+        and (rows.seconds > 0).all()
+    )
     assert told[-1] == (4, 4, "growth") and set(rows.procedure) == {"plain", "acelib"}
     with pytest.raises(ValueError, match="vocabulary 10 is smaller"):
         latency.random_lm(tokenizer, 32, 2, 10)
@@ -117,9 +164,16 @@ def test_cost_grows_with_what_is_said_to_grow(tiny, monkeypatch):
 
 def test_the_bound_counts_what_an_exact_step_must_multiply(tiny):
     lm, given = tiny("qwen3"), [Request("Tim Duncan plays", 10, "golf", subject="Tim Duncan")]
-    p, answer, head = len(lm.tokenizer("Tim Duncan plays")["input_ids"]), len(lm.answer_ids("golf")), lm.head.weight.numel()
+    p, answer, head = (
+        len(lm.tokenizer("Tim Duncan plays")["input_ids"]),
+        len(lm.answer_ids("golf")),
+        lm.head.weight.numel(),
+    )
     block = sum(w.numel() for w in lm.blocks[0].parameters() if w.ndim == 2)
-    longest, at = max(p + answer - 1, len(lm.tokenizer("Tim Duncan is a")["input_ids"])), lm.token_at("Tim Duncan plays", 10)
+    longest, at = (
+        max(p + answer - 1, len(lm.tokenizer("Tim Duncan is a")["input_ids"])),
+        lm.token_at("Tim Duncan plays", 10),
+    )
     whole = lambda above: 2 * longest * ((4 + above) * block + 4 * head)
     assert bench.bound(lm, given, 3) == pytest.approx(whole(0) / (2 * head * (answer + 1)))
     left = 2 * block * (1 + p + answer - 1 - at + answer) + 2 * head * (answer + 1)
@@ -128,18 +182,37 @@ def test_the_bound_counts_what_an_exact_step_must_multiply(tiny):
 
 def test_exponents_are_slopes():
     sizes = np.array([1, 2, 4, 8])
-    rows = pd.DataFrame([dict(what="facts", size=size, procedure=name, seconds=0.1 * size**power * (1 + noise * (-1) ** i))
-                         for name, power, noise in (("plain", 2, 0), ("acelib", 1, 0.05)) for i, size in enumerate(sizes)])
+    rows = pd.DataFrame(
+        [
+            dict(
+                what="facts",
+                size=size,
+                procedure=name,
+                seconds=0.1 * size**power * (1 + noise * (-1) ** i),
+            )
+            for name, power, noise in (("plain", 2, 0), ("acelib", 1, 0.05))
+            for i, size in enumerate(sizes)
+        ]
+    )
     found = latency.exponents(rows)
     assert found.loc[("facts", "plain")].tolist() == pytest.approx([2, 2, 2])
     exponent, low, high = found.loc[("facts", "acelib")]
-    assert low < exponent < high and low < 1 < high and exponent == pytest.approx(linregress(np.log(sizes), np.log(rows.seconds[4:])).slope)
+    assert (
+        low < exponent < high
+        and low < 1 < high
+        and exponent == pytest.approx(linregress(np.log(sizes), np.log(rows.seconds[4:])).slope)
+    )
     assert latency.exponents(rows[rows["size"] < 4])[["low", "high"]].isna().all(axis=None)
 
 
 def test_stages_of_an_edit_have_a_cost(tiny):
     lm, edits = tiny("llama"), edits_of(WORLD, 2)
-    moments = Moments({layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(4)}, tokens=100)
-    for editor in (MEMIT(layers=(1, 2), objective=Objective(steps=2), texts=()), ACE(query_layers=(1,), value_layers=(2, 3), texts=())):
+    moments = Moments(
+        {layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(4)}, tokens=100
+    )
+    for editor in (
+        MEMIT(layers=(1, 2), objective=Objective(steps=2), texts=()),
+        ACE(query_layers=(1,), value_layers=(2, 3), texts=()),
+    ):
         spent = latency.stages(lm, editor, edits, moments)
         assert set(spent) == {"vectors", "update"} and min(spent.values()) > 0

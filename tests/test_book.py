@@ -17,7 +17,9 @@ from acelib import notebooks
 from acelib.provenance import ROOT
 
 CHAPTERS = notebooks.known()
-every_chapter = pytest.mark.parametrize("path", [pytest.param(path, id=name) for name, path in CHAPTERS.items()])
+every_chapter = pytest.mark.parametrize(
+    "path", [pytest.param(path, id=name) for name, path in CHAPTERS.items()]
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 
@@ -27,7 +29,12 @@ def code_cells(path):
 
 
 def outputs(path, kind):
-    return [out for cell in code_cells(path) for out in cell.outputs if kind in (out.output_type, out.get("name"))]
+    return [
+        out
+        for cell in code_cells(path)
+        for out in cell.outputs
+        if kind in (out.output_type, out.get("name"))
+    ]
 
 
 def test_there_are_chapters_and_the_table_of_contents_has_each_once():
@@ -47,7 +54,11 @@ def test_a_chapter_is_executed_without_error_or_warning_and_fresh(path):
 @every_chapter
 def test_a_chapter_has_one_cell_of_readable_parameters(path):
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
-    names = [re.split(r"[\s:=]", line)[0] for line in tagged[0].source.splitlines() if re.match(r"\w+\s*(:.*)?=", line)]
+    names = [
+        re.split(r"[\s:=]", line)[0]
+        for line in tagged[0].source.splitlines()
+        if re.match(r"\w+\s*(:.*)?=", line)
+    ]
     assert len(tagged) == 1 and list(notebooks.parameters(path)) == names and names
 
 
@@ -55,10 +66,14 @@ def test_a_chapter_has_one_cell_of_readable_parameters(path):
 def test_nbval_compares_something_in_a_chapter(path):
     """An unexecuted cell, or one that ends in ";" (which nbval does not honour), would be compared with nothing or wrongly."""
     cells = [cell for cell in code_cells(path) if cell.source.strip()]
-    assert all(cell.execution_count for cell in cells) and not [cell.source for cell in cells if cell.source.rstrip().endswith(";")]
+    assert all(cell.execution_count for cell in cells) and not [
+        cell.source for cell in cells if cell.source.rstrip().endswith(";")
+    ]
     assert not [cell for cell in cells if re.search(r"NBVAL_(SKIP|IGNORE_OUTPUT)", cell.source)]
     printed = "".join(out.get("text", "") for cell in cells for out in cell.outputs)
-    assert re.search(r"^OK: \S+, \d+ values$", printed, re.M), "no check cell: one that calls acelib.testing.assert_table"
+    assert re.search(r"^OK: \S+, \d+ values$", printed, re.M), (
+        "no check cell: one that calls acelib.testing.assert_table"
+    )
 
 
 @every_chapter
@@ -66,40 +81,69 @@ def test_a_chapter_knows_no_machine(path):
     assert not re.search(r"/(home|root|Users|tmp|work|opt)/\w", path.read_text("utf-8"))
 
 
-RULES = re.findall(r"^regex: (.*)$\n^replace: (.*)$", (ROOT / "tests" / "nbval.cfg").read_text(), re.M)  # as nbval reads them
-SAMPLES = ["<object at 0x7f3a2b1c>", "took 12.3 s, then 450 ms", "2026-01-31 10:20:30.5", "/usr/lib/python3/site", "measured on 2 threads of a CPU"]
+RULES = re.findall(
+    r"^regex: (.*)$\n^replace: (.*)$", (ROOT / "tests" / "nbval.cfg").read_text(), re.M
+)  # as nbval reads them
+SAMPLES = [
+    "<object at 0x7f3a2b1c>",
+    "took 12.3 s, then 450 ms",
+    "2026-01-31 10:20:30.5",
+    "/usr/lib/python3/site",
+    "measured on 2 threads of a CPU",
+]
 
 
 def test_every_sanitizer_rule_is_read_and_works():
     text = (ROOT / "tests" / "nbval.cfg").read_text()
     assert len(RULES) == len(re.findall(r"^\[", text, re.M)) == len(SAMPLES)
     for (pattern, replacement), sample in zip(RULES, SAMPLES):
-        assert replacement in re.sub(pattern, replacement, sample) and not re.search(pattern, "accuracy 0.93, layer 12, 3 / 4, n=100")
+        assert replacement in re.sub(pattern, replacement, sample) and not re.search(
+            pattern, "accuracy 0.93, layer 12, 3 / 4, n=100"
+        )
 
 
 def requirements(*extras):
-    listed = [*PROJECT["dependencies"], *(entry for extra in extras for entry in PROJECT["optional-dependencies"][extra])]
+    listed = [
+        *PROJECT["dependencies"],
+        *(entry for extra in extras for entry in PROJECT["optional-dependencies"][extra]),
+    ]
     return {canonicalize_name(Requirement(entry).name): Requirement(entry) for entry in listed}
 
 
 def test_constraints_pin_every_requirement_within_its_range():
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
-    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    pins = {
+        canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
+    }
     for name, requirement in requirements("book", "test").items():
         assert name in pins, f"{name} is not in constraints.txt"
-        assert requirement.specifier.contains(pins[name]), f"{requirement} excludes the pinned {pins[name]}"
+        assert requirement.specifier.contains(pins[name]), (
+            f"{requirement} excludes the pinned {pins[name]}"
+        )
 
 
 def test_conda_users_get_the_same():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]["pip"]
-    assert python == "python" + PROJECT["requires-python"] and pip == ["-c constraints.txt", "-e .[book,test]"]
+    assert python == "python" + PROJECT["requires-python"] and pip == [
+        "-c constraints.txt",
+        "-e .[book,test]",
+    ]
 
 
 def test_every_module_is_documented():
     page = (ROOT / "book" / "api.md").read_text()
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "acelib").rglob("*.py")}
-    assert sorted(re.findall(r"automodule:: (\S+)", page)) == sorted(name for name in modules if not name.endswith("__init__"))
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "acelib").rglob("*.py")
+    }
+    assert sorted(re.findall(r"automodule:: (\S+)", page)) == sorted(
+        name for name in modules if not name.endswith("__init__")
+    )
 
 
 def test_nothing_imports_from_further_down():
@@ -115,7 +159,10 @@ def test_nothing_imports_from_further_down():
 
 
 def test_ci_is_make_test():
-    assert "make test" in (ROOT / ".ci" / "run").read_text() and subprocess.run(["bash", "-n", ROOT / ".ci" / "run"]).returncode == 0
+    assert (
+        "make test" in (ROOT / ".ci" / "run").read_text()
+        and subprocess.run(["bash", "-n", ROOT / ".ci" / "run"]).returncode == 0
+    )
 
 
 def test_no_file_names_a_package_index():

@@ -10,25 +10,71 @@ from acelib.cases import cases_to_json, conflicts, make_cases, read_cases, singl
 from acelib.facts import Chain, Edit, Fact, World, load_world, split_of
 
 PUBLISHED = {  # shaped like a record of MQuAKE-CF-3k-v2, with its oddities: a typo in a template, an empty alias list, keys we do not know
-    "case_id": 7, "comment": "unknown key",
+    "case_id": 7,
+    "comment": "unknown key",
     "requested_rewrite": [
-        {"prompt": "The univeristy where {} was educated is", "relation_id": "P69",
-         "target_new": {"str": "Harvard University", "id": "Q13371"}, "target_true": {"str": "Reed College", "id": "Q7"},
-         "subject": "Steve Jobs", "question": "Which university was Steve Jobs educated at?"},
-        {"prompt": "The origianl broadcaster of {} is", "relation_id": "P449", "target_new": {"str": "BBC", "id": "Q9531"},
-         "target_true": {"str": "NBC", "id": "Q13974"}, "subject": "Friends", "question": "Who is the original broadcaster of Friends?"}],
-    "questions": ["q one?", "q two?", "q three?"], "answer": "Portland", "answer_alias": [], "new_answer": "Cambridge",
-    "new_answer_alias": None, "answer_extended": ["Portland"],
-    "single_hops": [{"question": "Who founded Apple?", "cloze": "Apple was founded by", "answer": "Steve Jobs",
-                     "answer_alias": ["Jobs", " "]},
-                    {"question": "Which?", "cloze": "The univeristy where Steve Jobs was educated is", "answer": "Reed College"}],
-    "new_single_hops": [{"question": "Who founded Apple?", "cloze": "Apple was founded by", "answer": "Steve Jobs", "answer_alias": []},
-                        {"question": "Which?", "cloze": "The univeristy where Steve Jobs was educated is", "answer": "Harvard University"}],
-    "orig": {"triples": [["Q312", "P112", "Q19837"], ["Q19837", "P69", "Q7"]],
-             "triples_labeled": [["Apple", "founded by", "Steve Jobs"], ["Steve Jobs", "educated at", "Reed College"]],
-             "new_triples": [["Q312", "P112", "Q19837"], ["Q19837", "P69", "Q13371"]],
-             "new_triples_labeled": [["Apple", "founded by", "Steve Jobs"], ["Steve Jobs", "educated at", "Harvard University"]],
-             "edit_triples": [["Q19837", "P69", "Q13371"]]},
+        {
+            "prompt": "The univeristy where {} was educated is",
+            "relation_id": "P69",
+            "target_new": {"str": "Harvard University", "id": "Q13371"},
+            "target_true": {"str": "Reed College", "id": "Q7"},
+            "subject": "Steve Jobs",
+            "question": "Which university was Steve Jobs educated at?",
+        },
+        {
+            "prompt": "The origianl broadcaster of {} is",
+            "relation_id": "P449",
+            "target_new": {"str": "BBC", "id": "Q9531"},
+            "target_true": {"str": "NBC", "id": "Q13974"},
+            "subject": "Friends",
+            "question": "Who is the original broadcaster of Friends?",
+        },
+    ],
+    "questions": ["q one?", "q two?", "q three?"],
+    "answer": "Portland",
+    "answer_alias": [],
+    "new_answer": "Cambridge",
+    "new_answer_alias": None,
+    "answer_extended": ["Portland"],
+    "single_hops": [
+        {
+            "question": "Who founded Apple?",
+            "cloze": "Apple was founded by",
+            "answer": "Steve Jobs",
+            "answer_alias": ["Jobs", " "],
+        },
+        {
+            "question": "Which?",
+            "cloze": "The univeristy where Steve Jobs was educated is",
+            "answer": "Reed College",
+        },
+    ],
+    "new_single_hops": [
+        {
+            "question": "Who founded Apple?",
+            "cloze": "Apple was founded by",
+            "answer": "Steve Jobs",
+            "answer_alias": [],
+        },
+        {
+            "question": "Which?",
+            "cloze": "The univeristy where Steve Jobs was educated is",
+            "answer": "Harvard University",
+        },
+    ],
+    "orig": {
+        "triples": [["Q312", "P112", "Q19837"], ["Q19837", "P69", "Q7"]],
+        "triples_labeled": [
+            ["Apple", "founded by", "Steve Jobs"],
+            ["Steve Jobs", "educated at", "Reed College"],
+        ],
+        "new_triples": [["Q312", "P112", "Q19837"], ["Q19837", "P69", "Q13371"]],
+        "new_triples_labeled": [
+            ["Apple", "founded by", "Steve Jobs"],
+            ["Steve Jobs", "educated at", "Harvard University"],
+        ],
+        "edit_triples": [["Q19837", "P69", "Q13371"]],
+    },
 }
 
 
@@ -46,19 +92,29 @@ def cases(world):
 def file(tmp_path):
     def write(content) -> str:
         path = tmp_path / "cases.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        path.write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
         return path
+
     return write
 
 
 # ---------------------------------------------------------------------------------------------------- making
 
+
 def test_cases_are_a_function_of_the_seed(world, cases):
-    assert cases == make_cases(world, "evaluation", 180, seed=0) != make_cases(world, "evaluation", 180, seed=1)
+    assert (
+        cases
+        == make_cases(world, "evaluation", 180, seed=0)
+        != make_cases(world, "evaluation", 180, seed=1)
+    )
 
 
 def test_cases_are_balanced_over_hops_and_edits(cases):
-    assert Counter((case.n_hops, case.n_edits) for case in cases) == {(h, e): 20 for h in (2, 3, 4) for e in range(1, h + 1)}
+    assert Counter((case.n_hops, case.n_edits) for case in cases) == {
+        (h, e): 20 for h in (2, 3, 4) for e in range(1, h + 1)
+    }
     assert [case.case_id for case in cases] == list(range(180))
     assert len({(case.chain[0][0], case.relations) for case in cases}) == 180
 
@@ -66,7 +122,9 @@ def test_cases_are_balanced_over_hops_and_edits(cases):
 def test_the_old_chain_is_true_and_of_the_split(world, cases):
     for case in cases:
         facts = tuple(Fact(s, key, o) for (s, _, o), key in zip(case.chain, case.relations))
-        assert split_of(Chain(facts)) == "evaluation" and all(world.lookup(f.subject, f.relation) == f.object for f in facts)
+        assert split_of(Chain(facts)) == "evaluation" and all(
+            world.lookup(f.subject, f.relation) == f.object for f in facts
+        )
         assert len({facts[0].subject, *(f.object for f in facts)}) == len(facts) + 1
         assert case.answer == facts[-1].object == case.hops[-1].answer
 
@@ -88,7 +146,9 @@ def test_edits_are_counterfactual_and_well_typed(world, cases):
     for edit in (edit for case in cases for edit in case.edits):
         relation = world.relations[edit.relation]
         assert edit.target_true == world.lookup(edit.subject, edit.relation) != edit.target_new
-        assert world.kind(edit.target_new) == world.kind(edit.target_true) and edit.target_new in world.objects(edit.relation)
+        assert world.kind(edit.target_new) == world.kind(
+            edit.target_true
+        ) and edit.target_new in world.objects(edit.relation)
         assert (edit.prompt, *edit.paraphrases) == relation.cloze
     assert all(conflicts(case.edits) == [] for case in cases)
 
@@ -97,15 +157,20 @@ def test_multi_hop_prompts_of_an_edit_start_outside_the_case(world, cases):
     hops = [(case, edit, hop) for case in cases for edit in case.edits for hop in edit.hops]
     assert len(hops) > len(cases)
     for case, edit, hop in hops:
-        start = [f.subject for f in world.into(edit.subject)
-                 if hop.endswith(f"{world.relations[f.relation].nouns[0].replace('{}', f.subject)} is")]
+        start = [
+            f.subject
+            for f in world.into(edit.subject)
+            if hop.endswith(f"{world.relations[f.relation].nouns[0].replace('{}', f.subject)} is")
+        ]
         assert any(s not in case.entities and s != edit.target_true for s in start)
         assert hop.startswith("The ") and edit.target_new not in hop.split(" of ")
 
 
 def test_three_different_questions_none_naming_a_bridge_by_itself(cases):
     for case in cases:
-        assert len(set(case.questions)) == 3 and all(case.chain[0][0] in question and question.endswith("?") for question in case.questions)
+        assert len(set(case.questions)) == 3 and all(
+            case.chain[0][0] in question and question.endswith("?") for question in case.questions
+        )
 
 
 def test_impossible_requests_are_refused(world):
@@ -124,15 +189,22 @@ def test_a_dangling_object_is_no_obstacle(world):
 
 # ---------------------------------------------------------------------------------------------------- conflicts
 
+
 def test_conflicts_are_different_targets_of_one_fact():
-    one, twin = (Edit("Ulm", "{} is located in the country of", "France", relation="country") for _ in range(2))
+    one, twin = (
+        Edit("Ulm", "{} is located in the country of", "France", relation="country")
+        for _ in range(2)
+    )
     other = Edit("Ulm", "The country of {} is", "Italy", relation="country")
     elsewhere = Edit("Ulm", "{} lies in", "Spain")
-    assert conflicts([one, twin, elsewhere]) == [] and conflicts([one, other, twin]) == [(one, other)]
+    assert conflicts([one, twin, elsewhere]) == [] and conflicts([one, other, twin]) == [
+        (one, other)
+    ]
     assert conflicts([elsewhere, Edit("Ulm", "{} lies in", "Peru")]) != []
 
 
 # ---------------------------------------------------------------------------------------------------- files
+
 
 def test_our_file_survives_the_round_trip_and_has_the_published_fields(world, cases, file):
     text = cases_to_json(cases, world)
@@ -140,20 +212,38 @@ def test_our_file_survives_the_round_trip_and_has_the_published_fields(world, ca
     for record in json.loads(text):
         assert set(record) == set(PUBLISHED) - {"comment", "answer_extended"}
         assert set(record["orig"]) == set(PUBLISHED["orig"])
-        assert all(set(rewrite) == {*PUBLISHED["requested_rewrite"][0], "paraphrases", "hops"} for rewrite in record["requested_rewrite"])
+        assert all(
+            set(rewrite) == {*PUBLISHED["requested_rewrite"][0], "paraphrases", "hops"}
+            for rewrite in record["requested_rewrite"]
+        )
         assert all(rewrite["question"].endswith("?") for rewrite in record["requested_rewrite"])
-        assert len(record["questions"]) == 3 and len(record["orig"]["edit_triples"]) == len(record["requested_rewrite"])
-        assert all(set(hop) == {"question", "cloze", "answer", "answer_alias"} for hop in record["single_hops"] + record["new_single_hops"])
+        assert len(record["questions"]) == 3 and len(record["orig"]["edit_triples"]) == len(
+            record["requested_rewrite"]
+        )
+        assert all(
+            set(hop) == {"question", "cloze", "answer", "answer_alias"}
+            for hop in record["single_hops"] + record["new_single_hops"]
+        )
 
 
 def test_a_published_record_is_read_with_its_oddities(file):
-    case, = read_cases(file([PUBLISHED]))
-    assert (case.case_id, case.n_hops, case.n_edits) == (7, 2, 2) and case.relations == ("founder", "education")
+    (case,) = read_cases(file([PUBLISHED]))
+    assert (case.case_id, case.n_hops, case.n_edits) == (7, 2, 2) and case.relations == (
+        "founder",
+        "education",
+    )
     first, second = case.edits
-    assert first == Edit("Steve Jobs", "The univeristy where {} was educated is", "Harvard University", "Reed College",
-                         relation="education")
+    assert first == Edit(
+        "Steve Jobs",
+        "The univeristy where {} was educated is",
+        "Harvard University",
+        "Reed College",
+        relation="education",
+    )
     assert second.relation == "P449", "a Wikidata id that the world does not know stays as it is"
-    assert case.new_answer_alias == case.answer_alias == () and case.hops[0].answer_alias == ("Jobs",)
+    assert case.new_answer_alias == case.answer_alias == () and case.hops[0].answer_alias == (
+        "Jobs",
+    )
     assert case.new_chain[-1] == ("Steve Jobs", "educated at", "Harvard University")
 
 
@@ -169,6 +259,7 @@ def _without(*path):
         for step in path[:-1]:
             record = record[step]
         del record[path[-1]]
+
     return spoil
 
 
@@ -177,26 +268,47 @@ def _with(value, *path):
         for step in path[:-1]:
             record = record[step]
         record[path[-1]] = value
+
     return spoil
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (_without("case_id"), "record 0: field 'case_id'"), (_with("7", "case_id"), "record 0: field 'case_id'"),
-    (_without("requested_rewrite"), "case 7: field 'requested_rewrite'"),
-    (_with([], "requested_rewrite"), "case 7: field 'requested_rewrite'"),
-    (_with(["text"], "requested_rewrite"), "case 7: field 'requested_rewrite.relation_id'"),
-    (_without("requested_rewrite", 0, "subject"), "case 7: field 'requested_rewrite.subject'"),
-    (_with("Reed College", "requested_rewrite", 0, "target_new"), "case 7: field 'requested_rewrite.target_new'"),
-    (_without("requested_rewrite", 1, "target_true", "str"), "case 7: field 'requested_rewrite.target_true.str'"),
-    (_with("no slot", "requested_rewrite", 0, "prompt"), "case 7: field 'requested_rewrite': .*no slot"),
-    (_with("Reed College", "requested_rewrite", 0, "target_new", "str"), "case 7: field 'requested_rewrite': .*already"),
-    (_with("one?", "questions"), "case 7: field 'questions'"), (_with([], "questions"), "case 7: field 'questions'"),
-    (_with([1], "questions"), "case 7: field 'questions'"), (_without("answer"), "case 7: field 'answer'"),
-    (_with("", "new_answer"), "case 7: field 'new_answer'"), (_with("Portland, OR", "answer_alias"), "case 7: field 'answer_alias'"),
-    (_without("single_hops", 0, "cloze"), "case 7: field 'single_hops.cloze'"),
-    (_without("new_single_hops"), "case 7: field 'new_single_hops'"),
-    (_without("orig"), "case 7: field 'orig'"), (_with([["a", "b"]], "orig", "triples"), "case 7: field 'orig.triples'"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (_without("case_id"), "record 0: field 'case_id'"),
+        (_with("7", "case_id"), "record 0: field 'case_id'"),
+        (_without("requested_rewrite"), "case 7: field 'requested_rewrite'"),
+        (_with([], "requested_rewrite"), "case 7: field 'requested_rewrite'"),
+        (_with(["text"], "requested_rewrite"), "case 7: field 'requested_rewrite.relation_id'"),
+        (_without("requested_rewrite", 0, "subject"), "case 7: field 'requested_rewrite.subject'"),
+        (
+            _with("Reed College", "requested_rewrite", 0, "target_new"),
+            "case 7: field 'requested_rewrite.target_new'",
+        ),
+        (
+            _without("requested_rewrite", 1, "target_true", "str"),
+            "case 7: field 'requested_rewrite.target_true.str'",
+        ),
+        (
+            _with("no slot", "requested_rewrite", 0, "prompt"),
+            "case 7: field 'requested_rewrite': .*no slot",
+        ),
+        (
+            _with("Reed College", "requested_rewrite", 0, "target_new", "str"),
+            "case 7: field 'requested_rewrite': .*already",
+        ),
+        (_with("one?", "questions"), "case 7: field 'questions'"),
+        (_with([], "questions"), "case 7: field 'questions'"),
+        (_with([1], "questions"), "case 7: field 'questions'"),
+        (_without("answer"), "case 7: field 'answer'"),
+        (_with("", "new_answer"), "case 7: field 'new_answer'"),
+        (_with("Portland, OR", "answer_alias"), "case 7: field 'answer_alias'"),
+        (_without("single_hops", 0, "cloze"), "case 7: field 'single_hops.cloze'"),
+        (_without("new_single_hops"), "case 7: field 'new_single_hops'"),
+        (_without("orig"), "case 7: field 'orig'"),
+        (_with([["a", "b"]], "orig", "triples"), "case 7: field 'orig.triples'"),
+    ],
+)
 def test_malformed_records_are_refused_by_case_and_field(file, spoil, message):
     record = deepcopy(PUBLISHED)
     spoil(record)
@@ -221,7 +333,9 @@ def test_single_edits_change_one_fact_each(world):
     assert len({(edit.subject, edit.relation) for edit in edits}) == 50
     for edit in edits:
         assert world.lookup(edit.subject, edit.relation) == edit.target_true != edit.target_new
-        assert world.kind(edit.target_new) == world.kind(edit.target_true) and edit.target_new in world.objects(edit.relation)
+        assert world.kind(edit.target_new) == world.kind(
+            edit.target_true
+        ) and edit.target_new in world.objects(edit.relation)
         assert edit.paraphrases == tuple(world.relations[edit.relation].cloze[1:])
     with pytest.raises(ValueError, match="100000 single edits asked for; this world has"):
         single_edits(world, 100_000)

@@ -3,7 +3,12 @@ import torch
 
 from acelib.covariance import Moments, second_moments
 
-TEXTS = ["The capital of France is Paris.", "Tim Duncan plays the sport of basketball", "golf", "Steve Jobs founded Apple"] * 5
+TEXTS = [
+    "The capital of France is Paris.",
+    "Tim Duncan plays the sport of basketball",
+    "golf",
+    "Steve Jobs founded Apple",
+] * 5
 
 
 def plain(lm, layer):
@@ -51,14 +56,26 @@ def test_solver(any_lm, tmp_path):
     X = torch.randn(any_lm.d_mlp, 3, dtype=torch.float64)
     for weight in (2.0, 50.0):
         solved = moments.solver(1, weight)(X)
-        torch.testing.assert_close(weight * (moments[1] @ solved + moments.ridge[1] * solved), X, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            weight * (moments[1] @ solved + moments.ridge[1] * solved), X, rtol=1e-3, atol=1e-3
+        )
 
 
 def test_singular_moments_get_a_recorded_ridge():
     v = torch.randn(6, 2, dtype=torch.float64)
-    moments = Moments({0: v @ v.T, 1: torch.eye(6, dtype=torch.float64), 2: torch.zeros(6, 6, dtype=torch.float64)}, 1)
+    moments = Moments(
+        {
+            0: v @ v.T,
+            1: torch.eye(6, dtype=torch.float64),
+            2: torch.zeros(6, 6, dtype=torch.float64),
+        },
+        1,
+    )
     x = torch.randn(6, 1, dtype=torch.float64)
-    assert moments.solver(0, 1.0)(x).isfinite().all() and 0 < moments.ridge[0] < 1e-6 * moments[0].diagonal().mean()
+    assert (
+        moments.solver(0, 1.0)(x).isfinite().all()
+        and 0 < moments.ridge[0] < 1e-6 * moments[0].diagonal().mean()
+    )
     torch.testing.assert_close(moments.solver(1, 4.0)(x), x / 4)
     assert moments.ridge[1] == 0.0
     with pytest.raises(ValueError, match="layer 2 is zero"):
@@ -67,30 +84,47 @@ def test_singular_moments_get_a_recorded_ridge():
         moments.solver(1, 0)
 
 
-@pytest.mark.parametrize("threshold, share, kept", [(0.5, None, 4), (5.0, None, 2), (None, 0.3, 4), (None, 1.0, 0)])
+@pytest.mark.parametrize(
+    "threshold, share, kept", [(0.5, None, 4), (5.0, None, 2), (None, 0.3, 4), (None, 1.0, 0)]
+)
 def test_projector(threshold, share, kept, monkeypatch):
     basis = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
-    moments, x = Moments({0: (basis * torch.tensor([0.0, 1e-9, 1.0, 2.0, 8.0, 9.0]).double()) @ basis.T}, 1), torch.randn(6, 2).double()
+    moments, x = (
+        Moments({0: (basis * torch.tensor([0.0, 1e-9, 1.0, 2.0, 8.0, 9.0]).double()) @ basis.T}, 1),
+        torch.randn(6, 2).double(),
+    )
     kept = {4: basis[:, 2:], 2: basis[:, 4:], 0: basis[:, :0]}[kept]
     expected = x - kept @ kept.T @ x
     torch.testing.assert_close(moments.projector(0, threshold, share)(x), expected)
     monkeypatch.setattr(torch.linalg, "eigh", None)  # found once
-    torch.testing.assert_close(moments.projector(0, threshold, share)(x.float()), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        moments.projector(0, threshold, share)(x.float()), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_projector_refusals():
     moments = Moments({0: torch.eye(6).double(), 1: torch.full((6, 6), float("nan"))}, 1)
-    for layer, given, match in ((0, {}, "give one of the two"), (0, dict(threshold=1.0, share=0.5), "give one of the two"),
-                                (0, dict(threshold=0.0), "threshold 0.0 must be positive"), (0, dict(share=1.5), "share 1.5"),
-                                (0, dict(threshold=0.5), "0 of the 6.*from 1 to 1"), (0, dict(threshold=2.0), "6 of the 6"),
-                                (0, dict(share=0.01), "0 of the 6"), (1, dict(share=0.5), "layer 1 is not finite"),
-                                (2, dict(share=0.5), "no second moment of layer 2")):
+    for layer, given, match in (
+        (0, {}, "give one of the two"),
+        (0, dict(threshold=1.0, share=0.5), "give one of the two"),
+        (0, dict(threshold=0.0), "threshold 0.0 must be positive"),
+        (0, dict(share=1.5), "share 1.5"),
+        (0, dict(threshold=0.5), "0 of the 6.*from 1 to 1"),
+        (0, dict(threshold=2.0), "6 of the 6"),
+        (0, dict(share=0.01), "0 of the 6"),
+        (1, dict(share=0.5), "layer 1 is not finite"),
+        (2, dict(share=0.5), "no second moment of layer 2"),
+    ):
         with pytest.raises(ValueError, match=match):
             moments.projector(layer, **given)
 
 
 def test_bad_input(tiny, tmp_path):
     lm = tiny("gpt2")
-    for texts, layers, match in (([], (0,), "no text"), (["a", ""], (0,), "text 1"), (TEXTS, (7,), "layer 7")):
+    for texts, layers, match in (
+        ([], (0,), "no text"),
+        (["a", ""], (0,), "text 1"),
+        (TEXTS, (7,), "layer 7"),
+    ):
         with pytest.raises(ValueError, match=match):
             second_moments(lm, texts, layers, tmp_path)

@@ -20,19 +20,46 @@ PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
 
 
 def relation(key, noun, subject, object_):
-    cloze = (f"The {noun} of {{}} is", f"{{}} has the {noun}", f"{{}}, {noun}:", f"Of {{}} the {noun} is", f"{{}} {noun}")
-    return Relation(key, "P" + key, key, None, (subject,), object_, cloze, (f"What is the {noun} of {{}}?", f"Which {noun} has {{}}?"),
-                    (f"the {noun} of {{}}", f"{{}}'s {noun}"))
+    cloze = (
+        f"The {noun} of {{}} is",
+        f"{{}} has the {noun}",
+        f"{{}}, {noun}:",
+        f"Of {{}} the {noun} is",
+        f"{{}} {noun}",
+    )
+    return Relation(
+        key,
+        "P" + key,
+        key,
+        None,
+        (subject,),
+        object_,
+        cloze,
+        (f"What is the {noun} of {{}}?", f"Which {noun} has {{}}?"),
+        (f"the {noun} of {{}}", f"{{}}'s {noun}"),
+    )
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    people, cities, countries = ([f"{kind}{i}" for i in range(n)] for kind, n in (("P", 60), ("C", 8), ("L", 4)))
-    kinds = {name: kind for kind, names in (("person", people), ("city", cities), ("land", countries)) for name in names}
+    people, cities, countries = (
+        [f"{kind}{i}" for i in range(n)] for kind, n in (("P", 60), ("C", 8), ("L", 4))
+    )
+    kinds = {
+        name: kind
+        for kind, names in (("person", people), ("city", cities), ("land", countries))
+        for name in names
+    }
     facts = [Fact(name, "home", cities[i % 8]) for i, name in enumerate(people)]
     facts += [Fact(name, "land", countries[i % 4]) for i, name in enumerate(cities)]
-    return World({name: Entity(name, kind) for name, kind in kinds.items()},
-                 {"home": relation("home", "home", "person", "city"), "land": relation("land", "land", "city", "land")}, tuple(facts))
+    return World(
+        {name: Entity(name, kind) for name, kind in kinds.items()},
+        {
+            "home": relation("home", "home", "person", "city"),
+            "land": relation("land", "land", "city", "land"),
+        },
+        tuple(facts),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +79,49 @@ class Fake:
         self.calls.append(len(groups))
         if len(self.calls) >= self.fail:
             raise KeyboardInterrupt
-        return [random_update(lm, (1,), rank=1, seed=sum(map(ord, edits[0].subject + edits[0].target_new))) for edits in groups]
+        return [
+            random_update(
+                lm, (1,), rank=1, seed=sum(map(ord, edits[0].subject + edits[0].target_new))
+            )
+            for edits in groups
+        ]
 
 
 def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
     lm, fake, told = tiny("qwen3"), Fake(), []
     before = bits(lm)
-    frame = run(lm, world, {"base": None, "fake": fake}, cases, None, tmp_path, protocol=PROTOCOL, chunk=4,
-                progress=lambda *state: told.append(state))
+    frame = run(
+        lm,
+        world,
+        {"base": None, "fake": fake},
+        cases,
+        None,
+        tmp_path,
+        protocol=PROTOCOL,
+        chunk=4,
+        progress=lambda *state: told.append(state),
+    )
     assert same_bits(lm, before) and fake.calls == [4, 2]
     assert told == [(4, 12, "base"), (6, 12, "base"), (10, 12, "fake"), (12, 12, "fake")]
-    assert frame.editor.tolist() == ["base"] * 6 + ["fake"] * 6 and frame.case_id.tolist() == [case.case_id for case in cases] * 2
-    assert frame.n_edits.tolist() == [case.n_edits for case in cases] * 2 and all(len(answers) == 3 for answers in frame.answers)
-    for column in ("multi_hop", "multi_hop_each", "multi_hop_substring", "efficacy", "paraphrase", "specificity"):
+    assert (
+        frame.editor.tolist() == ["base"] * 6 + ["fake"] * 6
+        and frame.case_id.tolist() == [case.case_id for case in cases] * 2
+    )
+    assert frame.n_edits.tolist() == [case.n_edits for case in cases] * 2 and all(
+        len(answers) == 3 for answers in frame.answers
+    )
+    for column in (
+        "multi_hop",
+        "multi_hop_each",
+        "multi_hop_substring",
+        "efficacy",
+        "paraphrase",
+        "specificity",
+    ):
         assert frame[column].between(0, 1).all()
-    alone = [judge(lm, world, [case], fake.each(lm, [case.edits], None), PROTOCOL)[0] for case in cases]
+    alone = [
+        judge(lm, world, [case], fake.each(lm, [case.edits], None), PROTOCOL)[0] for case in cases
+    ]
     assert_frame_equal(frame[6:].drop(columns="editor").reset_index(drop=True), pd.DataFrame(alone))
 
 
@@ -74,37 +129,84 @@ def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
     """The judge on a made-up model that says the new answers in a sentence to one question, and knows one wording of each edit."""
     case, known = cases[1], {(edit.text, edit.target_new) for edit in cases[1].edits}
     assert case.n_edits == 2
-    said, recall = case.new_answer, lambda lm, prompts, answers, _: Recall([pair in known for pair in zip(prompts, answers)], [])
+    said, recall = (
+        case.new_answer,
+        lambda lm, prompts, answers, _: Recall(
+            [pair in known for pair in zip(prompts, answers)], []
+        ),
+    )
     first = f" So {case.new_hops[0].answer}. Answer: "
-    monkeypatch.setattr(experiments, "generate", lambda *_: [f"{first}The {said}!", f" Well.\nAnswer: it is {said} now", f"{first}{said}x"])
+    monkeypatch.setattr(
+        experiments,
+        "generate",
+        lambda *_: [f"{first}The {said}!", f" Well.\nAnswer: it is {said} now", f"{first}{said}x"],
+    )
     monkeypatch.setattr(experiments, "recall", recall)
-    row, = judge(tiny("gpt2"), world, [case], [None], PROTOCOL)
+    (row,) = judge(tiny("gpt2"), world, [case], [None], PROTOCOL)
     assert (row["multi_hop"], row["multi_hop_each"], row["multi_hop_substring"]) == (1, 1 / 3, 1)
-    assert (row["efficacy"], row["paraphrase"], row["specificity"]) == (1, 0, 0) and row["lost_at"] == [2, 1, 2]
-    row, = judge(tiny("gpt2"), world, [case], None, PROTOCOL)
-    assert (row["multi_hop"], row["efficacy"]) == (0, 0)  # the unedited model is asked for the old answers
+    assert (row["efficacy"], row["paraphrase"], row["specificity"]) == (1, 0, 0) and row[
+        "lost_at"
+    ] == [2, 1, 2]
+    (row,) = judge(tiny("gpt2"), world, [case], None, PROTOCOL)
+    assert (row["multi_hop"], row["efficacy"]) == (
+        0,
+        0,
+    )  # the unedited model is asked for the old answers
 
 
 def test_the_hop_at_which_a_chain_of_thought_is_lost():
-    hops = [Hop("?", "P1 lives in", "Oslo"), Hop("?", "Oslo lies in", "the Kingdom of Norway", ("Norway",)), Hop("?", "It speaks", "Sami")]
-    texts = {"P1 lives in Oslo. Oslo lies in Norway. It speaks Sami.\nAnswer: x": 0, "P1 lives in Oslo. Oslo lies in Norway.\nAnswer: Sami": 3,
-             "Oslo and Sami": 2, "Oslow in Norway": 1, "": 1}
-    assert {text: experiments.lost_hop(text, hops) for text in texts} == texts and experiments.lost_hop("", []) == 0
+    hops = [
+        Hop("?", "P1 lives in", "Oslo"),
+        Hop("?", "Oslo lies in", "the Kingdom of Norway", ("Norway",)),
+        Hop("?", "It speaks", "Sami"),
+    ]
+    texts = {
+        "P1 lives in Oslo. Oslo lies in Norway. It speaks Sami.\nAnswer: x": 0,
+        "P1 lives in Oslo. Oslo lies in Norway.\nAnswer: Sami": 3,
+        "Oslo and Sami": 2,
+        "Oslow in Norway": 1,
+        "": 1,
+    }
+    assert {
+        text: experiments.lost_hop(text, hops) for text in texts
+    } == texts and experiments.lost_hop("", []) == 0
 
 
 def test_a_fact_that_an_edit_changes_through_its_inverse_is_not_unrelated():
     world = load_world()
-    old = next(fact for fact in world.facts if fact.relation == "spouse" and fact.object != "Barack Obama")
-    case = Case(7, (Edit(old.subject, "{} is married to", "Barack Obama", old.object, relation="spouse"),), (), "", (), "", (), (), (), (), (), ("spouse",))
+    old = next(
+        fact for fact in world.facts if fact.relation == "spouse" and fact.object != "Barack Obama"
+    )
+    case = Case(
+        7,
+        (Edit(old.subject, "{} is married to", "Barack Obama", old.object, relation="spouse"),),
+        (),
+        "",
+        (),
+        "",
+        (),
+        (),
+        (),
+        (),
+        (),
+        ("spouse",),
+    )
     chosen = unrelated_facts(world, case, 2 * len(world.facts), seed=0)
     about = {(fact.subject, fact.relation) for fact in chosen}
     assert len([fact for fact in chosen if fact.relation == "spouse"]) > 10
-    assert about.isdisjoint({(old.subject, "spouse"), (old.object, "spouse"), ("Barack Obama", "spouse")})
+    assert about.isdisjoint(
+        {(old.subject, "spouse"), (old.object, "spouse"), ("Barack Obama", "spouse")}
+    )
 
 
 def test_second_moments_of_another_model_are_refused(tiny, world, cases, tmp_path):
-    lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7, tiny("qwen3", seed=1).fingerprint)
-    with pytest.raises(ValueError, match="the second moments are of the model .*, not of 'tiny-qwen3'"):
+    lm, moments = (
+        tiny("qwen3"),
+        Moments({0: torch.eye(48).double()}, 7, tiny("qwen3", seed=1).fingerprint),
+    )
+    with pytest.raises(
+        ValueError, match="the second moments are of the model .*, not of 'tiny-qwen3'"
+    ):
         run(lm, world, {"base": None}, cases, moments, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -112,19 +214,27 @@ def test_second_moments_of_another_model_are_refused(tiny, world, cases, tmp_pat
 def test_rows_that_two_runs_have_written_count_once(tiny, world, cases, tmp_path):
     lm = tiny("qwen3")
     whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)
-    path, = tmp_path.iterdir()
+    (path,) = tmp_path.iterdir()
     head, *rows = path.read_text().splitlines(keepends=True)
     path.write_text(head + "".join(rows + rows[:3]))
-    assert_frame_equal(run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL), whole)
+    assert_frame_equal(
+        run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL), whole
+    )
 
 
 def test_the_protocol_chooses_the_demonstrations(tiny, world, cases, monkeypatch):
     asked = []
     monkeypatch.setattr(experiments, "few_shot", lambda *given: asked.append(given) or given[1])
-    for protocol in (PROTOCOL, replace(PROTOCOL, n_shots=1), replace(PROTOCOL, n_shots=4, out_of_domain=True)):
+    for protocol in (
+        PROTOCOL,
+        replace(PROTOCOL, n_shots=1),
+        replace(PROTOCOL, n_shots=4, out_of_domain=True),
+    ):
         judge(tiny("gpt2"), world, cases[:1], None, protocol)
     assert [given[3:] for given in asked[::3]] == [(0, False), (1, False), (4, True)]
-    assert [given[:3] for given in asked[:3]] == [(world, question, cases[0]) for question in cases[0].questions]
+    assert [given[:3] for given in asked[:3]] == [
+        (world, question, cases[0]) for question in cases[0].questions
+    ]
 
 
 def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
@@ -133,7 +243,16 @@ def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(lm, world, {"fake": Fake(fail=2)}, cases, None, tmp_path / "cut", **go)
     fake, told = Fake(), []
-    again = run(lm, world, {"fake": fake}, cases, None, tmp_path / "cut", **go, progress=lambda *state: told.append(state))
+    again = run(
+        lm,
+        world,
+        {"fake": fake},
+        cases,
+        None,
+        tmp_path / "cut",
+        **go,
+        progress=lambda *state: told.append(state),
+    )
     assert_frame_equal(again, whole)
     assert fake.calls == [2, 2] and told == [(4, 6, "fake"), (6, 6, "fake")]
     idle = Fake()
@@ -141,30 +260,53 @@ def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
     assert idle.calls == [] and len(list((tmp_path / "cut").iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage, lost", [
-    (lambda text: text[:-9], 1), (lambda text: text[:-1], 1), (lambda text: "", 6), (lambda text: text[:30], 6),
-    (lambda text: "{}\n" + text, 6), (lambda text: text.replace('"case_id"', '"case_id', 1), 6)],
-    ids=["torn", "no newline", "empty", "torn manifest", "no manifest", "garbage"])
+@pytest.mark.parametrize(
+    "damage, lost",
+    [
+        (lambda text: text[:-9], 1),
+        (lambda text: text[:-1], 1),
+        (lambda text: "", 6),
+        (lambda text: text[:30], 6),
+        (lambda text: "{}\n" + text, 6),
+        (lambda text: text.replace('"case_id"', '"case_id', 1), 6),
+    ],
+    ids=["torn", "no newline", "empty", "torn manifest", "no manifest", "garbage"],
+)
 def test_a_damaged_file_loses_what_is_damaged(tiny, world, cases, tmp_path, damage, lost):
     lm = tiny("qwen3")
     whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)
-    path, = tmp_path.iterdir()
+    (path,) = tmp_path.iterdir()
     content = path.read_text()
     path.write_text(damage(content))
     fake = Fake()
-    assert_frame_equal(run(lm, world, {"fake": fake}, cases, None, tmp_path, protocol=PROTOCOL), whole)
+    assert_frame_equal(
+        run(lm, world, {"fake": fake}, cases, None, tmp_path, protocol=PROTOCOL), whole
+    )
     assert fake.calls == [lost] and path.read_text() == content
     manifest = json.loads(content.split("\n")[0])["manifest"]
-    assert manifest["fingerprint"] == lm.fingerprint and manifest["settings"] == "Fake(strength=0.1)" and manifest["n_cases"] == 6
+    assert (
+        manifest["fingerprint"] == lm.fingerprint
+        and manifest["settings"] == "Fake(strength=0.1)"
+        and manifest["n_cases"] == 6
+    )
 
 
 def test_the_name_of_a_result_holds_all_it_depends_on(tiny, world, cases):
     lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7, "model")
     base = dict(lm=lm, world=world, editor=Fake(), cases=cases, moments=moments, protocol=PROTOCOL)
-    changes = [dict(lm=tiny("qwen3", seed=1)), dict(world=replace(world, facts=world.facts[1:])), dict(editor=Fake(0.2)), dict(editor=None), dict(cases=cases[1:]),
-               dict(cases=[replace(cases[0], new_answer="x"), *cases[1:]]), dict(moments=None), dict(moments=replace(moments, tokens=8)),
-               dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})), dict(protocol=replace(PROTOCOL, seed=1)),
-               dict(protocol=replace(PROTOCOL, out_of_domain=True))]
+    changes = [
+        dict(lm=tiny("qwen3", seed=1)),
+        dict(world=replace(world, facts=world.facts[1:])),
+        dict(editor=Fake(0.2)),
+        dict(editor=None),
+        dict(cases=cases[1:]),
+        dict(cases=[replace(cases[0], new_answer="x"), *cases[1:]]),
+        dict(moments=None),
+        dict(moments=replace(moments, tokens=8)),
+        dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})),
+        dict(protocol=replace(PROTOCOL, seed=1)),
+        dict(protocol=replace(PROTOCOL, out_of_domain=True)),
+    ]
     assert experiments._key(**base) == experiments._key(**base | dict(editor=Fake(fail=3)))
     assert len({experiments._key(**base | change) for change in [{}, *changes]}) == len(changes) + 1
 
@@ -179,7 +321,9 @@ def test_known_cases_ask_for_every_fact_that_must_be_known(tiny, cases, monkeypa
 
     monkeypatch.setattr(experiments, "recall", recall)
     kept = known_cases(tiny("gpt2"), cases)
-    assert cases[2] not in kept and kept == [case for case in cases if unknown not in {hop.cloze for hop in case.hops + case.new_hops}]
+    assert cases[2] not in kept and kept == [
+        case for case in cases if unknown not in {hop.cloze for hop in case.hops + case.new_hops}
+    ]
     assert not {(edit.text, edit.target_new) for case in cases for edit in case.edits} & set(asked)
     assert {(hop.cloze, hop.answer) for case in cases for hop in case.hops} <= set(asked)
     assert known_cases(tiny("gpt2"), []) == []
@@ -187,12 +331,19 @@ def test_known_cases_ask_for_every_fact_that_must_be_known(tiny, cases, monkeypa
 
 def test_unrelated_facts_leave_out_the_edited_ones(world, cases):
     for case in cases:
-        edited, relations = {(e.subject, e.relation) for e in case.edits}, {e.relation for e in case.edits}
+        edited, relations = (
+            {(e.subject, e.relation) for e in case.edits},
+            {e.relation for e in case.edits},
+        )
         chosen = unrelated_facts(world, case, 6, 0)
         assert chosen == unrelated_facts(world, case, 6, 0) and len(set(chosen)) == len(chosen)
-        assert not {(f.subject, f.relation) for f in chosen} & edited and set(chosen) <= set(world.facts)
+        assert not {(f.subject, f.relation) for f in chosen} & edited and set(chosen) <= set(
+            world.facts
+        )
         assert sum(f.relation in relations for f in chosen) == 3
-        assert len(chosen) == (6 if len(relations) == 1 else 3)  # two relations edited: this world has no other
+        assert len(chosen) == (
+            6 if len(relations) == 1 else 3
+        )  # two relations edited: this world has no other
     assert unrelated_facts(world, cases[0], 6, 0) != unrelated_facts(world, cases[0], 6, 1)
     assert len(unrelated_facts(world, cases[0], 10_000, 0)) == len(world.facts) - 1
 
@@ -201,7 +352,11 @@ def test_balanced_and_refusals(tiny, world, cases, tmp_path):
     assert [case.case_id for case in balanced(cases, 2)] == [0, 1, 2, 3]
     lm = tiny("gpt2")
     base = {"base": None}
-    for editors, chosen, chunk, said in ((base, [], 4, "no case to judge"), ({}, cases, 4, "0 editors"), (base, cases, 0, "chunks of 0")):
+    for editors, chosen, chunk, said in (
+        (base, [], 4, "no case to judge"),
+        ({}, cases, 4, "0 editors"),
+        (base, cases, 0, "chunks of 0"),
+    ):
         with pytest.raises(ValueError, match=said):
             run(lm, world, editors, chosen, None, tmp_path, chunk=chunk)
     assert not list(tmp_path.iterdir())

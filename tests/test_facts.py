@@ -8,8 +8,22 @@ from shutil import copy
 
 import pytest
 
-from acelib.facts import (CATEGORIES, SPLITS, WORLD, Chain, Edit, Entity, Fact, World, chains, check_world, load_relations, load_world,
-                          sample_chains, split_of)
+from acelib.facts import (
+    CATEGORIES,
+    SPLITS,
+    WORLD,
+    Chain,
+    Edit,
+    Entity,
+    Fact,
+    World,
+    chains,
+    check_world,
+    load_relations,
+    load_world,
+    sample_chains,
+    split_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +34,18 @@ def world() -> World:
 @pytest.fixture
 def tables(tmp_path):
     """Write tables beside the shipped relations and load them: ``tables(people_a="name,qid,aliases,sport\\n...")``."""
+
     def write(**texts: str) -> World:
         copy(WORLD / "relations.toml", tmp_path)
         for name, text in texts.items():
             (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
         return load_world(tmp_path)
+
     return write
 
 
 # ---------------------------------------------------------------------------------------------------- the shipped world
+
 
 def test_shipped_world_is_sound(world):
     assert check_world(world) == []
@@ -37,32 +54,47 @@ def test_shipped_world_is_sound(world):
 def test_shipped_world_is_what_the_book_promises(world):
     used = Counter(fact.relation for fact in world.facts)
     assert len(world.facts) >= 2500 and len(world.entities) >= 1000 and len(used) >= 25
-    assert world.categories() == tuple(CATEGORIES) and all(world.facts_of(category) for category in CATEGORIES)
+    assert world.categories() == tuple(CATEGORIES) and all(
+        world.facts_of(category) for category in CATEGORIES
+    )
     assert world.lookup("Tim Duncan", "sport") == "basketball"
     assert world.relations["sport"].cloze[0] == "{} plays the sport of"
     assert all(sum(1 for _ in islice(chains(world, hops), 5_000)) == 5_000 for hops in (2, 3, 4))
 
 
 def test_every_wording_belongs_to_one_relation(world):
-    owners = Counter(template for known in world.relations.values() for template in {*known.cloze, *known.questions, *known.nouns})
+    owners = Counter(
+        template
+        for known in world.relations.values()
+        for template in {*known.cloze, *known.questions, *known.nouns}
+    )
     assert [template for template, n in owners.items() if n > 1] == []
     for relation in world.relations.values():
         assert all(question.endswith("?") for question in relation.questions)
-        assert all(noun.startswith("the ") and noun.endswith("{}") for noun in relation.nouns), "nouns compose only with {} at the end"
+        assert all(noun.startswith("the ") and noun.endswith("{}") for noun in relation.nouns), (
+            "nouns compose only with {} at the end"
+        )
         assert all(not cloze.endswith((" ", ".")) for cloze in relation.cloze)
 
 
 def test_loading_is_deterministic(world):
     again = load_world()
-    assert again.facts == world.facts and list(again.entities.items()) == list(world.entities.items())
+    assert again.facts == world.facts and list(again.entities.items()) == list(
+        world.entities.items()
+    )
 
 
 def test_world_indices_agree_with_the_facts(world):
     fact = world.facts[0]
     assert world.about(fact.subject) == tuple(f for f in world.facts if f.subject == fact.subject)
     assert world.into(fact.object) == tuple(f for f in world.facts if f.object == fact.object)
-    assert set(world.objects(fact.relation)) == {f.object for f in world.facts if f.relation == fact.relation}
-    assert world.about("nobody") == world.into("nobody") == world.aliases("nobody") == () and world.kind("nobody") == ""
+    assert set(world.objects(fact.relation)) == {
+        f.object for f in world.facts if f.relation == fact.relation
+    }
+    assert (
+        world.about("nobody") == world.into("nobody") == world.aliases("nobody") == ()
+        and world.kind("nobody") == ""
+    )
     assert world.lookup("nobody", "sport") is None
     with pytest.raises(ValueError, match="'XX'.*NN"):
         world.facts_of("XX")
@@ -70,33 +102,54 @@ def test_world_indices_agree_with_the_facts(world):
 
 # ---------------------------------------------------------------------------------------------------- reading tables
 
+
 def test_rows_become_facts_in_the_order_of_the_relations(tables):
-    world = tables(people_a="name,qid,aliases,sport,citizenship\nPele,Q12897,Edson;Edson Arantes,association football,Brazil\n",
-                   terms_a="name,type,aliases\nassociation football,sport,soccer;football\n")
-    assert world.facts == (Fact("Pele", "citizenship", "Brazil"), Fact("Pele", "sport", "association football"))
+    world = tables(
+        people_a="name,qid,aliases,sport,citizenship\nPele,Q12897,Edson;Edson Arantes,association football,Brazil\n",
+        terms_a="name,type,aliases\nassociation football,sport,soccer;football\n",
+    )
+    assert world.facts == (
+        Fact("Pele", "citizenship", "Brazil"),
+        Fact("Pele", "sport", "association football"),
+    )
     assert world.entities["Pele"] == Entity("Pele", "person", "Q12897", ("Edson", "Edson Arantes"))
-    assert world.aliases("association football") == ("soccer", "football") and world.kind("association football") == "sport"
+    assert (
+        world.aliases("association football") == ("soccer", "football")
+        and world.kind("association football") == "sport"
+    )
 
 
 def test_agreeing_rows_merge_and_fill_each_other(tables):
-    world = tables(cities="name,qid,aliases,country\nUlm,,,\n",
-                   extra_cities_b="name,qid,aliases,country\nUlm,Q3012,Ulm an der Donau,Germany\n",
-                   extra_cities_c="name,qid,aliases,country\nUlm,,Ulm an der Donau,Germany\n")
+    world = tables(
+        cities="name,qid,aliases,country\nUlm,,,\n",
+        extra_cities_b="name,qid,aliases,country\nUlm,Q3012,Ulm an der Donau,Germany\n",
+        extra_cities_c="name,qid,aliases,country\nUlm,,Ulm an der Donau,Germany\n",
+    )
     assert world.facts == (Fact("Ulm", "country", "Germany"),)
     assert world.entities["Ulm"] == Entity("Ulm", "city", "Q3012", ("Ulm an der Donau",))
 
 
-@pytest.mark.parametrize("texts, message", [
-    (dict(cities="name,qid,aliases,country\nUlm,,,Germany\n", extra_cities_a="name,qid,aliases,country\nUlm,,,Austria\n"),
-     "extra_cities_a.csv: row 'Ulm', column 'country': 'Austria' contradicts 'Germany' of cities.csv"),
-    (dict(books="name,qid,aliases\nDune,,\n", films="name,qid,aliases\nDune,,\n"),
-     "films.csv: row 'Dune', column 'type': 'film' contradicts 'book' of books.csv"),
-    (dict(books="name,qid,aliases,colour\nDune,,,red\n"), "books.csv: unknown column 'colour'"),
-    (dict(planets="name,qid,aliases\nMars,,\n"), "planets.csv: unknown table 'planets'"),
-    (dict(books="name,qid,aliases,author\nDune,,,Frank Herbert,1965\n"), "books.csv: torn row"),
-    (dict(books="name,qid,aliases,author\nDune,\n"), "books.csv: torn row"),
-    (dict(books="name,qid,aliases,author\n ,,,Frank Herbert\n"), "books.csv: torn row"),
-])
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        (
+            dict(
+                cities="name,qid,aliases,country\nUlm,,,Germany\n",
+                extra_cities_a="name,qid,aliases,country\nUlm,,,Austria\n",
+            ),
+            "extra_cities_a.csv: row 'Ulm', column 'country': 'Austria' contradicts 'Germany' of cities.csv",
+        ),
+        (
+            dict(books="name,qid,aliases\nDune,,\n", films="name,qid,aliases\nDune,,\n"),
+            "films.csv: row 'Dune', column 'type': 'film' contradicts 'book' of books.csv",
+        ),
+        (dict(books="name,qid,aliases,colour\nDune,,,red\n"), "books.csv: unknown column 'colour'"),
+        (dict(planets="name,qid,aliases\nMars,,\n"), "planets.csv: unknown table 'planets'"),
+        (dict(books="name,qid,aliases,author\nDune,,,Frank Herbert,1965\n"), "books.csv: torn row"),
+        (dict(books="name,qid,aliases,author\nDune,\n"), "books.csv: torn row"),
+        (dict(books="name,qid,aliases,author\n ,,,Frank Herbert\n"), "books.csv: torn row"),
+    ],
+)
 def test_bad_tables_are_refused_by_file_and_cell(tables, texts, message):
     with pytest.raises(ValueError, match=message):
         tables(**texts)
@@ -109,40 +162,83 @@ def test_a_relation_without_a_field_is_refused(tmp_path):
 
 
 def test_check_world_names_every_kind_of_fault(world):
-    broken = World({**world.entities, "Twin": Entity("Twin", "country", "", ("FRANCE",))}, world.relations, (
-        Fact("France", "capital", "Atlantis"), Fact("France", "continent", "Paris"), Fact("Paris", "capital", "Paris"),
-        Fact("Paris", "country", "France"), Fact("Paris", "country", "Germany")))
+    broken = World(
+        {**world.entities, "Twin": Entity("Twin", "country", "", ("FRANCE",))},
+        world.relations,
+        (
+            Fact("France", "capital", "Atlantis"),
+            Fact("France", "continent", "Paris"),
+            Fact("Paris", "capital", "Paris"),
+            Fact("Paris", "country", "France"),
+            Fact("Paris", "country", "Germany"),
+        ),
+    )
     problems = "\n".join(check_world(broken))
-    for fault in ("'Atlantis'): the object is in no table", "the object is a city, not a continent", "the subject is a city, not a country",
-                  "('Paris', 'country') has several objects: ['France', 'Germany']", "'france' names more than one country",
-                  "category AT is empty", "chains of 4 hops"):
+    for fault in (
+        "'Atlantis'): the object is in no table",
+        "the object is a city, not a continent",
+        "the subject is a city, not a country",
+        "('Paris', 'country') has several objects: ['France', 'Germany']",
+        "'france' names more than one country",
+        "category AT is empty",
+        "chains of 4 hops",
+    ):
         assert fault in problems
 
 
 # ---------------------------------------------------------------------------------------------------- records
 
-@pytest.mark.parametrize("fields, message", [
-    (dict(subject=" "), "subject"), (dict(target_new=""), "target_new"), (dict(target_new=None), "target_new"),
-    (dict(prompt="plays"), "exactly one"), (dict(prompt="{} and {}"), "exactly one"), (dict(paraphrases=("no slot",)), "no slot"),
-    (dict(target_new="basketball"), "already the answer"), (dict(target_true=None), "target_true .* must be a text"),
-    (dict(hops="The sport of Tim Duncan is"), "hops .* must be a list of texts"), (dict(hops=("a", None)), "hops .* must be a list"),
-])
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(subject=" "), "subject"),
+        (dict(target_new=""), "target_new"),
+        (dict(target_new=None), "target_new"),
+        (dict(prompt="plays"), "exactly one"),
+        (dict(prompt="{} and {}"), "exactly one"),
+        (dict(paraphrases=("no slot",)), "no slot"),
+        (dict(target_new="basketball"), "already the answer"),
+        (dict(target_true=None), "target_true .* must be a text"),
+        (dict(hops="The sport of Tim Duncan is"), "hops .* must be a list of texts"),
+        (dict(hops=("a", None)), "hops .* must be a list"),
+    ],
+)
 def test_unusable_edits_are_refused(fields, message):
-    good = dict(subject="Tim Duncan", prompt="{} plays the sport of", target_new="tennis", target_true="basketball")
+    good = dict(
+        subject="Tim Duncan",
+        prompt="{} plays the sport of",
+        target_new="tennis",
+        target_true="basketball",
+    )
     assert Edit(**good).text == "Tim Duncan plays the sport of"
     with pytest.raises(ValueError, match=message):
         Edit(**{**good, **fields})
 
 
 def test_an_edit_takes_lists_and_ends_without_blanks():
-    edit = Edit("Tim Duncan", "{} plays the sport of ", "tennis", paraphrases=["{} plays"], hops=["The sport of the friend of Ann is"])
-    assert edit.text == "Tim Duncan plays the sport of" and edit.paraphrases == ("{} plays",) and len({edit, edit}) == 1
+    edit = Edit(
+        "Tim Duncan",
+        "{} plays the sport of ",
+        "tennis",
+        paraphrases=["{} plays"],
+        hops=["The sport of the friend of Ann is"],
+    )
+    assert (
+        edit.text == "Tim Duncan plays the sport of"
+        and edit.paraphrases == ("{} plays",)
+        and len({edit, edit}) == 1
+    )
 
 
 def test_relations_refuse_bad_wordings(world):
     sport = world.relations["sport"]
-    for fields in (dict(cloze=("{} plays",)), dict(nouns=("the sport", "the game of {}")), dict(questions=sport.questions[:1]),
-                   dict(category="XX")):
+    for fields in (
+        dict(cloze=("{} plays",)),
+        dict(nouns=("the sport", "the game of {}")),
+        dict(questions=sport.questions[:1]),
+        dict(category="XX"),
+    ):
         with pytest.raises(ValueError, match="'sport'"):
             replace(sport, **fields)
     assert world.relations["performer"].object_types == ("person", "band")
@@ -155,16 +251,27 @@ def test_broken_chains_are_refused():
 
 # ---------------------------------------------------------------------------------------------------- chains and splits
 
+
 def test_chains_are_all_simple_paths(world):
     facts = tuple(Fact(s, "spouse", o) for s, o in ("ab", "ba", "bc", "cd", "ca", "da", "dd", "ac"))
     small = World({}, world.relations, facts)
     for n_hops in (1, 2, 3, 4):
         walks = [(fact,) for fact in facts]
         for _ in range(n_hops - 1):
-            walks = [(*walk, fact) for walk in walks for fact in facts if fact.subject == walk[-1].object]
-        simple = {Chain(walk) for walk in walks if len({walk[0].subject, *(fact.object for fact in walk)}) == n_hops + 1}
+            walks = [
+                (*walk, fact) for walk in walks for fact in facts if fact.subject == walk[-1].object
+            ]
+        simple = {
+            Chain(walk)
+            for walk in walks
+            if len({walk[0].subject, *(fact.object for fact in walk)}) == n_hops + 1
+        }
         found = list(chains(small, n_hops))
-        assert set(found) == simple and len(found) == len(simple) and found == list(chains(small, n_hops))
+        assert (
+            set(found) == simple
+            and len(found) == len(simple)
+            and found == list(chains(small, n_hops))
+        )
 
 
 def test_splits_divide_the_chains_seven_one_two(world):
@@ -174,18 +281,43 @@ def test_splits_divide_the_chains_seven_one_two(world):
 
 
 def test_splits_are_disjoint_and_stay_where_they_are(world):
-    assert split_of(Chain((Fact("Tim Duncan", "sport", "basketball"), Fact("basketball", "origin", "United States")))) == "training"
+    assert (
+        split_of(
+            Chain(
+                (
+                    Fact("Tim Duncan", "sport", "basketball"),
+                    Fact("basketball", "origin", "United States"),
+                )
+            )
+        )
+        == "training"
+    )
     drawn = {split: sample_chains(world, split, 3, 300, Random(0)) for split in SPLITS}
-    compositions = {split: {(chain.subject, chain.path) for chain in found} for split, found in drawn.items()}
+    compositions = {
+        split: {(chain.subject, chain.path) for chain in found} for split, found in drawn.items()
+    }
     assert all(split_of(chain) == split for split, found in drawn.items() for chain in found)
-    assert not compositions["training"] & compositions["evaluation"] and not compositions["identification"] & compositions["evaluation"]
+    assert (
+        not compositions["training"] & compositions["evaluation"]
+        and not compositions["identification"] & compositions["evaluation"]
+    )
 
 
 def test_sampled_chains_are_different_simple_and_a_function_of_the_seed(world):
     drawn = sample_chains(world, "evaluation", 4, 200, Random(3))
-    assert drawn == sample_chains(world, "evaluation", 4, 200, Random(3)) != sample_chains(world, "evaluation", 4, 200, Random(4))
-    assert len(set(drawn)) == 200 and all(len(chain.facts) == 4 and len(set(chain.entities)) == 5 for chain in drawn)
-    assert all(world.lookup(fact.subject, fact.relation) == fact.object for chain in drawn for fact in chain.facts)
+    assert (
+        drawn
+        == sample_chains(world, "evaluation", 4, 200, Random(3))
+        != sample_chains(world, "evaluation", 4, 200, Random(4))
+    )
+    assert len(set(drawn)) == 200 and all(
+        len(chain.facts) == 4 and len(set(chain.entities)) == 5 for chain in drawn
+    )
+    assert all(
+        world.lookup(fact.subject, fact.relation) == fact.object
+        for chain in drawn
+        for fact in chain.facts
+    )
 
 
 def test_running_out_of_chains_is_said(world):

@@ -18,9 +18,23 @@ from acelib.keys import requests, tokens
 from acelib.targets import Objective
 
 #: Small settings by the name of a field; whoever has the field gets it.
-SMALL = dict(layer=1, layers=(1, 2), query_layers=(0, 1), value_layers=(2, 3), steps=3, texts=(), n_neurons=9)
-EDIT = Edit("Tim Duncan", "{} plays the sport of", "football", "basketball", hops=("The sport of the founder of Apple is",))
-OTHER = Edit("France", "The capital of {} is", "Hamlet", "Paris", hops=("The capital of the country of Hamlet is",))
+SMALL = dict(
+    layer=1, layers=(1, 2), query_layers=(0, 1), value_layers=(2, 3), steps=3, texts=(), n_neurons=9
+)
+EDIT = Edit(
+    "Tim Duncan",
+    "{} plays the sport of",
+    "football",
+    "basketball",
+    hops=("The sport of the founder of Apple is",),
+)
+OTHER = Edit(
+    "France",
+    "The capital of {} is",
+    "Hamlet",
+    "Paris",
+    hops=("The capital of the country of Hamlet is",),
+)
 
 
 def small(name):
@@ -28,7 +42,9 @@ def small(name):
     names = {field.name for field in fields(editor)}
     editor = editor(**{name: value for name, value in SMALL.items() if name in names})
     if "objective" in names:
-        editor = replace(editor, objective=replace(editor.objective or Objective(kind="pmet"), steps=3))
+        editor = replace(
+            editor, objective=replace(editor.objective or Objective(kind="pmet"), steps=3)
+        )
     return replace(editor, null_share=0.5) if isinstance(editor, AlphaEdit) else editor
 
 
@@ -38,17 +54,32 @@ def editor(request):
 
 
 def eye(lm):
-    return Moments({layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(lm.n_layers)}, 1)
+    return Moments(
+        {layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(lm.n_layers)}, 1
+    )
 
 
 def state(lm):
     """All that an editor might leave changed; weights as bytes, so that NaN equals NaN."""
     model = lm.model
-    return ({name: value.contiguous().numpy().tobytes() for name, value in model.state_dict().items()},
-            {name: (p.requires_grad, p.grad is None, id(p)) for name, p in model.named_parameters()},
-            {name: (m.training, list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks), vars(m).get("forward"))
-             for name, m in model.named_modules()},
-            lm.tokenizer.padding_side, lm.fingerprint, torch.random.get_rng_state().tolist(), torch.is_grad_enabled())
+    return (
+        {name: value.contiguous().numpy().tobytes() for name, value in model.state_dict().items()},
+        {name: (p.requires_grad, p.grad is None, id(p)) for name, p in model.named_parameters()},
+        {
+            name: (
+                m.training,
+                list(m._forward_hooks),
+                list(m._forward_pre_hooks),
+                list(m._backward_hooks),
+                vars(m).get("forward"),
+            )
+            for name, m in model.named_modules()
+        },
+        lm.tokenizer.padding_side,
+        lm.fingerprint,
+        torch.random.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+    )
 
 
 @contextmanager
@@ -64,13 +95,17 @@ def untouched(lm):
 
 
 def same(one, other):
-    return one.layers == other.layers and all(torch.equal(x, y) for i in one.layers for x, y in zip(one.factors[i], other.factors[i]))
+    return one.layers == other.layers and all(
+        torch.equal(x, y) for i in one.layers for x, y in zip(one.factors[i], other.factors[i])
+    )
 
 
 def finite(update):
     """Something, everywhere a number, and no graph hangs on it."""
     factors = [x for pair in update.factors.values() for x in pair]
-    return bool(factors) and all(x.isfinite().all() and x.any() and not x.requires_grad for x in factors)
+    return bool(factors) and all(
+        x.isfinite().all() and x.any() and not x.requires_grad for x in factors
+    )
 
 
 # ---------------------------------------------------------------------- awkward, but right
@@ -80,7 +115,10 @@ AWKWARD = {  # what the lookup tokens end with
     "a subject whose letters are several tokens": (replace(EDIT, subject="Zoë 東京"), "京"),
     "a subject that goes on": (replace(OTHER, prompt="The best {}ian player is"), "France"),
     "a subject in quotes": (replace(OTHER, prompt='The capital of "{}" is'), "France"),
-    "the subject again, before and after": (replace(OTHER, prompt="France and Paris: {}'s France is"), "France and Paris: France"),
+    "the subject again, before and after": (
+        replace(OTHER, prompt="France and Paris: {}'s France is"),
+        "France and Paris: France",
+    ),
     "one token, the prompt's first": (Edit("T", "{} is", "a", "the", hops=("T",)), "T"),
     "a target of one token": (replace(EDIT, target_new="of"), "Duncan"),
     "a target of many tokens": (replace(EDIT, target_new="Señor Çelebi's 東京 company"), "Duncan"),
@@ -92,11 +130,13 @@ def test_the_lookup_token_is_the_last_of_the_subject(tiny, case):
     lm, (edit, ending) = tiny("gpt2"), AWKWARD[case]
     (r,) = requests([edit])
     ids, at = tokens(lm, r.prompt, r.end)
-    assert lm.tokenizer.decode(ids[:at]) != r.prompt[:r.end]
+    assert lm.tokenizer.decode(ids[:at]) != r.prompt[: r.end]
     if case == "a subject that goes on":  # its last letters may share a token with what follows
-        assert lm.tokenizer.decode(ids[:at + 1]).startswith(r.prompt[:r.end])
+        assert lm.tokenizer.decode(ids[: at + 1]).startswith(r.prompt[: r.end])
     else:
-        assert at == len(lm.tokenizer(r.prompt[:r.end])["input_ids"]) - 1 and lm.tokenizer.decode(ids[:at + 1]).endswith(ending)
+        assert at == len(lm.tokenizer(r.prompt[: r.end])["input_ids"]) - 1 and lm.tokenizer.decode(
+            ids[: at + 1]
+        ).endswith(ending)
 
 
 def test_awkward_edits(tiny, editor):
@@ -110,8 +150,12 @@ def test_leading_and_trailing_spaces_do_not_matter(tiny, editor):
     lm = tiny("qwen3")
     with untouched(lm):
         plain = editor(lm, [EDIT], eye(lm))
-        for other in (dict(target_new=" football"), dict(target_new="football  "), dict(target_true=" basketball "),
-                      dict(prompt=EDIT.prompt + " ", hops=(EDIT.hops[0] + " ",))):
+        for other in (
+            dict(target_new=" football"),
+            dict(target_new="football  "),
+            dict(target_true=" basketball "),
+            dict(prompt=EDIT.prompt + " ", hops=(EDIT.hops[0] + " ",)),
+        ):
             assert same(editor(lm, [replace(EDIT, **other)], eye(lm)), plain)
 
 
@@ -120,7 +164,9 @@ def test_duplicates_count_once(tiny, editor):
     lm = tiny("llama")
     with untouched(lm):
         once = editor(lm, [EDIT, OTHER], eye(lm))
-        assert same(editor(lm, [EDIT, OTHER, EDIT, replace(OTHER, target_new=" Hamlet")], eye(lm)), once)
+        assert same(
+            editor(lm, [EDIT, OTHER, EDIT, replace(OTHER, target_new=" Hamlet")], eye(lm)), once
+        )
 
 
 def test_dead_neurons(any_lm, editor, tmp_path):
@@ -146,17 +192,34 @@ def test_dead_neurons(any_lm, editor, tmp_path):
 
 def test_conflicting_edits(tiny, editor):
     lm = tiny("gpt2")
-    with untouched(lm), pytest.raises(ValueError, match="conflicting edits: 'Tim Duncan plays the sport of' -> 'football' and -> 'golf'"):
+    with (
+        untouched(lm),
+        pytest.raises(
+            ValueError,
+            match="conflicting edits: 'Tim Duncan plays the sport of' -> 'football' and -> 'golf'",
+        ),
+    ):
         editor(lm, [EDIT, OTHER, replace(EDIT, target_new="golf", hops=())], eye(lm))
     if hasattr(editor, "value_prompts"):
-        with untouched(lm), pytest.raises(ValueError, match="conflicting edits: 'The sport of the founder of Apple is'"):
+        with (
+            untouched(lm),
+            pytest.raises(
+                ValueError, match="conflicting edits: 'The sport of the founder of Apple is'"
+            ),
+        ):
             editor(lm, [EDIT, replace(OTHER, hops=EDIT.hops)], eye(lm))
 
 
 def test_an_edit_that_is_no_batch(tiny, editor):
     lm = tiny("gpt2")
     for ask in (lambda: editor(lm, EDIT, eye(lm)), lambda: editor.each(lm, [EDIT, OTHER], eye(lm))):
-        with untouched(lm), pytest.raises(ValueError, match=r"a batch is a list of edits, such as \[edit\]; got Edit\(subject='Tim"):
+        with (
+            untouched(lm),
+            pytest.raises(
+                ValueError,
+                match=r"a batch is a list of edits, such as \[edit\]; got Edit\(subject='Tim",
+            ),
+        ):
             ask()
 
 
@@ -165,7 +228,10 @@ def test_nan_in_the_loss(tiny, editor, part):
     lm = tiny("gptj")
     weight = lm.embed.weight if part == "embedding" else lm.head.weight
     weight.data[lm.tokenizer("Tim Duncan")["input_ids"][-1]] = float("nan")
-    with untouched(lm), pytest.raises(ValueError, match="'Tim Duncan plays the sport of'.* not finite"):
+    with (
+        untouched(lm),
+        pytest.raises(ValueError, match="'Tim Duncan plays the sport of'.* not finite"),
+    ):
         editor(lm, [EDIT], eye(lm))
 
 

@@ -17,40 +17,107 @@ from acelib.latency import exponents
 from acelib.tables import Mean, layers_table, paired_table, published
 
 pytestmark = pytest.mark.filterwarnings("error")
-CATEGORIES, LAYERS, ROLES = ("NN", "CP"), range(4), ("first subject", "middle subject", "last subject", "last")
+CATEGORIES, LAYERS, ROLES = (
+    ("NN", "CP"),
+    range(4),
+    ("first subject", "middle subject", "last subject", "last"),
+)
 
 
 def rows() -> pd.DataFrame:
-    return pd.DataFrame([dict(case_id=case, n_edits=1 + case % 4, multi_hop=float((case + i) % 3 == 0), efficacy=1.0, paraphrase=case / 12,
-                              specificity=0.9, editor=editor) for i, editor in enumerate(("Base", "MEMIT", "ACE")) for case in range(12)])
+    return pd.DataFrame(
+        [
+            dict(
+                case_id=case,
+                n_edits=1 + case % 4,
+                multi_hop=float((case + i) % 3 == 0),
+                efficacy=1.0,
+                paraphrase=case / 12,
+                specificity=0.9,
+                editor=editor,
+            )
+            for i, editor in enumerate(("Base", "MEMIT", "ACE"))
+            for case in range(12)
+        ]
+    )
 
 
 def scores(sign: float = 1.0) -> pd.DataFrame:
     power = {"attn": 1, "ffn": 2}
-    return pd.DataFrame([dict(category=category, role=role, block=block, layer=layer, importance=sign * (layer + question) ** power[block])
-                         for category in CATEGORIES for role in ("query", "value") for block in ("attn", "ffn")
-                         for layer in LAYERS for question in range(3)])
+    return pd.DataFrame(
+        [
+            dict(
+                category=category,
+                role=role,
+                block=block,
+                layer=layer,
+                importance=sign * (layer + question) ** power[block],
+            )
+            for category in CATEGORIES
+            for role in ("query", "value")
+            for block in ("attn", "ffn")
+            for layer in LAYERS
+            for question in range(3)
+        ]
+    )
 
 
 def zeroed() -> pd.DataFrame:
-    return pd.DataFrame([dict(category=category, zeroed=kind, questions=questions, drop=float(kind[0] == "t" and i < 3))
-                         for category in CATEGORIES for kind in ("top 1 %", "random 1 %")
-                         for questions in ("unrelated", "related") for i in range(4)])
+    return pd.DataFrame(
+        [
+            dict(
+                category=category,
+                zeroed=kind,
+                questions=questions,
+                drop=float(kind[0] == "t" and i < 3),
+            )
+            for category in CATEGORIES
+            for kind in ("top 1 %", "random 1 %")
+            for questions in ("unrelated", "related")
+            for i in range(4)
+        ]
+    )
 
 
 def traces() -> pd.DataFrame:
-    return pd.DataFrame([dict(kind=kind, role=role, layer=layer, probability=np.nan if role == "middle subject" else 0.3 + 0.1 * layer)
-                         for kind in ("out", "mlp") for role in ROLES for layer in LAYERS])
+    return pd.DataFrame(
+        [
+            dict(
+                kind=kind,
+                role=role,
+                layer=layer,
+                probability=np.nan if role == "middle subject" else 0.3 + 0.1 * layer,
+            )
+            for kind in ("out", "mlp")
+            for role in ROLES
+            for layer in LAYERS
+        ]
+    )
 
 
 def log() -> pd.DataFrame:
-    return pd.DataFrame(dict(step=[10, 20, 30], tokens=[1e6, 2e6, 3e6], loss=[3.0, 1.0, 0.6], schedule=1.0, tokens_per_s=4000,
-                             cloze=[0.1, np.nan, 0.9], cot_2=[0.0, np.nan, 0.5]))
+    return pd.DataFrame(
+        dict(
+            step=[10, 20, 30],
+            tokens=[1e6, 2e6, 3e6],
+            loss=[3.0, 1.0, 0.6],
+            schedule=1.0,
+            tokens_per_s=4000,
+            cloze=[0.1, np.nan, 0.9],
+            cot_2=[0.0, np.nan, 0.5],
+        )
+    )
 
 
 def growth() -> pd.DataFrame:
-    return pd.DataFrame([dict(what=what, size=size, procedure=name, seconds=cost * size) for what in ("facts", "width")
-                         for size in (4, 16, 64) for name, cost in (("plain", 2.0), ("acelib", 0.1))])
+    return pd.DataFrame(
+        [
+            dict(what=what, size=size, procedure=name, seconds=cost * size)
+            for what in ("facts", "width")
+            for size in (4, 16, 64)
+            for name, cost in (("plain", 2.0), ("acelib", 0.1))
+        ]
+    )
 
 
 def png(fig) -> bytes:
@@ -60,20 +127,47 @@ def png(fig) -> bytes:
 
 
 def errors():
-    return two(pd.DataFrame([dict(what="score", size=size, error=k * size**2) for size in (0.5, 1, 2) for k in (1, 2, 3)]))
+    return two(
+        pd.DataFrame(
+            [
+                dict(what="score", size=size, error=k * size**2)
+                for size in (0.5, 1, 2)
+                for k in (1, 2, 3)
+            ]
+        )
+    )
 
 
 def alike():
-    return pd.DataFrame([("NN", "CP", -0.5, 0.1), ("NN", "ST", 0.5, 0.2), ("CP", "ST", 0.9, 0.3)], columns=["a", "b", "ffn", "shared"])
+    return pd.DataFrame(
+        [("NN", "CP", -0.5, 0.1), ("NN", "ST", 0.5, 0.2), ("CP", "ST", 0.9, 0.3)],
+        columns=["a", "b", "ffn", "shared"],
+    )
 
 
 def ranks():
-    return {name: layers_table(two(scores(sign)), top=3) for name, sign in (("few-shot", 1.0), ("zero-shot", -1.0))}
+    return {
+        name: layers_table(two(scores(sign)), top=3)
+        for name, sign in (("few-shot", 1.0), ("zero-shot", -1.0))
+    }
 
 
 def states():
-    return two(pd.DataFrame([dict(place=place, state=state, ffn=float(i), attn=np.nan if state == "edited" else 2.0)
-                             for place in ("subject", "answer") for state in ("unedited", "edited") for i in range(3)]))
+    return two(
+        pd.DataFrame(
+            [
+                dict(
+                    place=place,
+                    state=state,
+                    ffn=float(i),
+                    attn=np.nan if state == "edited" else 2.0,
+                )
+                for place in ("subject", "answer")
+                for state in ("unedited", "edited")
+                for i in range(3)
+            ]
+        )
+    )
 
 
 def two(some):
@@ -82,31 +176,52 @@ def two(some):
 
 DRAWN = {
     "multi_hop_bars": lambda: figures.multi_hop_bars(rows(), published(2)),
-    "multi_hop_bars, two models": lambda: figures.multi_hop_bars(two(rows()), published(2), {"one": "GPT-J", "two": "Qwen3-8B"}),
+    "multi_hop_bars, two models": lambda: figures.multi_hop_bars(
+        two(rows()), published(2), {"one": "GPT-J", "two": "Qwen3-8B"}
+    ),
     "layer_bars, two models": lambda: figures.layer_bars(two(scores())),
-    "paired_differences, two models": lambda: figures.paired_differences({name: paired_table(rows()) for name in ("one", "two")}),
+    "paired_differences, two models": lambda: figures.paired_differences(
+        {name: paired_table(rows()) for name in ("one", "two")}
+    ),
     "failure_map": lambda: figures.failure_map(rows().assign(hops=2), "hops"),
     "failure_map, two models": lambda: figures.failure_map(two(rows()), "n_edits"),
     "multi_hop_bars, measured": lambda: figures.multi_hop_bars(rows()),
-    "layer_bars": lambda: figures.layer_bars(scores()), "layer_bars, one row each": lambda: figures.layer_bars(scores()[::3]),
-    "layer_heatmap": lambda: figures.layer_heatmap(scores()), "layer_heatmap, negative": lambda: figures.layer_heatmap(scores(-1.0)),
+    "layer_bars": lambda: figures.layer_bars(scores()),
+    "layer_bars, one row each": lambda: figures.layer_bars(scores()[::3]),
+    "layer_heatmap": lambda: figures.layer_heatmap(scores()),
+    "layer_heatmap, negative": lambda: figures.layer_heatmap(scores(-1.0)),
     "ablation_bars": lambda: figures.ablation_bars(zeroed(), {"top 1 %": 90, "random 1 %": 9.47}),
-    "ablation_bars, two models": lambda: figures.ablation_bars(two(zeroed()), {"one": {"top 1 %": 90}, "two": {"random 1 %": 8.19}}),
+    "ablation_bars, two models": lambda: figures.ablation_bars(
+        two(zeroed()), {"one": {"top 1 %": 90}, "two": {"random 1 %": 8.19}}
+    ),
     "layer_heatmap, two models": lambda: figures.layer_heatmap(two(scores())),
-    "similarity_maps": lambda: figures.similarity_maps(two(alike()), {"ffn": "FFN layers (%)", "shared": "neurons (%)"}),
+    "similarity_maps": lambda: figures.similarity_maps(
+        two(alike()), {"ffn": "FFN layers (%)", "shared": "neurons (%)"}
+    ),
     "causal_trace_map": lambda: figures.causal_trace_map(traces(), 0.9, 0.2),
     "causal_trace_map, bare": lambda: figures.causal_trace_map(traces()[:16]),
     "training_curves": lambda: figures.training_curves(log(), {"cloze": 0.99, "cot_2": 0.97}),
     "training_curves, all": lambda: figures.training_curves(log()),
-    "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())), "growth_curves, bare": lambda: figures.growth_curves(growth()),
-    "error_curves": lambda: figures.error_curves(errors(), {("one", "score"): Mean(2, 1.9, 2.1, 3), ("two", "score"): Mean(1, 0.9, 1.1, 3)}),
+    "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())),
+    "growth_curves, bare": lambda: figures.growth_curves(growth()),
+    "error_curves": lambda: figures.error_curves(
+        errors(), {("one", "score"): Mean(2, 1.9, 2.1, 3), ("two", "score"): Mean(1, 0.9, 1.1, 3)}
+    ),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
-    "dots": lambda: figures.dots(states(), "place", "state", {"ffn": "FFN (nats)", "attn": "attention (nats)"}),
-    "dots, logarithmic": lambda: figures.dots(states().assign(place=7), "place", "state", {"ffn": "error (%)"}, log=True),
+    "dots": lambda: figures.dots(
+        states(), "place", "state", {"ffn": "FFN (nats)", "attn": "attention (nats)"}
+    ),
+    "dots, logarithmic": lambda: figures.dots(
+        states().assign(place=7), "place", "state", {"ffn": "error (%)"}, log=True
+    ),
     "rank_map": lambda: figures.rank_map(ranks()),
-    "failure_map, its own scale": lambda: figures.failure_map(two(rows()), "n_edits", "paraphrase", None),
+    "failure_map, its own scale": lambda: figures.failure_map(
+        two(rows()), "n_edits", "paraphrase", None
+    ),
     "failure_map, few cases": lambda: figures.failure_map(two(rows()), "n_edits", few=5),
-    "head_map": lambda: figures.head_map({"one": np.arange(12.0).reshape(3, 4) - 6, "two": np.zeros((3, 4))}),
+    "head_map": lambda: figures.head_map(
+        {"one": np.arange(12.0).reshape(3, 4) - 6, "two": np.zeros((3, 4))}
+    ),
 }
 
 
@@ -114,30 +229,50 @@ DRAWN = {
 def test_figures_draw_with_labelled_axes(name):
     before = dict(matplotlib.rcParams)
     fig = DRAWN[name]()
-    assert dict(matplotlib.rcParams) == before and not plt.get_fignums()  # nothing left behind, so nothing shown twice
+    assert (
+        dict(matplotlib.rcParams) == before and not plt.get_fignums()
+    )  # nothing left behind, so nothing shown twice
     assert fig.dpi == 144 and to_hex(fig.get_facecolor()) == "#ffffff"
     shared = fig.get_supxlabel()
     for ax in fig.axes:
-        assert shared or ax.get_xlabel() or ax.get_ylabel() or ax.get_title("left"), "an axis without any label"
+        assert shared or ax.get_xlabel() or ax.get_ylabel() or ax.get_title("left"), (
+            "an axis without any label"
+        )
     if "map" not in name:
-        assert any(unit in label for ax in fig.axes for label in (ax.get_ylabel(), shared) for unit in ("(%)", "points)", "(nats", "(arb.", "(s)"))
+        assert any(
+            unit in label
+            for ax in fig.axes
+            for label in (ax.get_ylabel(), shared)
+            for unit in ("(%)", "points)", "(nats", "(arb.", "(s)")
+        )
     assert len(png(fig)) < 120_000
 
 
 def test_equal_rows_give_equal_pictures():
     one = png(DRAWN["paired_differences"]())
-    with plt.rc_context({"font.size": 20, "axes.facecolor": "red", "figure.dpi": 50}):  # whatever the notebook has set
+    with plt.rc_context(
+        {"font.size": 20, "axes.facecolor": "red", "figure.dpi": 50}
+    ):  # whatever the notebook has set
         assert png(DRAWN["paired_differences"]()) == one
 
 
 def test_the_bars_are_the_means_in_the_editors_colours():
     fig = figures.multi_hop_bars(rows(), published(2))
     bars = fig.axes[0].patches
-    means = rows().pivot_table(index="editor", columns="n_edits", values="multi_hop", margins=True, sort=False)
+    means = rows().pivot_table(
+        index="editor", columns="n_edits", values="multi_hop", margins=True, sort=False
+    )
     wanted = 100 * means.loc[["Base", "MEMIT", "ACE"]].to_numpy().ravel()
     assert [bar.get_height() for bar in bars] == pytest.approx(wanted)
-    assert [to_hex(bars[i].get_facecolor()).upper() for i in (0, 5, 10)] == [figures.EDITORS[name] for name in ("Base", "MEMIT", "ACE")]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["Base", "MEMIT", "ACE", "published"]
+    assert [to_hex(bars[i].get_facecolor()).upper() for i in (0, 5, 10)] == [
+        figures.EDITORS[name] for name in ("Base", "MEMIT", "ACE")
+    ]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "Base",
+        "MEMIT",
+        "ACE",
+        "published",
+    ]
     assert fig.axes[0].get_title("left") == "diamonds: GPT-J"
     diamonds = [line for line in fig.axes[0].lines if line.get_marker() == "D"]
     assert diamonds[-1].get_ydata().tolist() == [45.26, 50.24, 36.17, 43.29, 46.45]
@@ -145,13 +280,18 @@ def test_the_bars_are_the_means_in_the_editors_colours():
 
 def test_editors_have_their_own_colours():
     assert len(set(figures.EDITORS.values())) == len(figures.EDITORS)
-    assert figures._hue("ACE (PMET)") == figures._hue("ACE") != figures._hue("ACE (AlphaEdit)") and figures._hue("Mine") == figures.OTHER
+    assert (
+        figures._hue("ACE (PMET)") == figures._hue("ACE") != figures._hue("ACE (AlphaEdit)")
+        and figures._hue("Mine") == figures.OTHER
+    )
 
 
 def test_heatmap_rows_are_shares_on_one_scale():
     fig = figures.layer_heatmap(scores())
     maps = [ax.collections[0] for ax in fig.axes[:2]]
-    assert all(np.asarray(image.get_array()).reshape(2, 4).max(1) == pytest.approx(1) for image in maps)
+    assert all(
+        np.asarray(image.get_array()).reshape(2, 4).max(1) == pytest.approx(1) for image in maps
+    )
     assert {image.get_clim() for image in maps} == {(0, 1)}
     assert [text.get_text() for text in fig.axes[0].texts][:4] == ["", "3", "2", "1"]
     assert fig.axes[0].get_yticklabels()[0].get_text() == "nationality"
@@ -165,7 +305,9 @@ def test_the_trace_scale_runs_from_corrupted_to_clean():
 
 def test_all_similarity_maps_have_one_scale_and_one_bar():
     fig = DRAWN["similarity_maps"]()
-    assert {ax.collections[0].get_clim() for ax in fig.axes[:4]} == {(-100, 100)} and fig.axes[4].get_ylabel() == "similarity (%)"
+    assert {ax.collections[0].get_clim() for ax in fig.axes[:4]} == {(-100, 100)} and fig.axes[
+        4
+    ].get_ylabel() == "similarity (%)"
     assert len(fig.axes) == 5 and fig.axes[0].texts[0].get_text() == "−50"
 
 
@@ -175,14 +317,22 @@ def test_dots_stand_at_the_means_in_the_order_of_the_rows():
     assert unedited.lines[0].get_ydata().tolist() == edited.lines[0].get_ydata().tolist() == [1, 1]
     assert [label.get_text() for label in fig.axes[2].get_xticklabels()] == ["subject", "answer"]
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["unedited", "edited"]
-    assert np.isnan(np.array(fig.axes[2].containers[1].lines[0].get_ydata(), float)).all()  # nothing measured, nothing drawn
+    assert np.isnan(
+        np.array(fig.axes[2].containers[1].lines[0].get_ydata(), float)
+    ).all()  # nothing measured, nothing drawn
 
 
 def test_changed_ranks_are_marked():
     fig = DRAWN["rank_map"]()
-    assert [text.get_text() for text in fig.axes[2].texts][:3] == ["0", "1", "2"]  # against 3, 2, 1, the best first
+    assert [text.get_text() for text in fig.axes[2].texts][:3] == [
+        "0",
+        "1",
+        "2",
+    ]  # against 3, 2, 1, the best first
     assert np.asarray(fig.axes[2].collections[0].get_array()).reshape(8, 3)[0].tolist() == [2, 1, 1]
-    assert not np.nan_to_num(fig.axes[0].collections[0].get_array()).any()  # the published layers are the same in both
+    assert not np.nan_to_num(
+        fig.axes[0].collections[0].get_array()
+    ).any()  # the published layers are the same in both
 
 
 def test_a_map_of_small_shares_has_its_own_scale():
@@ -191,8 +341,11 @@ def test_a_map_of_small_shares_has_its_own_scale():
 
 def test_a_map_has_the_interval_of_every_mean():
     texts = [text.get_text() for text in DRAWN["failure_map"]().axes[0].texts]
-    means, intervals = texts[:len(texts) // 2], texts[len(texts) // 2:]
+    means, intervals = texts[: len(texts) // 2], texts[len(texts) // 2 :]
     assert all(text.isdigit() for text in means) and len(means) == len(intervals)
     for mean, (low, high) in zip(means, (text.strip("[]").split(", ") for text in intervals)):
         assert 0 <= int(low) <= int(mean) <= int(high) <= 100
-    assert not any("[" in text.get_text() for text in figures.failure_map(rows().assign(hops=2), "hops", seed=None).axes[0].texts)
+    assert not any(
+        "[" in text.get_text()
+        for text in figures.failure_map(rows().assign(hops=2), "hops", seed=None).axes[0].texts
+    )

@@ -26,18 +26,34 @@ def tuner(request):
 
 def published(lm, edits, o):
     """dW by layer, and the updates made in each pass."""
-    return released.ft(lm, edits, o.layers, lr=o.lr, steps=o.steps, ball=o.norm_constraint, floor=o.floor, batch_size=o.batch_size,
-                       loss_at=o.loss)
+    return released.ft(
+        lm,
+        edits,
+        o.layers,
+        lr=o.lr,
+        steps=o.steps,
+        ball=o.norm_constraint,
+        floor=o.floor,
+        batch_size=o.batch_size,
+        loss_at=o.loss,
+    )
 
 
 def test_equals_the_published_loop(any_lm, tuner):
     lm, before = any_lm, bits(any_lm)
     update = tuner(lm, MORE, None)
     assert same_bits(lm, before)
-    assert update.editor == "FT" and update.edits == tuple(MORE) and update.model == lm.fingerprint and update.layers == tuner.layers
+    assert (
+        update.editor == "FT"
+        and update.edits == tuple(MORE)
+        and update.model == lm.fingerprint
+        and update.layers == tuner.layers
+    )
     expected, _ = published(lm, MORE, tuner)
     assert same_bits(lm, before)
-    tol = 1e-3 if lm.family.parallel else 1e-7  # this architecture computes attention in float32 whatever the model's precision
+    tol = (
+        1e-3 if lm.family.parallel else 1e-7
+    )  # this architecture computes attention in float32 whatever the model's precision
     for layer, dW in expected.items():
         assert (update.delta(layer) - dW).norm() <= tol * dW.norm()
 
@@ -45,9 +61,13 @@ def test_equals_the_published_loop(any_lm, tuner):
 def test_bounds_steps_and_stops(tiny):
     lm = tiny("qwen3")
     update = TUNERS["target"](lm, MORE)
-    assert update.delta(1).abs().max().item() == 2.5e-2 and (update.delta(1).abs() == 2.5e-2).sum() > 1
+    assert (
+        update.delta(1).abs().max().item() == 2.5e-2 and (update.delta(1).abs() == 2.5e-2).sum() > 1
+    )
     _, made = published(lm, MORE, TUNERS["batches"])
-    assert len(made) > 1 and sum(made) < 4 * len(made), "the test of batches needs a batch that makes no step"
+    assert len(made) > 1 and sum(made) < 4 * len(made), (
+        "the test of batches needs a batch that makes no step"
+    )
 
 
 def test_groups_equal_one_by_one(any_lm, tuner):
@@ -78,12 +98,20 @@ def test_groups_that_stop_early_stay_where_they_are(tiny, monkeypatch):
 
 def test_the_loss_falls_and_the_overlay_equals_applied(any_lm):
     lm, editor = any_lm, FT(layers=(2,), steps=8, lr=1e-2, loss="target")
-    update, (ids, mask) = editor(lm, EDITS), lm.encode([e.prompt.replace("{}", e.subject) for e in EDITS])
+    update, (ids, mask) = (
+        editor(lm, EDITS),
+        lm.encode([e.prompt.replace("{}", e.subject) for e in EDITS]),
+    )
     with torch.no_grad():
         with overlaid(lm, [update]):
             seen = lm.model(ids, attention_mask=mask).logits
         with applied(lm, update):
-            torch.testing.assert_close(seen[mask.bool()], lm.model(ids, attention_mask=mask).logits[mask.bool()], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                seen[mask.bool()],
+                lm.model(ids, attention_mask=mask).logits[mask.bool()],
+                rtol=1e-5,
+                atol=1e-7,
+            )
         old = lm.model(ids, attention_mask=mask).logits
     for row, e in enumerate(EDITS):
         first, at = lm.answer_ids(e.target_new)[0], mask[row].sum() - 1
@@ -103,17 +131,27 @@ def test_float32_bfloat16_and_inference_mode(tiny):
 def test_refusals_leave_the_model(tiny):
     lm = tiny("gpt2")
     before = bits(lm)
-    for bad, match in (({"loss": "all"}, "loss 'all'.*allowed"), ({"steps": 0}, "steps 0"), ({"lr": 0}, "lr 0"),
-                       ({"norm_constraint": 0.0}, "norm_constraint 0"), ({"batch_size": 0}, "batch_size 0")):
+    for bad, match in (
+        ({"loss": "all"}, "loss 'all'.*allowed"),
+        ({"steps": 0}, "steps 0"),
+        ({"lr": 0}, "lr 0"),
+        ({"norm_constraint": 0.0}, "norm_constraint 0"),
+        ({"batch_size": 0}, "batch_size 0"),
+    ):
         with pytest.raises(ValueError, match=match):
             FT(layers=(1,), **bad)
-    for editor, edits, match in ((TUNERS["last"], [], "no edit"), (FT(layers=()), EDITS, "no layer given"),
-                                 (FT(layers=(4,)), EDITS, "layer 4 does not exist"),
-                                 (TUNERS["last"], [EDITS[0], replace(EDITS[0], target_new="golf")], "conflicting")):
+    for editor, edits, match in (
+        (TUNERS["last"], [], "no edit"),
+        (FT(layers=()), EDITS, "no layer given"),
+        (FT(layers=(4,)), EDITS, "layer 4 does not exist"),
+        (TUNERS["last"], [EDITS[0], replace(EDITS[0], target_new="golf")], "conflicting"),
+    ):
         with pytest.raises(ValueError, match=match):
             editor(lm, edits)
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(
+            torch.optim.Adam, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+        )
         TUNERS["layers"](lm, EDITS)
     assert same_bits(lm, before) and not any(p.requires_grad for p in lm.model.parameters())
     lm.embed.weight.data[lm.tokenizer("Tim")["input_ids"][0]] = float("nan")
@@ -123,4 +161,6 @@ def test_refusals_leave_the_model(tiny):
 
 
 def test_presets():
-    assert PRESETS["gpt-j-6b"] == FT(layers=(21,), loss="last", steps=25, lr=5e-4, norm_constraint=None)
+    assert PRESETS["gpt-j-6b"] == FT(
+        layers=(21,), loss="last", steps=25, lr=5e-4, norm_constraint=None
+    )

@@ -19,14 +19,23 @@ EDITOR = replace(EDITORS["ifmet"], n_prefixes=0)
 def test_a_first_and_a_further_edit(any_lm):
     lm, moments = any_lm, identity(any_lm)
     update = EDITOR(lm, HOPS, moments)
-    first = PMET(layers=(0, 1), objective=EDITOR.objective, weight=EDITOR.weight, n_prefixes=0)(lm, HOPS, moments)
+    first = PMET(layers=(0, 1), objective=EDITOR.objective, weight=EDITOR.weight, n_prefixes=0)(
+        lm, HOPS, moments
+    )
     with applied(lm, first):
-        (further,) = edit(lm, [request(e, "last", prompt=hop) for e in HOPS for hop in e.hops], EDITOR.writer("value").stage, moments)
+        (further,) = edit(
+            lm,
+            [request(e, "last", prompt=hop) for e in HOPS for hop in e.hops],
+            EDITOR.writer("value").stage,
+            moments,
+        )
     assert update.layers == EDITOR.layers == (0, 1, 2, 3)
     for layer in update.layers:
         expected = (first + further).delta(layer)
         tol = 1e-3 if lm.family.parallel else 1e-6
-        torch.testing.assert_close(update.delta(layer), expected, rtol=tol, atol=tol * expected.abs().max().item())
+        torch.testing.assert_close(
+            update.delta(layer), expected, rtol=tol, atol=tol * expected.abs().max().item()
+        )
 
 
 def test_without_multi_hop_prompts_the_first_edit_stays_alone(tiny):
@@ -40,4 +49,8 @@ def test_without_multi_hop_prompts_the_first_edit_stays_alone(tiny):
 def test_presets():
     gptj = ifmet.PRESETS["gpt-j-6b"]
     assert gptj.writer("query").position == "subject_last" and gptj.writer("query").weight == 6000
-    assert gptj.value_prompts == ("hops",) and gptj.chained and max(gptj.query_layers) < min(gptj.value_layers)
+    assert (
+        gptj.value_prompts == ("hops",)
+        and gptj.chained
+        and max(gptj.query_layers) < min(gptj.value_layers)
+    )

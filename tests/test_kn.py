@@ -12,7 +12,10 @@ ASKED = [replace(e, target_true=old) for e, old in zip(EDITS, ("golf", "Paris", 
 
 
 def rows_of(lm, e):
-    prompt, answer = lm.tokenizer(e.prompt.replace("{}", e.subject))["input_ids"], lm.answer_ids(e.target_true)
+    prompt, answer = (
+        lm.tokenizer(e.prompt.replace("{}", e.subject))["input_ids"],
+        lm.answer_ids(e.target_true),
+    )
     return [(prompt + answer[:t], token) for t, token in enumerate(answer)]
 
 
@@ -48,10 +51,16 @@ def test_attributions_are_those_of_whole_forwards(any_lm, activation):
     got = integrated_gradients(any_lm, rows, 2, activation, budget=7)
     for score, (ids, token) in list(zip(got, rows))[1::4] + [(got[-1], rows[-1])]:
         expected = plain_attribution(any_lm, ids, token, 2, activation)
-        tol = 1e-4 if any_lm.family.parallel else 1e-7  # this architecture computes attention in float32 whatever the model's precision
-        torch.testing.assert_close(score, expected, rtol=tol, atol=tol * expected.abs().max().item())
+        tol = (
+            1e-4 if any_lm.family.parallel else 1e-7
+        )  # this architecture computes attention in float32 whatever the model's precision
+        torch.testing.assert_close(
+            score, expected, rtol=tol, atol=tol * expected.abs().max().item()
+        )
     with torch.inference_mode():
-        torch.testing.assert_close(integrated_gradients(any_lm, rows[:2], 2, activation), got[:2], rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(
+            integrated_gradients(any_lm, rows[:2], 2, activation), got[:2], rtol=1e-4, atol=1e-9
+        )
 
 
 def test_attributions_of_a_layer_add_up_to_its_effect(any_lm):
@@ -60,8 +69,13 @@ def test_attributions_of_a_layer_add_up_to_its_effect(any_lm):
     (got,) = integrated_gradients(any_lm, [(ids, token)], 200)
 
     def p(silent=None):
-        hook = None if silent is None else any_lm.fc2(silent).register_forward_pre_hook(
-            lambda _, args: (torch.cat([args[0][:, :-1], 0 * args[0][:, -1:]], 1),))
+        hook = (
+            None
+            if silent is None
+            else any_lm.fc2(silent).register_forward_pre_hook(
+                lambda _, args: (torch.cat([args[0][:, :-1], 0 * args[0][:, -1:]], 1),)
+            )
+        )
         with torch.no_grad():
             out = any_lm.model(torch.tensor([ids])).logits[0, -1].softmax(-1)[token].item()
         if hook:
@@ -81,7 +95,12 @@ def neurons(lm, e, threshold=0.2):
 def test_update_moves_the_value_vectors_of_the_neurons_and_nothing_else(any_lm, old):
     lm, before, E = any_lm, bits(any_lm), any_lm.embed.weight
     update = KN(steps=2, old=old, new=3.0)(lm, ASKED, None)
-    assert same_bits(lm, before) and update.editor == "KN" and update.edits == tuple(ASKED) and update.model == lm.fingerprint
+    assert (
+        same_bits(lm, before)
+        and update.editor == "KN"
+        and update.edits == tuple(ASKED)
+        and update.model == lm.fingerprint
+    )
     expected = torch.zeros(lm.n_layers, lm.d_model, lm.d_mlp, dtype=lm.dtype)
     for e in ASKED:
         tokens, new = lm.answer_ids(e.target_true), lm.answer_ids(e.target_new)
@@ -120,23 +139,40 @@ def test_float32_inference_mode_and_presets(tiny):
     with torch.inference_mode():
         update = KN(steps=2)(lm32, ASKED)
     double = KN(steps=2)(tiny("qwen3"), ASKED)
-    assert update.layers == double.layers and not any(f.left.is_inference() for f in update.factors.values())
+    assert update.layers == double.layers and not any(
+        f.left.is_inference() for f in update.factors.values()
+    )
     assert all(f.left.dtype == f.right.dtype == torch.float32 for f in update.factors.values())
     for layer in double.layers:
-        torch.testing.assert_close(update.delta(layer).double(), double.delta(layer), rtol=1e-4, atol=1e-5)
-    assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors and {"gpt-j-6b", "qwen3-8b"} <= set(PRESETS)
+        torch.testing.assert_close(
+            update.delta(layer).double(), double.delta(layer), rtol=1e-4, atol=1e-5
+        )
+    assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors and {
+        "gpt-j-6b",
+        "qwen3-8b",
+    } <= set(PRESETS)
 
 
 def test_refusals_leave_the_model(tiny):
     lm = tiny("gpt2")
     before = bits(lm)
-    for bad, match in (({"activation": "both"}, "activation 'both'.*allowed"), ({"mode": "x"}, "mode 'x'"),
-                       ({"threshold": 1}, "threshold 1"), ({"steps": 0}, "steps 0")):
+    for bad, match in (
+        ({"activation": "both"}, "activation 'both'.*allowed"),
+        ({"mode": "x"}, "mode 'x'"),
+        ({"threshold": 1}, "threshold 1"),
+        ({"steps": 0}, "steps 0"),
+    ):
         with pytest.raises(ValueError, match=match):
             KN(**bad)
-    for edits, match in (([], "no edit"), (EDITS, "Tim Duncan.*needs the old answer"),
-                         ([ASKED[0], replace(ASKED[0], target_new="tennis")], "conflicting"),
-                         ([ASKED[0], replace(ASKED[0], target_true="chess")], "Tim Duncan plays.*two old answers: 'golf' and 'chess'")):
+    for edits, match in (
+        ([], "no edit"),
+        (EDITS, "Tim Duncan.*needs the old answer"),
+        ([ASKED[0], replace(ASKED[0], target_new="tennis")], "conflicting"),
+        (
+            [ASKED[0], replace(ASKED[0], target_true="chess")],
+            "Tim Duncan plays.*two old answers: 'golf' and 'chess'",
+        ),
+    ):
         with pytest.raises(ValueError, match=match):
             KN()(lm, edits)
     assert same_bits(lm, before)

@@ -7,14 +7,32 @@ from acelib.attribution import first_tokens, query_scores, top, top_neurons, val
 from acelib.locate import ROLES, ablate, causal_trace, locate, rank
 from acelib.trace import Site, trace
 
-PROMPTS = ("Tim Duncan plays the sport of", "The capital of France is", "The author of Hamlet is", "Apple is a company")
+PROMPTS = (
+    "Tim Duncan plays the sport of",
+    "The capital of France is",
+    "The author of Hamlet is",
+    "Apple is a company",
+)
 ANSWERS = ("basketball", "Paris", "William Shakespeare", "golf")
-PROMPT, SUBJECT, ANSWER = "The player Tim Q. Duncan plays the sport of", "Tim Q. Duncan", "basketball"
+PROMPT, SUBJECT, ANSWER = (
+    "The player Tim Q. Duncan plays the sport of",
+    "Tim Q. Duncan",
+    "basketball",
+)
 
 
 def test_locate_is_the_sum_over_prompts_whatever_the_batch(any_lm):
     lm, seen = any_lm, []
-    found = locate(lm, PROMPTS, ANSWERS, 2, 3, n_top=9, batch_size=3, progress=lambda done, total: seen.append((done, total)))
+    found = locate(
+        lm,
+        PROMPTS,
+        ANSWERS,
+        2,
+        3,
+        n_top=9,
+        batch_size=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     value, query, count = 0, 0, 0
     for prompt, answer in zip(PROMPTS, ANSWERS):
         ids, mask = lm.encode([prompt])
@@ -23,9 +41,13 @@ def test_locate_is_the_sum_over_prompts_whatever_the_batch(any_lm):
         count = count + (top(scores, 9)[0] != 0).sum(1)
     torch.testing.assert_close(found.value, value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.query, query, rtol=1e-5, atol=1e-6)
-    assert found.value_count_by_layer == tuple(count.tolist()) and sum(found.value_count_by_layer) == 9 * len(PROMPTS)
+    assert found.value_count_by_layer == tuple(count.tolist()) and sum(
+        found.value_count_by_layer
+    ) == 9 * len(PROMPTS)
     assert found.value_by_layer == tuple(found.value.sum(1).tolist()) and found.n_prompts == 4
-    assert found.value_layers == rank(found.value_by_layer, 3) and found.query_layers == rank(found.query_by_layer, 2)
+    assert found.value_layers == rank(found.value_by_layer, 3) and found.query_layers == rank(
+        found.query_by_layer, 2
+    )
     assert found.query_by_layer[-1] == 0 and seen == [(3, 4), (4, 4)]
     again = locate(lm, PROMPTS, ANSWERS, 2, 3, n_top=9, batch_size=3)
     assert torch.equal(again.value, found.value) and torch.equal(again.query, found.query)
@@ -40,19 +62,38 @@ def test_causal_trace_equals_one_state_and_one_sample_at_a_time(any_lm, kind):
     lm = any_lm
     found = causal_trace(lm, PROMPT, SUBJECT, ANSWER, kind, n_noise=2, seed=3, window=3)
     ids, mask = lm.encode([PROMPT])
-    first, final, end = lm.token_at(PROMPT, PROMPT.index("T", 3) + 1), lm.token_at(PROMPT, PROMPT.index("n p") + 1), ids.shape[1] - 1
+    first, final, end = (
+        lm.token_at(PROMPT, PROMPT.index("T", 3) + 1),
+        lm.token_at(PROMPT, PROMPT.index("n p") + 1),
+        ids.shape[1] - 1,
+    )
     clean = trace(lm, ids, mask, [Site(kind, layer) for layer in range(4)])
-    noise = torch.randn(2, final - first + 1, lm.d_model, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    noise = torch.randn(
+        2,
+        final - first + 1,
+        lm.d_model,
+        generator=torch.Generator().manual_seed(3),
+        dtype=torch.float64,
+    )
     noise = noise * 3 * lm.embed.weight.std()
 
     def probability(layers, token):
         out = 0.0
         for sample in noise:
+
             def corrupt(h):
-                return torch.cat([h[:, :first], h[:, first:final + 1] + sample, h[:, final + 1:]], 1)
+                return torch.cat(
+                    [h[:, :first], h[:, first : final + 1] + sample, h[:, final + 1 :]], 1
+                )
+
             def restore(h, layer):
-                return torch.cat([h[:, :token], clean[kind, layer][:, token:token + 1], h[:, token + 1:]], 1)
-            patches = {Site("in", 0): corrupt} | {Site(kind, l): (lambda h, l=l: restore(h, l)) for l in layers}
+                return torch.cat(
+                    [h[:, :token], clean[kind, layer][:, token : token + 1], h[:, token + 1 :]], 1
+                )
+
+            patches = {Site("in", 0): corrupt} | {
+                Site(kind, l): (lambda h, l=l: restore(h, l)) for l in layers
+            }
             logits = trace(lm, ids, mask, patches=patches, logits="last")["logits", 4]
             out += float(logits.softmax(-1)[0, first_tokens(lm, [ANSWER])[0]]) / 2
         return out
@@ -63,24 +104,40 @@ def test_causal_trace_equals_one_state_and_one_sample_at_a_time(any_lm, kind):
         layers = [layer] if kind == "out" else range(max(0, layer - 1), min(4, layer + 2))
         for role, tokens in enumerate(groups):
             naive = sum(probability(layers, t) for t in tokens) / len(tokens)
-            assert float(found.restored[role, layer]) == pytest.approx(naive, rel=1e-6), (layer, ROLES[role])
+            assert float(found.restored[role, layer]) == pytest.approx(naive, rel=1e-6), (
+                layer,
+                ROLES[role],
+            )
 
 
 def test_causal_trace_restores(any_lm):
     lm = any_lm
     found = causal_trace(lm, PROMPT, SUBJECT, ANSWER, n_noise=3)
-    assert found.restored.shape == (5, 4) and found.corrupted != pytest.approx(found.clean, rel=1e-3)
-    assert float(found.restored[4, -1]) == pytest.approx(found.clean, rel=1e-6)  # the last state of all is the prediction
-    assert all(float(x) == pytest.approx(found.corrupted, rel=1e-6) for x in found.restored[:4, -1])  # the rest cannot be read any more
+    assert found.restored.shape == (5, 4) and found.corrupted != pytest.approx(
+        found.clean, rel=1e-3
+    )
+    assert float(found.restored[4, -1]) == pytest.approx(
+        found.clean, rel=1e-6
+    )  # the last state of all is the prediction
+    assert all(
+        float(x) == pytest.approx(found.corrupted, rel=1e-6) for x in found.restored[:4, -1]
+    )  # the rest cannot be read any more
     quiet = causal_trace(lm, PROMPT, SUBJECT, ANSWER, noise=0.0, n_noise=1)
     assert quiet.corrupted == pytest.approx(quiet.clean, rel=1e-6)
-    assert torch.equal(found.restored, causal_trace(lm, PROMPT, SUBJECT, ANSWER, n_noise=3).restored)
-    assert not torch.equal(found.restored, causal_trace(lm, PROMPT, SUBJECT, ANSWER, n_noise=3, seed=1).restored)
+    assert torch.equal(
+        found.restored, causal_trace(lm, PROMPT, SUBJECT, ANSWER, n_noise=3).restored
+    )
+    assert not torch.equal(
+        found.restored, causal_trace(lm, PROMPT, SUBJECT, ANSWER, n_noise=3, seed=1).restored
+    )
 
 
 def test_roles_without_a_token_are_nan(tiny):
     found = causal_trace(tiny("gptj"), "The capital of France", "France", ANSWER, n_noise=1)
-    assert found.restored.isnan().all(1).tolist()[3:] == [True, True] and not found.restored[2].isnan().any()
+    assert (
+        found.restored.isnan().all(1).tolist()[3:] == [True, True]
+        and not found.restored[2].isnan().any()
+    )
 
 
 def test_ablating_all_neurons_leaves_the_bias(any_lm):
@@ -97,7 +154,10 @@ def test_ablating_all_neurons_leaves_the_bias(any_lm):
 def test_ablating_one_neuron_takes_its_vector_away(any_lm):
     lm, (ids, mask) = any_lm, any_lm.encode(PROMPTS)
     s = trace(lm, ids, mask, [Site("key", 2), Site("mlp", 2)])
-    with pytest.raises(RuntimeError), ablate(lm, top_neurons(torch.eye(4, lm.d_mlp).roll(5, 1), 3)):  # (0, 5), (1, 6), (2, 7)
+    with (
+        pytest.raises(RuntimeError),
+        ablate(lm, top_neurons(torch.eye(4, lm.d_mlp).roll(5, 1), 3)),
+    ):  # (0, 5), (1, 6), (2, 7)
         found = lm.fc2(2)(s["key", 2])
         raise RuntimeError
     torch.testing.assert_close(found, s["mlp", 2] - s["key", 2][..., 7:8] * lm.weight(2)[:, 7])
@@ -106,12 +166,21 @@ def test_ablating_one_neuron_takes_its_vector_away(any_lm):
 
 def test_bad_input_is_named(tiny):
     lm = tiny("qwen3")
-    for args, words in (((PROMPTS, ANSWERS[:2]), "4 prompts and 2 answers"), (((), ()), "0 prompts"), ((PROMPTS[:1], [" "]), "empty"),
-                        ((PROMPTS, ANSWERS, 0), "n_query is 0")):
+    for args, words in (
+        ((PROMPTS, ANSWERS[:2]), "4 prompts and 2 answers"),
+        (((), ()), "0 prompts"),
+        ((PROMPTS[:1], [" "]), "empty"),
+        ((PROMPTS, ANSWERS, 0), "n_query is 0"),
+    ):
         with pytest.raises(ValueError, match=words):
             locate(lm, *args)
-    for args, words in (((PROMPT, "Michael", ANSWER), "'Michael'"), ((PROMPT, "", ANSWER), "subject ''"), ((PROMPT, SUBJECT, ""), "empty"),
-                        ((PROMPT, SUBJECT, ANSWER, "key"), "'key'.*'out'"), ((PROMPT, SUBJECT, ANSWER, "out", -1.0), "noise -1.0")):
+    for args, words in (
+        ((PROMPT, "Michael", ANSWER), "'Michael'"),
+        ((PROMPT, "", ANSWER), "subject ''"),
+        ((PROMPT, SUBJECT, ""), "empty"),
+        ((PROMPT, SUBJECT, ANSWER, "key"), "'key'.*'out'"),
+        ((PROMPT, SUBJECT, ANSWER, "out", -1.0), "noise -1.0"),
+    ):
         with pytest.raises(ValueError, match=words):
             causal_trace(lm, *args)
     for neuron, words in (((4, 0), "layer 4"), ((0, 48), "neuron 48.*0 to 47")):

@@ -24,7 +24,13 @@ def moments(lm):
     """Random positive second moments."""
     g = torch.Generator().manual_seed(5)
     X = [torch.randn(lm.d_mlp, 20, dtype=torch.float64, generator=g) for _ in range(lm.n_layers)]
-    return Moments({layer: x @ x.T / 20 + 0.1 * torch.eye(lm.d_mlp, dtype=torch.float64) for layer, x in enumerate(X)}, 20)
+    return Moments(
+        {
+            layer: x @ x.T / 20 + 0.1 * torch.eye(lm.d_mlp, dtype=torch.float64)
+            for layer, x in enumerate(X)
+        },
+        20,
+    )
 
 
 def test_the_write_is_least_squares_on_the_chosen_columns(any_lm):
@@ -43,11 +49,22 @@ def test_the_write_is_least_squares_on_the_chosen_columns(any_lm):
 
 
 def test_all_columns_are_the_layer(tiny):
-    lm, Z, C, given = tiny("llama"), goals(tiny("llama"), 3), moments(tiny("llama")), requests(EDITS)
-    whole = dict(neurons={layer: torch.arange(lm.d_mlp)[None] for layer in (0, 2)}, groups=torch.tensor([0, 0, 0]))
+    lm, Z, C, given = (
+        tiny("llama"),
+        goals(tiny("llama"), 3),
+        moments(tiny("llama")),
+        requests(EDITS),
+    )
+    whole = dict(
+        neurons={layer: torch.arange(lm.d_mlp)[None] for layer in (0, 2)},
+        groups=torch.tensor([0, 0, 0]),
+    )
     for null_space in (None, (None, 0.5)):
         stage = Stage((0, 2), 2.0, Objective(), null_space=null_space)
-        (one,), (other,) = write(lm, given, stage, C, Z), write(lm, given, Part(**vars(stage), **whole), C, Z)
+        (one,), (other,) = (
+            write(lm, given, stage, C, Z),
+            write(lm, given, Part(**vars(stage), **whole), C, Z),
+        )
         for layer in (0, 2):
             torch.testing.assert_close(one.delta(layer), other.delta(layer), rtol=1e-9, atol=1e-11)
 
@@ -55,10 +72,20 @@ def test_all_columns_are_the_layer(tiny):
 @pytest.mark.parametrize("name", ACES)
 def test_all_neurons_are_ace(tiny, name):
     lm, ace = tiny("qwen3"), replace(EDITORS[name], n_prefixes=0)
-    for one, other in zip(ace.each(lm, [EDITS[:1], EDITS], moments(lm)), of(ace, lm.d_mlp).each(lm, [EDITS[:1], EDITS], moments(lm))):
-        assert one.layers == other.layers and other.editor == "NeuronACE" and other.edits == one.edits
+    for one, other in zip(
+        ace.each(lm, [EDITS[:1], EDITS], moments(lm)),
+        of(ace, lm.d_mlp).each(lm, [EDITS[:1], EDITS], moments(lm)),
+    ):
+        assert (
+            one.layers == other.layers and other.editor == "NeuronACE" and other.edits == one.edits
+        )
         for layer in one.layers:
-            torch.testing.assert_close(other.delta(layer), one.delta(layer), rtol=1e-6, atol=1e-6 * one.delta(layer).abs().max().item())
+            torch.testing.assert_close(
+                other.delta(layer),
+                one.delta(layer),
+                rtol=1e-6,
+                atol=1e-6 * one.delta(layer).abs().max().item(),
+            )
 
 
 @pytest.mark.parametrize("name", ACES)
@@ -71,11 +98,21 @@ def test_only_the_chosen_columns_change_and_groups_are_alone(tiny, name, choice)
     for stage in editor.stages:
         for group, update, S in zip(groups, updates, editor.neurons(lm, groups, stage)):
             alone = editor(lm, group, identity(lm))
-            assert torch.equal(editor.neurons(lm, [group], stage)[0], S) and S.shape == (lm.n_layers, 5)
+            assert torch.equal(editor.neurons(lm, [group], stage)[0], S) and S.shape == (
+                lm.n_layers,
+                5,
+            )
             for layer in editor.writer(stage).layers:
                 changed = update.delta(layer).abs().sum(0)
-                assert changed.any() and set(changed.nonzero()[:, 0].tolist()) <= set(S[layer].tolist())
-                torch.testing.assert_close(update.delta(layer), alone.delta(layer), rtol=1e-5, atol=1e-6 * changed.max().item())
+                assert changed.any() and set(changed.nonzero()[:, 0].tolist()) <= set(
+                    S[layer].tolist()
+                )
+                torch.testing.assert_close(
+                    update.delta(layer),
+                    alone.delta(layer),
+                    rtol=1e-5,
+                    atol=1e-6 * changed.max().item(),
+                )
 
 
 def test_neurons_are_those_of_greatest_score(any_lm):
@@ -84,11 +121,16 @@ def test_neurons_are_those_of_greatest_score(any_lm):
     prompts = [edit.prompt.replace("{}", edit.subject) for edit in EDITS]
     ids, mask = lm.encode(prompts)
     value = value_scores(lm, ids, mask, first_tokens(lm, ["golf"] * 3))
-    ends = [lm.token_at(text, edit.prompt.index("{}") + len(edit.subject)) + 1 for text, edit in zip(prompts, EDITS)]
+    ends = [
+        lm.token_at(text, edit.prompt.index("{}") + len(edit.subject)) + 1
+        for text, edit in zip(prompts, EDITS)
+    ]
     rows = [lm.tokenizer(text)["input_ids"][:end] for text, end in zip(prompts, ends)]
     for stage, scores in (("value", value), ("query", query_scores(lm, *lm.pad(rows), value))):
         expected = scores.sum(0).topk(4).indices.sort(-1).values
-        assert torch.equal(editor.neurons(lm, [EDITS], stage)[0, :-1], expected[:-1])  # nothing is above the last: all equal
+        assert torch.equal(
+            editor.neurons(lm, [EDITS], stage)[0, :-1], expected[:-1]
+        )  # nothing is above the last: all equal
 
 
 def test_bad_settings_leave_the_model(tiny):

@@ -24,16 +24,26 @@ def root(tmp_path):
     (tmp_path / "acelib" / "lib.py").write_text("A = 1  # one\n")
     (tmp_path / "data" / "facts.csv").write_text("a,b\n")
     defaults = "n = 3  # cases\nrate = 0.5\nmodels = ['a']\ndevice = None"
-    cells = [new_markdown_cell("# One"), new_code_cell(defaults, metadata={"tags": ["parameters"]}),
-             new_code_cell("import time; time.sleep(n if n > 10 else 0)\nprint(6 // n, models, rate)")]
+    cells = [
+        new_markdown_cell("# One"),
+        new_code_cell(defaults, metadata={"tags": ["parameters"]}),
+        new_code_cell("import time; time.sleep(n if n > 10 else 0)\nprint(6 // n, models, rate)"),
+    ]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=metadata), tmp_path / "notebooks" / "01_one.ipynb")
+    nbformat.write(
+        new_notebook(cells=cells, metadata=metadata), tmp_path / "notebooks" / "01_one.ipynb"
+    )
     yield tmp_path
     library_hash.cache_clear(), data_hash.cache_clear()
 
 
 def printed(path) -> str:
-    return "".join(out.text for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []) if out.output_type == "stream")
+    return "".join(
+        out.text
+        for cell in nbformat.read(path, 4).cells
+        for out in cell.get("outputs", [])
+        if out.output_type == "stream"
+    )
 
 
 def test_unknown_notebooks_and_parameters_are_refused_with_the_known_ones(root):
@@ -54,14 +64,24 @@ def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
     chapter, folder = find("01_one", root), run_folder("quick", root)
     source = chapter.read_bytes()
     assert stale(chapter, {"n": 2}, folder / chapter.name, root) == ["it was never executed"]
-    (name, record), = run(["01_one"], {"n": 2}, folder, progress=False, root=root)
+    ((name, record),) = run(["01_one"], {"n": 2}, folder, progress=False, root=root)
     assert printed(folder / chapter.name) == "3 ['a'] 0.5\n" and chapter.read_bytes() == source
-    assert record == record_of(folder / chapter.name) and record["parameters"] == {"n": 2} and record["versions"]["python"]
+    assert (
+        record == record_of(folder / chapter.name)
+        and record["parameters"] == {"n": 2}
+        and record["versions"]["python"]
+    )
     last = nbformat.read(folder / chapter.name, 4).cells[-1]
-    assert last.metadata.tags == ["provenance"] and "`n = 2`" in last.source and record["hashes"]["library"] in last.source
+    assert (
+        last.metadata.tags == ["provenance"]
+        and "`n = 2`" in last.source
+        and record["hashes"]["library"] in last.source
+    )
     assert list(run(["01_one"], {"n": 2}, folder, progress=False, root=root)) == [("01_one", None)]
     assert stale(chapter, {"n": 3}, folder / chapter.name, root) == ["the parameters changed"]
-    assert not [path for path in root.rglob("*") if path.suffix == ".new" or ".partial" in path.parent.parts]
+    assert not [
+        path for path in root.rglob("*") if path.suffix == ".new" or ".partial" in path.parent.parts
+    ]
 
     def changed(path, text):
         path.write_text(text)
@@ -71,15 +91,22 @@ def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
     assert changed(root / "acelib" / "lib.py", '"""New words."""\n\nA = 1\n') == []
     assert changed(root / "acelib" / "cli.py", "B = 1") == []
     assert changed(root / "acelib" / "lib.py", "A = 2") == ["the library changed"]
-    assert changed(root / "data" / "facts.csv", "a,c\n") == ["the library changed", "the data changed"]
+    assert changed(root / "data" / "facts.csv", "a,c\n") == [
+        "the library changed",
+        "the data changed",
+    ]
 
 
 def test_a_run_with_other_parameters_has_no_check_cells(root):
     """A check cell compares with numbers of the default parameters: it would fail in any other run, and is wanted in the default one."""
     chapter = find("01_one", root)
     notebook = nbformat.read(chapter, 4)
-    notebook.cells.append(new_code_cell("from types import SimpleNamespace\ntesting = SimpleNamespace(assert_table=lambda *_: 1 / (n == 3))\n"
-                                        "testing.assert_table(None)"))
+    notebook.cells.append(
+        new_code_cell(
+            "from types import SimpleNamespace\ntesting = SimpleNamespace(assert_table=lambda *_: 1 / (n == 3))\n"
+            "testing.assert_table(None)"
+        )
+    )
     nbformat.write(notebook, chapter)
     execute(chapter, {"n": 2}, root / "other.ipynb", root=root)
     assert "assert_table" not in (root / "other.ipynb").read_text()
@@ -94,16 +121,25 @@ def test_a_corrupted_run_is_run_again(root):
     for rubbish in ("", "{", '{"cells": []}', "[]"):
         (folder / chapter.name).write_text(rubbish)
         assert stale(chapter, {}, folder / chapter.name, root) == ["it was never executed"]
-    (name, record), = run(["01_one"], {}, folder, progress=False, root=root)
+    ((name, record),) = run(["01_one"], {}, folder, progress=False, root=root)
     assert record and printed(folder / chapter.name) == "2 ['a'] 0.5\n"
 
 
 def test_in_place_twice_gives_the_same_notebook(root):
     chapter = find("01_one", root)
     first, second = ((execute(chapter, root=root), nbformat.read(chapter, 4))[1] for _ in range(2))
-    assert printed(chapter) == "2 ['a'] 0.5\n" and not stale(chapter, root=root) and len(second.cells) == 4
+    assert (
+        printed(chapter) == "2 ['a'] 0.5\n"
+        and not stale(chapter, root=root)
+        and len(second.cells) == 4
+    )
     for nb in (first, second):
-        nb.metadata.acelib.pop("wall_time_s"), nb.metadata.acelib.pop("date"), nb.metadata.acelib.pop("commit"), nb.cells.pop()
+        (
+            nb.metadata.acelib.pop("wall_time_s"),
+            nb.metadata.acelib.pop("date"),
+            nb.metadata.acelib.pop("commit"),
+            nb.cells.pop(),
+        )
     assert first == second and "papermill" not in json.dumps(second)
     nb = nbformat.read(chapter, 4)
     nb.cells[0].source = "# Better prose"
@@ -115,7 +151,11 @@ def test_in_place_twice_gives_the_same_notebook(root):
 
 
 def test_a_chapter_whose_code_changes_while_it_runs_is_stale(root, monkeypatch):
-    chapter, library, run_cells = find("01_one", root), root / "acelib" / "lib.py", notebooks.papermill.execute_notebook
+    chapter, library, run_cells = (
+        find("01_one", root),
+        root / "acelib" / "lib.py",
+        notebooks.papermill.execute_notebook,
+    )
 
     def edited_meanwhile(*given, **named):
         library.write_text("A = 2\n")
@@ -136,54 +176,118 @@ def test_a_failing_chapter_says_where_and_leaves_the_output(root):
 
 
 def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
-    command = [sys.executable, "-c", "from acelib.cli import app; app()", "run", "01_one", "-p", "n", "60", "--name", "long"]
+    command = [
+        sys.executable,
+        "-c",
+        "from acelib.cli import app; app()",
+        "run",
+        "01_one",
+        "-p",
+        "n",
+        "60",
+        "--name",
+        "long",
+    ]
     environment = os.environ | {"ACELIB_ROOT": str(root), "PYTHONPATH": str(ROOT)}
-    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    heed = lambda: signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a parent in the background may have it ignored
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     partial, since = root / "runs" / ".partial" / str(process.pid) / "01_one.ipynb", time.time()
-    while not (partial.exists() and '"status": "running"' in partial.read_text()) and time.time() - since < 60:
+    while (
+        not (partial.exists() and '"status": "running"' in partial.read_text())
+        and time.time() - since < 60
+    ):
         time.sleep(0.2)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "interrupted; rerun the same command to resume" in said and "Traceback" not in said
+    assert (
+        process.returncode == 130
+        and "interrupted; rerun the same command to resume" in said
+        and "Traceback" not in said
+    )
     assert not (root / "runs" / "long" / "01_one.ipynb").exists()
-    (name, record), = run(["01_one"], {"n": 6}, run_folder("long", root), progress=False, root=root)
+    ((name, record),) = run(
+        ["01_one"], {"n": 6}, run_folder("long", root), progress=False, root=root
+    )
     assert record and printed(root / "runs" / "long" / "01_one.ipynb").startswith("1 ")
 
 
 def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root):
     chapter = find("01_one", root)
     nbformat.write(nbformat.read(chapter, 4), root / "notebooks" / "02_two.ipynb")
-    read = [new_code_cell("from pathlib import Path\nprint(sorted(p.stem for p in Path('../runs/both').glob('*.ipynb')))")]
-    nbformat.write(new_notebook(cells=read, metadata=nbformat.read(chapter, 4).metadata), root / "notebooks" / "claims.ipynb")
+    read = [
+        new_code_cell(
+            "from pathlib import Path\nprint(sorted(p.stem for p in Path('../runs/both').glob('*.ipynb')))"
+        )
+    ]
+    nbformat.write(
+        new_notebook(cells=read, metadata=nbformat.read(chapter, 4).metadata),
+        root / "notebooks" / "claims.ipynb",
+    )
     folder, sizes = run_folder("both", root), {"01_one": {"n": 2}, "02_two": {"rate": 1}}
     names = ["claims", "01_one", "02_two"]
     done = dict(run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2))
     assert set(done) == set(names) and all(done.values()) and list(done)[-1] == "claims"
-    assert printed(folder / "01_one.ipynb") == "3 ['a'] 0.5\n" and printed(folder / "02_two.ipynb") == "2 ['a'] 1.0\n"
+    assert (
+        printed(folder / "01_one.ipynb") == "3 ['a'] 0.5\n"
+        and printed(folder / "02_two.ipynb") == "2 ['a'] 1.0\n"
+    )
     assert printed(folder / "claims.ipynb") == "['01_one', '02_two']\n"
-    assert dict(run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2)) == dict.fromkeys(names)
+    assert dict(
+        run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2)
+    ) == dict.fromkeys(names)
     (root / "tests" / "reference").mkdir(parents=True)
-    (root / "tests" / "reference" / "01_one_claims.json").write_text("{}")  # what a chapter hands over is no data, and yet it counts
-    assert stale(find("claims", root), {}, folder / "claims.ipynb", root) == ["the references changed"]
+    (root / "tests" / "reference" / "01_one_claims.json").write_text(
+        "{}"
+    )  # what a chapter hands over is no data, and yet it counts
+    assert stale(find("claims", root), {}, folder / "claims.ipynb", root) == [
+        "the references changed"
+    ]
     with pytest.raises(ChapterError, match="01_one stopped in cell 3: ZeroDivisionError"):
-        list(run(["01_one", "02_two"], {}, folder, progress=False, root=root, sizes={"01_one": {"n": 0}}, jobs=2))
+        list(
+            run(
+                ["01_one", "02_two"],
+                {},
+                folder,
+                progress=False,
+                root=root,
+                sizes={"01_one": {"n": 0}},
+                jobs=2,
+            )
+        )
 
 
 def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root):
     """Whether ``LAST`` is up to date is asked when the others have run, not before."""
     chapter, reference = find("01_one", root), root / "tests" / "reference" / "01_one_claims.json"
     metadata = nbformat.read(chapter, 4).metadata
-    write = [new_code_cell("n = 1", metadata={"tags": ["parameters"]}), new_code_cell(f"open({str(reference)!r}, 'w').write(str(n))")]
+    write = [
+        new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
+        new_code_cell(f"open({str(reference)!r}, 'w').write(str(n))"),
+    ]
     nbformat.write(new_notebook(cells=write, metadata=metadata), chapter)
-    nbformat.write(new_notebook(cells=[new_code_cell(f"print(open({str(reference)!r}).read())")], metadata=metadata), root / "notebooks" / "claims.ipynb")
+    nbformat.write(
+        new_notebook(
+            cells=[new_code_cell(f"print(open({str(reference)!r}).read())")], metadata=metadata
+        ),
+        root / "notebooks" / "claims.ipynb",
+    )
     reference.parent.mkdir(parents=True)
     names, folder = ["01_one", "claims"], run_folder("both", root)
     for n in (1, 2):
-        assert all(dict(run(names, {}, folder, progress=False, root=root, sizes={"01_one": {"n": n}})).values())
+        assert all(
+            dict(
+                run(names, {}, folder, progress=False, root=root, sizes={"01_one": {"n": n}})
+            ).values()
+        )
         assert printed(folder / "claims.ipynb") == f"{n}\n"
-    assert dict(run(names, {}, folder, progress=False, root=root, sizes={"01_one": {"n": 2}})) == dict.fromkeys(names)
+    assert dict(
+        run(names, {}, folder, progress=False, root=root, sizes={"01_one": {"n": 2}})
+    ) == dict.fromkeys(names)
 
 
 def test_profiles_name_parameters_that_chapters_have():
@@ -193,12 +297,18 @@ def test_profiles_name_parameters_that_chapters_have():
         for chapter, sizes in notebooks.profile(name).items():
             assert checked(find(chapter), sizes) == sizes
     small, large = notebooks.profile("quick"), notebooks.profile("paper")
-    assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(small)
+    assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(
+        small
+    )
 
 
 def test_code_keeps_what_can_change_a_number():
-    assert code('"""Doc."""\n\n# c\nx = "# no comment"  # c\n\n\ndef f():\n    """Doc\n    more."""\n    return """a\n\n# b"""\n') == \
-        'x = "# no comment"\ndef f():\n    return """a\n\n# b"""'
+    assert (
+        code(
+            '"""Doc."""\n\n# c\nx = "# no comment"  # c\n\n\ndef f():\n    """Doc\n    more."""\n    return """a\n\n# b"""\n'
+        )
+        == 'x = "# no comment"\ndef f():\n    return """a\n\n# b"""'
+    )
     assert code('def f(): "x"\n') == 'def f(): "x"'
 
 

@@ -16,16 +16,26 @@ def hosts():
 
 
 def test_models_side_by_side_are_the_plain_loop(hosts, monkeypatch):
-    prompts, answers = ["The capital of France is", "Tim Duncan plays the sport of"], ["Paris", "basketball"]
+    prompts, answers = (
+        ["The capital of France is", "Tim Duncan plays the sport of"],
+        ["Paris", "basketball"],
+    )
     work = lambda name, host: (name, os.getpid(), host.fingerprint, recall(host, prompts, answers))
     monkeypatch.setattr(parallel, "cpu_count", lambda: 1)
     plain = parallel.per_model(hosts, work)
     assert {pid for _, pid, *_ in plain.values()} == {os.getpid()}
     monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
     aside = parallel.per_model(hosts, work)
-    assert list(aside) == list(hosts) and len({pid for _, pid, *_ in aside.values()} | {os.getpid()}) == 3
+    assert (
+        list(aside) == list(hosts)
+        and len({pid for _, pid, *_ in aside.values()} | {os.getpid()}) == 3
+    )
     for name in hosts:
-        assert aside[name][0] == name and aside[name][2] == plain[name][2] and aside[name][3].correct == plain[name][3].correct
+        assert (
+            aside[name][0] == name
+            and aside[name][2] == plain[name][2]
+            and aside[name][3].correct == plain[name][3].correct
+        )
         assert aside[name][3].logprob == pytest.approx(plain[name][3].logprob, abs=1e-4)
 
 
@@ -41,9 +51,14 @@ def test_models_share_the_cores(hosts, monkeypatch):
 def test_an_error_of_one_model_is_the_error(hosts, monkeypatch):
     monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
     with pytest.raises(ValueError, match="no case to judge"):
-        parallel.per_model(hosts, lambda name, host: experiments.run(host, None, {"Base": None}, [], None, "nowhere"))
+        parallel.per_model(
+            hosts,
+            lambda name, host: experiments.run(host, None, {"Base": None}, [], None, "nowhere"),
+        )
 
 
 def test_one_model_stays_here(hosts):
-    assert parallel.per_model({"only": hosts["gptj-mini"]}, lambda name, host: (name, os.getpid())) == {"only": ("only", os.getpid())}
+    assert parallel.per_model(
+        {"only": hosts["gptj-mini"]}, lambda name, host: (name, os.getpid())
+    ) == {"only": ("only", os.getpid())}
     assert parallel.per_model({}, lambda name, host: pd.DataFrame()) == {}

@@ -14,25 +14,46 @@ from acelib import pretrain
 from acelib.facts import Entity, Fact, World, chains, split_of
 from acelib.pretrain import TEXTS, Corpus, Recipe, schedule, make_tokenizer, train
 
-RECIPE = Recipe(architecture="qwen3", n_layers=2, d_model=16, n_heads=2, vocab_size=360, n_positions=64, steps=6, batch=2, length=32,
-                warmup=2)
+RECIPE = Recipe(
+    architecture="qwen3",
+    n_layers=2,
+    d_model=16,
+    n_heads=2,
+    vocab_size=360,
+    n_positions=64,
+    steps=6,
+    batch=2,
+    length=32,
+    warmup=2,
+)
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     """Five levels, one relation from each to the next: chains of up to four hops."""
     levels = [[f"{letter}{i}" for i in range(12)] for letter in "ABCDE"]
-    facts = tuple(Fact(name, f"r{depth}", levels[depth + 1][(i * 5 + depth) % 12])
-                  for depth in range(4) for i, name in enumerate(levels[depth]))
-    return World({name: Entity(name, str(depth)) for depth, names in enumerate(levels) for name in names},
-                 {f"r{depth}": relation(f"r{depth}", f"link{depth}", str(depth), str(depth + 1)) for depth in range(4)}, facts)
+    facts = tuple(
+        Fact(name, f"r{depth}", levels[depth + 1][(i * 5 + depth) % 12])
+        for depth in range(4)
+        for i, name in enumerate(levels[depth])
+    )
+    return World(
+        {name: Entity(name, str(depth)) for depth, names in enumerate(levels) for name in names},
+        {
+            f"r{depth}": relation(f"r{depth}", f"link{depth}", str(depth), str(depth + 1))
+            for depth in range(4)
+        },
+        facts,
+    )
 
 
 @pytest.fixture
 def training(world, tmp_path, monkeypatch):
     """``training(name, recipe, **options)`` in a folder of that name, with a tokenizer that is there already."""
     monkeypatch.setattr(pretrain, "make_tokenizer", lambda *_: tiny_tokenizer())
-    return lambda name, recipe=RECIPE, **options: train(recipe, world, tmp_path / name, **{"every": 2, **options})
+    return lambda name, recipe=RECIPE, **options: train(
+        recipe, world, tmp_path / name, **{"every": 2, **options}
+    )
 
 
 def state(lm) -> dict:
@@ -45,10 +66,15 @@ def same(a: dict, b: dict) -> bool:
 
 # ---------------------------------------------------------------------- text
 
+
 @pytest.mark.parametrize("kind", TEXTS)
 def test_texts_are_functions_of_the_seed(world, kind):
     made = [TEXTS[kind](world, Random(seed)) for seed in range(20)]
-    assert made == [TEXTS[kind](world, Random(seed)) for seed in range(20)] and len(set(made)) > 5 and all(made)
+    assert (
+        made == [TEXTS[kind](world, Random(seed)) for seed in range(20)]
+        and len(set(made)) > 5
+        and all(made)
+    )
 
 
 def test_only_training_chains_are_rendered(world, monkeypatch):
@@ -56,18 +82,28 @@ def test_only_training_chains_are_rendered(world, monkeypatch):
     shown = set()
     for name in ("few_shot_demo", "multi_hop_question", "multi_hop_cloze"):
         render = getattr(pretrain, name)
-        monkeypatch.setattr(pretrain, name, lambda world, chain, rng=None, render=render: shown.add(chain) or render(world, chain, rng))
+        monkeypatch.setattr(
+            pretrain,
+            name,
+            lambda world, chain, rng=None, render=render: (
+                shown.add(chain) or render(world, chain, rng)
+            ),
+        )
     for kind in TEXTS:
         for seed in range(300):
             TEXTS[kind](world, Random(seed))
     every = {chain for n in (2, 3, 4) for chain in chains(world, n)}
-    assert {split_of(chain) for chain in shown} == {"training"} and shown == {chain for chain in every if split_of(chain) == "training"}
+    assert {split_of(chain) for chain in shown} == {"training"} and shown == {
+        chain for chain in every if split_of(chain) == "training"
+    }
     assert len(shown) < len(every)
 
 
 def test_the_mixture_names_texts_and_adds_up():
     for recipe in (*pretrain.RECIPES.values(), RECIPE):
-        assert set(recipe.mixture) <= set(TEXTS) and sum(recipe.mixture.values()) == pytest.approx(1)
+        assert set(recipe.mixture) <= set(TEXTS) and sum(recipe.mixture.values()) == pytest.approx(
+            1
+        )
 
 
 def test_every_step_of_the_corpus_can_be_made_anew(world):
@@ -90,6 +126,7 @@ def test_the_tokenizer(world):
 
 # ---------------------------------------------------------------------- training
 
+
 def test_schedule_rises_stays_and_falls():
     recipe = replace(RECIPE, steps=100, warmup=10, cooldown=0.2)
     shares = [schedule(recipe, step) for step in range(101)]
@@ -111,26 +148,51 @@ def test_an_interrupted_training_ends_in_the_same_weights(training, tmp_path, ar
     with pytest.raises(KeyboardInterrupt):
         training("cut", recipe, report=stop)  # after the state of step 2
     with pytest.raises(KeyboardInterrupt):
-        training("cut", recipe, judge=lambda lm: stop(dict(step="judged")))  # before the state of step 4
+        training(
+            "cut", recipe, judge=lambda lm: stop(dict(step="judged"))
+        )  # before the state of step 4
     again = training("cut", recipe, report=lambda row: told.append(row["step"]))
     assert told == [2, "judged", 4, 6] and same(state(again), state(whole))
-    logs = [[json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
-    kept = [[(row["step"], row["tokens"], row["loss"], row["schedule"]) for row in log] for log in logs]
-    assert kept[0] == kept[1] and [row[0] for row in kept[0]] == [2, 4, 6] and kept[0][0][1] == 2 * 2 * 32
+    logs = [
+        [
+            json.loads(line)
+            for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "cut")
+    ]
+    kept = [
+        [(row["step"], row["tokens"], row["loss"], row["schedule"]) for row in log] for log in logs
+    ]
+    assert (
+        kept[0] == kept[1]
+        and [row[0] for row in kept[0]] == [2, 4, 6]
+        and kept[0][0][1] == 2 * 2 * 32
+    )
     assert same(state(training("whole", recipe)), state(whole))  # a finished training is only read
     torch.random.set_rng_state(random_state)
 
 
 def test_judging_changes_nothing_and_is_logged(training, tmp_path):
-    plain, judged = training("plain"), training("judged", judge=lambda lm: dict(training=lm.model.training, layers=lm.n_layers))
+    plain, judged = (
+        training("plain"),
+        training("judged", judge=lambda lm: dict(training=lm.model.training, layers=lm.n_layers)),
+    )
     assert same(state(plain), state(judged))
-    rows = [json.loads(line) for line in (tmp_path / "judged" / "train_log.jsonl").read_text().splitlines()]
-    assert [(row["training"], row["layers"]) for row in rows] == [(False, 2)] * 3 and rows[0]["loss"] > 0
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "judged" / "train_log.jsonl").read_text().splitlines()
+    ]
+    assert [(row["training"], row["layers"]) for row in rows] == [(False, 2)] * 3 and rows[0][
+        "loss"
+    ] > 0
 
 
 def test_training_learns(training, tmp_path):
     training("long", replace(RECIPE, steps=40, lr=1e-2), every=10)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "long" / "train_log.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "long" / "train_log.jsonl").read_text().splitlines()
+    ]
     assert losses[-1] < losses[0] - 0.5
 
 

@@ -10,7 +10,10 @@ def test_what_is_asked_follows_from_the_world():
     world, edit = load_world(), Edit("Tim Duncan", "{} plays the sport of", "cricket", "basketball")
     rows = probes(world, edit, n_unrelated=3)
     assert rows.iloc[0].tolist() == ["fact", "Tim Duncan plays the sport of", "cricket"]
-    assert set(rows.kind) == {"fact", "paraphrase", "multi-hop", "unrelated"} and (rows.kind == "unrelated").sum() == 3
+    assert (
+        set(rows.kind) == {"fact", "paraphrase", "multi-hop", "unrelated"}
+        and (rows.kind == "unrelated").sum() == 3
+    )
     assert (rows.ideal[rows.kind == "paraphrase"] == "cricket").all()
     after = {fact.object for fact in world.about("cricket")}
     assert after and after <= set(rows.ideal[rows.kind == "multi-hop"])
@@ -19,5 +22,7 @@ def test_what_is_asked_follows_from_the_world():
 
 
 def test_a_fact_that_the_world_does_not_know():
-    rows = probes(load_world(), Edit("Zork Blip", "{} likes the taste of", "cricket"), n_unrelated=0)
+    rows = probes(
+        load_world(), Edit("Zork Blip", "{} likes the taste of", "cricket"), n_unrelated=0
+    )
     assert rows.values.tolist() == [["fact", "Zork Blip likes the taste of", "cricket"]]

@@ -8,9 +8,16 @@ from acelib.provenance import MACHINERY, ROOT, _reached, data_hash, default_devi
 
 @pytest.fixture
 def root(tmp_path):
-    files = {"a.py": "from .b import x\nfrom acelib import c", "b.py": "import acelib.pack.d\nimport json", "c.py": "def f():\n    from .pack import late\n",
-             "e.py": "from .a import x", "cli.py": "from .e import x", "pack/__init__.py": "from .d import y", "pack/d.py": "y = 1",
-             "pack/late.py": "from ..cli import x"}
+    files = {
+        "a.py": "from .b import x\nfrom acelib import c",
+        "b.py": "import acelib.pack.d\nimport json",
+        "c.py": "def f():\n    from .pack import late\n",
+        "e.py": "from .a import x",
+        "cli.py": "from .e import x",
+        "pack/__init__.py": "from .d import y",
+        "pack/d.py": "y = 1",
+        "pack/late.py": "from ..cli import x",
+    }
     for name, text in files.items():
         path = tmp_path / "acelib" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +31,17 @@ def reached(root, *names):
 
 def test_imports_are_followed_wherever_they_stand(root):
     assert reached(root, "acelib.b") == ["b.py", "pack/d.py"]
-    assert reached(root, "acelib.a") == ["a.py", "b.py", "c.py", "pack/__init__.py", "pack/d.py", "pack/late.py"]
-    assert reached(root, "acelib.pack.d", "builtins", "__main__", "acelib.nothing", "test_x") == ["pack/d.py"]
+    assert reached(root, "acelib.a") == [
+        "a.py",
+        "b.py",
+        "c.py",
+        "pack/__init__.py",
+        "pack/d.py",
+        "pack/late.py",
+    ]
+    assert reached(root, "acelib.pack.d", "builtins", "__main__", "acelib.nothing", "test_x") == [
+        "pack/d.py"
+    ]
 
 
 def test_a_hash_changes_with_what_is_reached_and_with_nothing_else(root):
@@ -46,10 +62,30 @@ def test_rows_depend_on_the_judge_and_on_the_editor():
     def names(module):
         return {path.stem for path in _reached(ROOT, ("acelib.experiments", module))}
 
-    assert {"experiments", "evaluate", "prompts", "facts", "update", "lm"} <= names("builtins") <= names("acelib.editors.memit")
-    assert {"memit", "pmet", "targets", "spread", "solve", "keys", "covariance"} <= names("acelib.editors.ace")
-    apart = {"figures", "tables", "testing", "storage", "probe", "tune", "bars", "pretrain", "locate", "attribution", "bench"}
-    assert not names("acelib.editors.ace") & (apart | {name.removesuffix(".py") for name in MACHINERY})
+    assert (
+        {"experiments", "evaluate", "prompts", "facts", "update", "lm"}
+        <= names("builtins")
+        <= names("acelib.editors.memit")
+    )
+    assert {"memit", "pmet", "targets", "spread", "solve", "keys", "covariance"} <= names(
+        "acelib.editors.ace"
+    )
+    apart = {
+        "figures",
+        "tables",
+        "testing",
+        "storage",
+        "probe",
+        "tune",
+        "bars",
+        "pretrain",
+        "locate",
+        "attribution",
+        "bench",
+    }
+    assert not names("acelib.editors.ace") & (
+        apart | {name.removesuffix(".py") for name in MACHINERY}
+    )
 
 
 def test_data_is_all_but_prose_and_the_state_of_a_training(tmp_path):

@@ -13,7 +13,9 @@ from acelib.provenance import ROOT
 
 RUN = r"acelib run (\w+)((?: +-p \w+ +(?:'[^']*'|[^\s'\\]+))+)"  #: with parameters
 README = (ROOT / "README.md").read_text("utf-8")
-MAPPED = re.findall(r"`(\w+(?:\.\w+)+)`", README.split("## From the paper to the code")[1].split("\n## ")[0])
+MAPPED = re.findall(
+    r"`(\w+(?:\.\w+)+)`", README.split("## From the paper to the code")[1].split("\n## ")[0]
+)
 
 
 @pytest.mark.parametrize("name", MAPPED)
@@ -24,8 +26,15 @@ def test_a_mapped_function_exists(name):
 
 def test_the_map_of_files_has_every_module_once():
     listed = README.split("nothing imports from further down:\n")[1].split("\nnotebooks/")[0]
-    names = [name.strip(" /") for line in listed.splitlines() for name in re.split(r"\s{2,}", line.strip())[0].split(",")]
-    there = {path.relative_to(ROOT / "acelib").parts[0].removesuffix(".py") for path in (ROOT / "acelib").rglob("*.py")} - {"__init__"}
+    names = [
+        name.strip(" /")
+        for line in listed.splitlines()
+        for name in re.split(r"\s{2,}", line.strip())[0].split(",")
+    ]
+    there = {
+        path.relative_to(ROOT / "acelib").parts[0].removesuffix(".py")
+        for path in (ROOT / "acelib").rglob("*.py")
+    } - {"__init__"}
     assert MAPPED and sorted(names) == sorted(there)
 
 
@@ -33,16 +42,24 @@ def test_the_commands_exist():
     commands = typer.main.get_command(app).commands
     assert set(re.findall(r"^acelib (\w+)", README, re.M)) <= set(commands)
     for line in re.findall(r"^acelib (.*?)(?:\s+#.*)?$", README, re.M):
-        known = {option for parameter in commands[line.split()[0]].params for option in parameter.opts}
+        known = {
+            option for parameter in commands[line.split()[0]].params for option in parameter.opts
+        }
         assert set(re.findall(r"(?<=\s)--?[a-z]+", line)) <= known, line
 
 
 def test_runs_that_pages_suggest_name_parameters_that_there_are():
-    pages = [ROOT / "README.md", *(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    pages = [
+        ROOT / "README.md",
+        *(ROOT / "book").glob("*.md"),
+        *(ROOT / "notebooks").glob("*.ipynb"),
+    ]
     runs = {found for page in pages for found in re.findall(RUN, page.read_text("utf-8"))}
     assert runs
     for chapter, given in runs:
-        assert set(re.findall(r"-p (\w+)", given)) <= set(notebooks.parameters(notebooks.find(chapter))), (chapter, given)
+        assert set(re.findall(r"-p (\w+)", given)) <= set(
+            notebooks.parameters(notebooks.find(chapter))
+        ), (chapter, given)
 
 
 def test_the_example_imports_what_is_there():

@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 import released
-from agreement import BLOCK, COMPARISONS, EDITS, JOINT, PARTS, difference, differences, in_float64, search
+from agreement import (
+    BLOCK,
+    COMPARISONS,
+    EDITS,
+    JOINT,
+    PARTS,
+    difference,
+    differences,
+    in_float64,
+    search,
+)
 
 from acelib.keys import requests
 from acelib.targets import target_vectors
@@ -31,12 +41,23 @@ def test_equals_the_released_procedure(any_lm, name):
 
 def runner_up(lm, e):
     """A word that the model nearly says."""
-    words = [lm.tokenizer.decode(t).strip() for t in released.run(lm, released.at_last(e).row(lm)[0])[0][-1].argsort(descending=True)[1:]]
+    words = [
+        lm.tokenizer.decode(t).strip()
+        for t in released.run(lm, released.at_last(e).row(lm)[0])[0][-1].argsort(descending=True)[
+            1:
+        ]
+    ]
     return next(word for word in words if word.isalpha() and len(lm.answer_ids(word)) == 1)
 
 
-@pytest.mark.parametrize("objective", [replace(BLOCK, steps=14, clamp=None, floor=3.6), replace(JOINT, steps=14, lr=0.01, clamp=None)],
-                         ids=["a low loss", "arg-max and a small KL"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        replace(BLOCK, steps=14, clamp=None, floor=3.6),
+        replace(JOINT, steps=14, lr=0.01, clamp=None),
+    ],
+    ids=["a low loss", "arg-max and a small KL"],
+)
 def test_stops(tiny, objective):
     """Every fact at its own step; with PMET's objective the NLL counts a tenth while the target is the arg-max."""
     lm, lengths, parts = tiny("llama"), [], PARTS[objective.kind]
@@ -44,7 +65,12 @@ def test_stops(tiny, objective):
     got = target_vectors(lm, requests(easy, "last"), 1, objective)
     for i, e in enumerate(easy):
         modules = [released.module(lm, part, 1) for part in parts]
-        _, trajectory, _ = released.target_vector(lm, released.at_last(e), modules, ("",), **search(objective))
-        assert got.steps[i] == len(trajectory) - 1 and difference(got.delta[:, i], trajectory[-1]) <= SAME
+        _, trajectory, _ = released.target_vector(
+            lm, released.at_last(e), modules, ("",), **search(objective)
+        )
+        assert (
+            got.steps[i] == len(trajectory) - 1
+            and difference(got.delta[:, i], trajectory[-1]) <= SAME
+        )
         lengths.append(len(trajectory))
     assert min(lengths) < objective.steps and len(set(lengths)) > 1

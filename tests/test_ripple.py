@@ -14,18 +14,33 @@ from acelib.tables import Mean, ripple_table
 from acelib.update import Factors, Update
 
 WORLD = load_world()
-PROMPTS = ["Tim Duncan plays the sport of", "Tim Duncan plays the", "Tim Duncan", "The capital of France is", "The capital of",
-           "The capital of France is", "Steve Jobs founded Apple, and Apple is a company. The author of Hamlet is", "Apple"]
+PROMPTS = [
+    "Tim Duncan plays the sport of",
+    "Tim Duncan plays the",
+    "Tim Duncan",
+    "The capital of France is",
+    "The capital of",
+    "The capital of France is",
+    "Steve Jobs founded Apple, and Apple is a company. The author of Hamlet is",
+    "Apple",
+]
 
 
 def edit_of(subject, relation, target):
     key = WORLD.relations[relation]
-    return Edit(subject, key.cloze[0], target, WORLD.lookup(subject, relation), key.cloze[1:], relation)
+    return Edit(
+        subject, key.cloze[0], target, WORLD.lookup(subject, relation), key.cloze[1:], relation
+    )
 
 
 def change(lm, scale=3.0):
     g = torch.Generator().manual_seed(1)
-    pair = lambda: Factors(*(scale * torch.randn(size, 2, dtype=lm.dtype, generator=g) for size in (lm.d_model, lm.d_mlp)))
+    pair = lambda: Factors(
+        *(
+            scale * torch.randn(size, 2, dtype=lm.dtype, generator=g)
+            for size in (lm.d_model, lm.d_mlp)
+        )
+    )
     return Update({1: pair(), 3: pair()})
 
 
@@ -39,43 +54,81 @@ def test_a_tree_of_tokens_is_recall(any_lm, width):
     lm = any_lm
     for update in (None, change(lm)):
         said = [greedy(lm, update, prompt, 1 + i % 3) for i, prompt in enumerate(PROMPTS)]
-        answers = [text.strip() if text.strip() and i % 2 else "Hamlet golf" for i, text in enumerate(said)]
-        right = recall(lm, PROMPTS, answers, None if update is None else [update] * len(PROMPTS)).correct
+        answers = [
+            text.strip() if text.strip() and i % 2 else "Hamlet golf" for i, text in enumerate(said)
+        ]
+        right = recall(
+            lm, PROMPTS, answers, None if update is None else [update] * len(PROMPTS)
+        ).correct
         questions = Questions(lm, PROMPTS, answers, width)
-        assert questions.said(update).tolist() == questions.said(update, batch_size=1).tolist() == right
+        assert (
+            questions.said(update).tolist()
+            == questions.said(update, batch_size=1).tolist()
+            == right
+        )
 
 
 def test_beginnings_are_computed_once(tiny):
     lm = tiny("gpt2")
     questions = Questions(lm, PROMPTS, ["golf"] * len(PROMPTS))
-    whole = [tuple(lm.tokenizer(prompt)["input_ids"] + lm.answer_ids("golf")[:-1]) for prompt in PROMPTS]
-    assert len({row[:k] for row in whole for k in range(1, len(row) + 1)}) <= questions.ids.numel() < sum(map(len, whole)) + 64
+    whole = [
+        tuple(lm.tokenizer(prompt)["input_ids"] + lm.answer_ids("golf")[:-1]) for prompt in PROMPTS
+    ]
+    assert (
+        len({row[:k] for row in whole for k in range(1, len(row) + 1)})
+        <= questions.ids.numel()
+        < sum(map(len, whole)) + 64
+    )
 
 
-@pytest.mark.parametrize("prompts, answers, match", [
-    ([], [], "0 prompts"), (["Apple"], [], "1 prompts and 0 answers"), (["Apple", ""], ["x", "y"], "prompt 1 is empty"),
-    (["Apple"], [" "], "is empty")])
+@pytest.mark.parametrize(
+    "prompts, answers, match",
+    [
+        ([], [], "0 prompts"),
+        (["Apple"], [], "1 prompts and 0 answers"),
+        (["Apple", ""], ["x", "y"], "prompt 1 is empty"),
+        (["Apple"], [" "], "is empty"),
+    ],
+)
 def test_bad_questions(tiny, prompts, answers, match):
     with pytest.raises(ValueError, match=match):
         Questions(tiny("gptj"), prompts, answers)
 
 
 def test_inverses_hold_of_every_fact():
-    assert all(WORLD.lookup(fact.object, INVERSES[fact.relation]) == fact.subject for fact in WORLD.facts if fact.relation in INVERSES)
+    assert all(
+        WORLD.lookup(fact.object, INVERSES[fact.relation]) == fact.subject
+        for fact in WORLD.facts
+        if fact.relation in INVERSES
+    )
 
 
 def test_every_fact_is_asked_once_or_left_open():
     edit = edit_of("France", "capital", "London")
     table = probes(WORLD, edit)
     facts = table[~table.category.isin(["aliasing", "composition I", "composition II"])]
-    assert len(facts) == len(WORLD.facts) - 1  # open: that London is the capital of the United Kingdom
-    assert not ((table.prompt == "The capital of United Kingdom is").any() or table.prompt.duplicated().any())
+    assert (
+        len(facts) == len(WORLD.facts) - 1
+    )  # open: that London is the capital of the United Kingdom
+    assert not (
+        (table.prompt == "The capital of United Kingdom is").any()
+        or table.prompt.duplicated().any()
+    )
     row = lambda category: table[table.category == category][["old", "new"]].values.tolist()
-    assert row("the edit") == [["Paris", "London"]] and row("logic") == [["United Kingdom", "France"]]
-    assert table[table.prompt == "Paris is located in the country of"].new.item() == "France"  # not capital, but still there
-    assert set(table[table.category == "same subject"].relation) == {f.relation for f in WORLD.about("France")} - {"capital"}
+    assert row("the edit") == [["Paris", "London"]] and row("logic") == [
+        ["United Kingdom", "France"]
+    ]
+    assert (
+        table[table.prompt == "Paris is located in the country of"].new.item() == "France"
+    )  # not capital, but still there
+    assert set(table[table.category == "same subject"].relation) == {
+        f.relation for f in WORLD.about("France")
+    } - {"capital"}
     near = table[table.category.isin(["same answer", "same relation"])]
-    assert set(near.relation) == {"capital"} and len(near) == sum(f.relation == "capital" for f in WORLD.facts) - 2
+    assert (
+        set(near.relation) == {"capital"}
+        and len(near) == sum(f.relation == "capital" for f in WORLD.facts) - 2
+    )
     stay = table[~table.category.astype(str).map(CATEGORIES)]
     assert (stay.old == stay.new).all() and list(table.category.cat.categories) == list(CATEGORIES)
 
@@ -84,21 +137,34 @@ def test_a_marriage_leaves_the_former_spouses_open():
     a, b, c, d = "Joe Biden", "Jill Biden", "Charles III", "Queen Camilla"
     table = probes(WORLD, edit_of(a, "spouse", c))
     asked = table[table.relation == "spouse"].set_index("prompt")
-    assert asked.loc[f"{a} is married to", "new"] == c and asked.loc[f"{c} is married to", ["old", "new"]].tolist() == [d, a]
+    assert asked.loc[f"{a} is married to", "new"] == c and asked.loc[
+        f"{c} is married to", ["old", "new"]
+    ].tolist() == [d, a]
     assert not {f"{b} is married to", f"{d} is married to"} & set(asked.index)
     first = table[table.category == "composition I"]
-    assert (first.old != first.new).all() and first.prompt.str.contains(f"person married to {a}").all()
+    assert (first.old != first.new).all() and first.prompt.str.contains(
+        f"person married to {a}"
+    ).all()
     assert set(first.new) <= {fact.object for fact in WORLD.about(c)}
 
 
 def test_compositions_follow_the_new_fact():
     edit = edit_of("Paris", "country", "Italy")
     table = probes(WORLD, edit)
-    rows = lambda category: {tuple(row) for row in table[table.category == category][["prompt", "old", "new"]].itertuples(index=False)}
+    rows = lambda category: {
+        tuple(row)
+        for row in table[table.category == category][["prompt", "old", "new"]].itertuples(
+            index=False
+        )
+    }
     currency, team = WORLD.relations["currency"].nouns[-1], WORLD.relations["location"].nouns[-1]
     country = WORLD.relations["country"].nouns[-1]
     text = currency.replace("{}", country.replace("{}", "Paris"))
-    one = (f"{text[0].upper()}{text[1:]} is", WORLD.lookup("France", "currency"), WORLD.lookup("Italy", "currency"))
+    one = (
+        f"{text[0].upper()}{text[1:]} is",
+        WORLD.lookup("France", "currency"),
+        WORLD.lookup("Italy", "currency"),
+    )
     assert one in rows("composition I") or one[1] == one[2]
     before = next(fact for fact in WORLD.into("Paris") if fact.relation == "location")
     text = country.replace("{}", team.replace("{}", before.subject))
@@ -111,21 +177,39 @@ def test_judge_and_table(tiny):
     """A model that knows nothing leaves only what had no answer; one that is made to know is judged on all of it."""
     lm, edit = tiny("gptj"), edit_of("Joe Biden", "spouse", "Charles III")
     few = {"Joe Biden", "Jill Biden", "Charles III", "Paris", "France", "Italy"}
-    small = World(WORLD.entities, WORLD.relations, tuple(fact for fact in WORLD.facts if fact.subject in few))
+    small = World(
+        WORLD.entities, WORLD.relations, tuple(fact for fact in WORLD.facts if fact.subject in few)
+    )
     rows = judge(lm, small, [edit], {"none": [Update()]})
-    assert set(rows.columns) == {"edit", "category", "relation", "change", "editor", "right"} and rows.change.all()
+    assert (
+        set(rows.columns) == {"edit", "category", "relation", "change", "editor", "right"}
+        and rows.change.all()
+    )
     assert set(rows.category) == {"composition I"} and not rows.right.any()
     with pytest.raises(ValueError, match="nothing to judge"):
         judge(lm, small, [edit_of("Paris", "country", "Italy")], {"none": [Update()]})
     with pytest.raises(ValueError, match="the sample has 0"):
         known_edits(lm, WORLD, 2)
-    frame = pd.DataFrame([dict(editor="A", edit=i, category=c, change=CATEGORIES[c], right=(i + j) % 2 == 0)
-                          for i in range(2) for j in range(2) for c in CATEGORIES])
+    frame = pd.DataFrame(
+        [
+            dict(editor="A", edit=i, category=c, change=CATEGORIES[c], right=(i + j) % 2 == 0)
+            for i in range(2)
+            for j in range(2)
+            for c in CATEGORIES
+        ]
+    )
     frame = frame.assign(category=pd.Categorical(frame.category, list(CATEGORIES)))
     table = ripple_table(frame)
     cell = table.loc["A"]["far"]
-    assert isinstance(cell, Mean) and cell.mean == 50 and cell.n == 2 and list(table)[:len(CATEGORIES)] == list(CATEGORIES)
+    assert (
+        isinstance(cell, Mean)
+        and cell.mean == 50
+        and cell.n == 2
+        and list(table)[: len(CATEGORIES)] == list(CATEGORIES)
+    )
     assert table.loc["A"]["damaged facts"].mean == sum(not must for must in CATEGORIES.values())
     assert list(ripple_table(frame.assign(model="m")).index) == [("m", "A")]
     fig = figures.ripple_map(pd.concat([frame.assign(model=model) for model in "mn"]))
-    assert len(fig.axes) == 4 and fig.axes[0].collections[0].get_array().ravel().tolist() == [50.0] * len(CATEGORIES)
+    assert len(fig.axes) == 4 and fig.axes[0].collections[0].get_array().ravel().tolist() == [
+        50.0
+    ] * len(CATEGORIES)

@@ -22,8 +22,16 @@ AGAIN = replace(EDITS[0], prompt="{} is a player of")  # the subject of another 
 
 def moments_of(lm, seed=0):
     """A well-conditioned second moment that is not the identity."""
-    A = torch.randn(lm.d_mlp, lm.d_mlp, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return Moments({layer: torch.eye(lm.d_mlp, dtype=torch.float64) + A @ A.T / lm.d_mlp for layer in range(lm.n_layers)}, 1)
+    A = torch.randn(
+        lm.d_mlp, lm.d_mlp, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    return Moments(
+        {
+            layer: torch.eye(lm.d_mlp, dtype=torch.float64) + A @ A.T / lm.d_mlp
+            for layer in range(lm.n_layers)
+        },
+        1,
+    )
 
 
 def published(lm, e, editor, moments):
@@ -40,26 +48,46 @@ def published(lm, e, editor, moments):
     return torch.outer(v_star - plain(lm, r.prompt, r.end, editor.layer)["mlp"], u) / (key @ u)
 
 
-@pytest.mark.parametrize("settings", [{}, {"second_moment": False, "position": "last"}, {"constraint": "mean"}], ids=["C", "no-C", "mean"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"second_moment": False, "position": "last"}, {"constraint": "mean"}],
+    ids=["C", "no-C", "mean"],
+)
 def test_equals_the_published_formula(any_lm, settings):
     lm, editor, before = any_lm, replace(SHORT, **settings), bits(any_lm)
     update = editor(lm, EDITS[:1], moments_of(lm))
-    assert same_bits(lm, before) and update.layers == (1,) and update.factors[1].left.shape == (lm.d_model, 1)
-    assert update.editor == "ROME" and update.edits == tuple(EDITS[:1]) and update.model == lm.fingerprint
+    assert (
+        same_bits(lm, before)
+        and update.layers == (1,)
+        and update.factors[1].left.shape == (lm.d_model, 1)
+    )
+    assert (
+        update.editor == "ROME"
+        and update.edits == tuple(EDITS[:1])
+        and update.model == lm.fingerprint
+    )
     expected = published(lm, EDITS[0], editor, moments_of(lm))
-    tol = 1e-3 if lm.family.parallel else 1e-6  # this architecture computes attention in float32 whatever the model's precision
-    torch.testing.assert_close(update.delta(1), expected, rtol=tol, atol=tol * expected.abs().max().item())
+    tol = (
+        1e-3 if lm.family.parallel else 1e-6
+    )  # this architecture computes attention in float32 whatever the model's precision
+    torch.testing.assert_close(
+        update.delta(1), expected, rtol=tol, atol=tol * expected.abs().max().item()
+    )
 
 
 def test_edits_of_a_batch_follow_one_another(any_lm, monkeypatch):
     lm, edits, so_far = any_lm, [*EDITS[:2], AGAIN], Update()
     update, prefixes = SHORT(lm, edits, moments_of(lm)), SHORT.prefixes(lm)
-    monkeypatch.setattr(ROME, "prefixes", lambda *_: prefixes)  # the texts are those of the unedited model throughout
+    monkeypatch.setattr(
+        ROME, "prefixes", lambda *_: prefixes
+    )  # the texts are those of the unedited model throughout
     for e in edits:
         with applied(lm, so_far):
             so_far += SHORT(lm, [e], moments_of(lm))
     tol = 1e-3 if lm.family.parallel else 1e-6
-    torch.testing.assert_close(update.delta(1), so_far.delta(1), rtol=tol, atol=tol * so_far.delta(1).abs().max().item())
+    torch.testing.assert_close(
+        update.delta(1), so_far.delta(1), rtol=tol, atol=tol * so_far.delta(1).abs().max().item()
+    )
     assert update.factors[1].left.shape == (lm.d_model, 3)
 
 
@@ -68,14 +96,20 @@ def test_edits_of_a_batch_follow_one_another(any_lm, monkeypatch):
 def test_the_value_arrives(any_lm, layer, constraint):
     """dW k = v* - v to rounding, and the edited model's FFN puts out v* at the bare prompt's lookup token."""
     lm, editor = any_lm, replace(SHORT, layer=layer, constraint=constraint)
-    update, given, prefixes = editor(lm, EDITS[:1], moments_of(lm)), requests(EDITS[:1]), editor.prefixes(lm)
+    update, given, prefixes = (
+        editor(lm, EDITS[:1], moments_of(lm)),
+        requests(EDITS[:1]),
+        editor.prefixes(lm),
+    )
     keys = Walk(lm, given, prefixes).climb(layer)
     targets = target_vectors(lm, given, layer, SEARCH, prefixes)
     got = update.delta(layer) @ (keys[0] if constraint == "bare" else keys.mean(0))
     assert ((got - targets.delta[0, 0]).norm() / targets.delta[0, 0].norm()).item() < 1e-10
     if constraint == "bare":
         tol = 1e-5 if lm.family.parallel else 1e-10
-        torch.testing.assert_close(values_at(lm, given, layer, "mlp", [update])[:, 0], targets.value[0], rtol=tol, atol=tol)
+        torch.testing.assert_close(
+            values_at(lm, given, layer, "mlp", [update])[:, 0], targets.value[0], rtol=tol, atol=tol
+        )
 
 
 def test_the_limit_of_the_ridge(any_lm):
@@ -92,23 +126,36 @@ def test_groups_equal_one_by_one(any_lm):
     together = SHORT.each(any_lm, groups, moments_of(any_lm))
     for got, edits in zip(together, groups):
         alone = SHORT(any_lm, edits, moments_of(any_lm))
-        assert got.edits == alone.edits == tuple(edits) and got.factors[1].left.shape[1] == len(edits)
+        assert got.edits == alone.edits == tuple(edits) and got.factors[1].left.shape[1] == len(
+            edits
+        )
         tol = 1e-3 if any_lm.family.parallel else 1e-6
-        torch.testing.assert_close(got.delta(1), alone.delta(1), rtol=tol, atol=tol * alone.delta(1).abs().max().item())
+        torch.testing.assert_close(
+            got.delta(1), alone.delta(1), rtol=tol, atol=tol * alone.delta(1).abs().max().item()
+        )
     assert SHORT.each(any_lm, [], moments_of(any_lm)) == []
 
 
 def test_prefixes_float32_and_inference_mode(tiny):
     lm = tiny("llama", torch.float32)
     texts = ROME(layer=0, n_prefixes=2).prefixes(lm)
-    assert len(texts) == len(set(texts)) == 5 and texts[0] == "" and ROME(layer=0, texts=("So. ",)).prefixes(lm) == ("", "So. ")
+    assert (
+        len(texts) == len(set(texts)) == 5
+        and texts[0] == ""
+        and ROME(layer=0, texts=("So. ",)).prefixes(lm) == ("", "So. ")
+    )
     lm64, edits, moments = tiny("llama"), EDITS[:2], identity(lm)
     with torch.inference_mode():
         update = SHORT(lm, edits, moments)
     double = SHORT(lm64, edits, moments)
     assert not update.factors[1].left.is_inference()
     assert update.factors[1].left.dtype == torch.float32
-    torch.testing.assert_close(update.delta(1).double(), double.delta(1), rtol=1e-2, atol=1e-2 * double.delta(1).abs().max().item())
+    torch.testing.assert_close(
+        update.delta(1).double(),
+        double.delta(1),
+        rtol=1e-2,
+        atol=1e-2 * double.delta(1).abs().max().item(),
+    )
 
 
 def test_refusals_leave_the_model(tiny):
@@ -117,21 +164,30 @@ def test_refusals_leave_the_model(tiny):
     with pytest.raises(ValueError, match="constraint 'both'.*allowed"):
         ROME(layer=1, constraint="both")
     for editor, edits, moments, match in (
-            (SHORT, [], identity(lm), "no edit"), (replace(SHORT, layer=4), EDITS, identity(lm), "layer 4 does not exist"),
-            (SHORT, EDITS, Moments({}, 1), "no second moment of layer 1"), (SHORT, EDITS, None, "no second moments are given"),
-            (SHORT, [EDITS[0], replace(EDITS[0], target_new="golf")], identity(lm), "conflicting"),
-            (replace(SHORT, position="middle"), EDITS, identity(lm), "'middle'")):
+        (SHORT, [], identity(lm), "no edit"),
+        (replace(SHORT, layer=4), EDITS, identity(lm), "layer 4 does not exist"),
+        (SHORT, EDITS, Moments({}, 1), "no second moment of layer 1"),
+        (SHORT, EDITS, None, "no second moments are given"),
+        (SHORT, [EDITS[0], replace(EDITS[0], target_new="golf")], identity(lm), "conflicting"),
+        (replace(SHORT, position="middle"), EDITS, identity(lm), "'middle'"),
+    ):
         with pytest.raises(ValueError, match=match):
             editor(lm, edits, moments)
     lm.embed.weight.data[lm.tokenizer("Tim")["input_ids"][0]] = float("nan")
     before = bits(lm)
     with pytest.raises(ValueError, match="Tim Duncan plays.*not finite"):
         replace(SHORT, n_prefixes=0, second_moment=False)(lm, EDITS)
-    assert all(torch.equal(v.nan_to_num(), before[k].nan_to_num()) for k, v in lm.model.state_dict().items())
+    assert all(
+        torch.equal(v.nan_to_num(), before[k].nan_to_num())
+        for k, v in lm.model.state_dict().items()
+    )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
 def test_presets():
     gptj, qwen3 = PRESETS["gpt-j-6b"], PRESETS["qwen3-8b"]
-    assert gptj.objective == Objective(kind="mlp", steps=20, lr=0.5, decay=0.5, clamp=4.0, kl=0.0625) and gptj.second_moment
+    assert (
+        gptj.objective == Objective(kind="mlp", steps=20, lr=0.5, decay=0.5, clamp=4.0, kl=0.0625)
+        and gptj.second_moment
+    )
     assert gptj.layers == qwen3.layers == (5,) and not qwen3.second_moment

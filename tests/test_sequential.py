@@ -16,9 +16,20 @@ from acelib.update import Update, commit
 
 EDITORS = {
     "memit": MEMIT(layers=(1, 2), objective=BLOCK, weight=2.0, n_prefixes=1, prefix_length=6),
-    "alphaedit": AlphaEdit(layers=(1, 2), objective=BLOCK, weight=0.1, n_prefixes=1, prefix_length=6),
-    "ace": ACE(query_layers=(0, 1), value_layers=(1, 2), backbone="alphaedit", objective=BLOCK, weight=0.1, n_prefixes=0),
-    "ifmet": IFMET(query_layers=(0, 1), value_layers=(2,), objective=JOINT, weight=2.0, n_prefixes=0),
+    "alphaedit": AlphaEdit(
+        layers=(1, 2), objective=BLOCK, weight=0.1, n_prefixes=1, prefix_length=6
+    ),
+    "ace": ACE(
+        query_layers=(0, 1),
+        value_layers=(1, 2),
+        backbone="alphaedit",
+        objective=BLOCK,
+        weight=0.1,
+        n_prefixes=0,
+    ),
+    "ifmet": IFMET(
+        query_layers=(0, 1), value_layers=(2,), objective=JOINT, weight=2.0, n_prefixes=0
+    ),
 }
 BATCHES = [HOPS[:1], HOPS[1:2], HOPS[2:]]
 
@@ -29,10 +40,16 @@ def editor(request):
 
 
 def close(found, expected, tol=1e-6):
-    assert found.layers == expected.layers and found.edits == expected.edits and found.model == expected.model
+    assert (
+        found.layers == expected.layers
+        and found.edits == expected.edits
+        and found.model == expected.model
+    )
     for layer in expected.layers:
         scale = expected.delta(layer).abs().max().item()
-        torch.testing.assert_close(found.delta(layer), expected.delta(layer), rtol=tol, atol=tol * scale)
+        torch.testing.assert_close(
+            found.delta(layer), expected.delta(layer), rtol=tol, atol=tol * scale
+        )
     assert list(found.keys) == list(expected.keys)
     for layer, K in expected.keys.items():
         torch.testing.assert_close(found.keys[layer], K, rtol=tol, atol=tol)
@@ -62,7 +79,9 @@ def test_batches_in_turn_equal_edits_of_the_committed_model(tiny, family, editor
 def test_a_saved_state_goes_on(tiny, tmp_path, editor):
     lm = tiny("llama")
     moments = spectrum(lm)
-    batches = [[Edit(e.subject, e.prompt, e.target_new, hops=e.hops) for e in edits] for edits in BATCHES]
+    batches = [
+        [Edit(e.subject, e.prompt, e.target_new, hops=e.hops) for e in edits] for edits in BATCHES
+    ]
     *_, whole = edit_in_turn(lm, editor, batches, moments)
     *_, first = edit_in_turn(lm, editor, batches[:2], moments)
     first.save(tmp_path / "state")
@@ -79,8 +98,10 @@ def test_an_editor_without_history_or_texts(tiny):
 
     *_, state = edit_in_turn(lm, editor, BATCHES, None)
     assert state.factors[1].left.shape[1] == 6 and not state.keys
-    torch.testing.assert_close(seen[2]["transformer.h.1.mlp.c_proj.weight"].T,
-                               lm.weight(1) + sum(random_update(lm, seed=s).delta(1) for s in (1, 2)))
+    torch.testing.assert_close(
+        seen[2]["transformer.h.1.mlp.c_proj.weight"].T,
+        lm.weight(1) + sum(random_update(lm, seed=s).delta(1) for s in (1, 2)),
+    )
 
 
 def test_dense_changes_add_up_in_one_matrix(tiny):

@@ -21,7 +21,9 @@ def test_ridge_is_the_textbook_form(A, n):
     K, R = randn(M, n), randn(D, n, seed=2)
     left, right = ridge(K, R, lambda x: torch.linalg.solve(A, x))
     assert left.shape == (D, n) and right.shape == (M, n)
-    torch.testing.assert_close(left @ right.T, R @ K.T @ torch.linalg.inv(A + K @ K.T), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        left @ right.T, R @ K.T @ torch.linalg.inv(A + K @ K.T), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_rank_one_writes_exactly(A):
@@ -38,7 +40,9 @@ def test_a_ridge_inside_a_null_space_is_the_published_system(history):
     K, R, H = randn(M, 3), randn(D, 3, seed=2), randn(M, history, seed=5)
     basis = torch.linalg.qr(randn(M, 8, seed=6))[0]
     P = basis @ basis.T
-    plain = torch.linalg.solve(P @ (K @ K.T + H @ H.T) + 0.7 * torch.eye(M, dtype=torch.float64), P @ K @ R.T).T
+    plain = torch.linalg.solve(
+        P @ (K @ K.T + H @ H.T) + 0.7 * torch.eye(M, dtype=torch.float64), P @ K @ R.T
+    ).T
     left, right = ridge(P @ K, R, remembering(0.7, P @ H if history else None))
     torch.testing.assert_close(left @ right.T, plain, rtol=1e-9, atol=1e-12)
 

@@ -17,7 +17,9 @@ PREFIXES = ("", "The. ", "Because golf. ")
 
 def identity(lm):
     """Well-conditioned moments, so that a comparison does not measure rounding."""
-    return Moments({layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(lm.n_layers)}, 1)
+    return Moments(
+        {layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(lm.n_layers)}, 1
+    )
 
 
 def goals(lm, n):
@@ -34,13 +36,27 @@ def test_write_equals_the_published_order(any_lm, share, kind):
     so_far = Update()
     for j, layer in enumerate(layers):
         with applied(lm, so_far):
-            K = torch.stack([sum(w * plain(lm, p + r.prompt, len(p) + r.end, layer)["key"] for p, w in zip(PREFIXES, (0.5, 0.25, 0.25)))
-                             for r in given], 1)
-            now = torch.stack([plain(lm, r.prompt, r.end, 3)[stage.objective.site] for r in given], 1)
+            K = torch.stack(
+                [
+                    sum(
+                        w * plain(lm, p + r.prompt, len(p) + r.end, layer)["key"]
+                        for p, w in zip(PREFIXES, (0.5, 0.25, 0.25))
+                    )
+                    for r in given
+                ],
+                1,
+            )
+            now = torch.stack(
+                [plain(lm, r.prompt, r.end, 3)[stage.objective.site] for r in given], 1
+            )
         left = len(layers) - j
         R = (Z.T - now) / (left if share == "even" else math.sqrt(left))
-        expected = R @ K.T @ torch.linalg.inv(weight * torch.eye(lm.d_mlp, dtype=lm.dtype) + K @ K.T)
-        torch.testing.assert_close(update.delta(layer), expected, rtol=1e-4, atol=1e-5 if lm.family.parallel else 1e-9)
+        expected = (
+            R @ K.T @ torch.linalg.inv(weight * torch.eye(lm.d_mlp, dtype=lm.dtype) + K @ K.T)
+        )
+        torch.testing.assert_close(
+            update.delta(layer), expected, rtol=1e-4, atol=1e-5 if lm.family.parallel else 1e-9
+        )
         so_far += Update({layer: update.factors[layer]})
 
 
@@ -52,8 +68,12 @@ def test_the_value_arrives(any_lm, kind, share, position):
     (update,) = write(lm, given, stage, identity(lm), Z)
     with applied(lm, update):
         for i, r in enumerate(given):
-            torch.testing.assert_close(plain(lm, r.prompt, r.end, 3)[stage.objective.site], Z[i], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(values_at(lm, given, 3, stage.objective.site, [update]), Z.T, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                plain(lm, r.prompt, r.end, 3)[stage.objective.site], Z[i], rtol=1e-4, atol=1e-4
+            )
+    torch.testing.assert_close(
+        values_at(lm, given, 3, stage.objective.site, [update]), Z.T, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_groups_in_one_batch_equal_one_by_one(any_lm, tmp_path):
@@ -62,19 +82,33 @@ def test_groups_in_one_batch_equal_one_by_one(any_lm, tmp_path):
     base = [random_update(lm, seed=g) for g in range(3)]
     stage = Stage((1, 2), 10.0, Objective(steps=4, lr=0.1))
     for updates in (None, base):
-        together = edit(lm, [r for g, e in enumerate(split) for r in requests(e, group=g)], stage, moments, PREFIXES, updates)
+        together = edit(
+            lm,
+            [r for g, e in enumerate(split) for r in requests(e, group=g)],
+            stage,
+            moments,
+            PREFIXES,
+            updates,
+        )
         for g, edits in enumerate(split):
             (alone,) = edit(lm, requests(edits), stage, moments, PREFIXES, updates and [updates[g]])
             for layer in (1, 2):
                 scale = alone.delta(layer).abs().max().item()
                 tol = 1e-3 if lm.family.parallel else 1e-6
-                torch.testing.assert_close(together[g].delta(layer), alone.delta(layer), rtol=tol, atol=tol * scale)
+                torch.testing.assert_close(
+                    together[g].delta(layer), alone.delta(layer), rtol=tol, atol=tol * scale
+                )
 
 
 def test_rank_is_the_number_of_requests(tiny):
     lm = tiny("gpt2", torch.float32)
-    (update,) = write(lm, requests(EDITS), Stage((2,), 1.0, Objective()), identity(lm), goals(lm, 3))
-    assert update.factors[2].left.shape == (lm.d_model, 3) and update.factors[2].left.dtype == torch.float32
+    (update,) = write(
+        lm, requests(EDITS), Stage((2,), 1.0, Objective()), identity(lm), goals(lm, 3)
+    )
+    assert (
+        update.factors[2].left.shape == (lm.d_model, 3)
+        and update.factors[2].left.dtype == torch.float32
+    )
 
 
 def test_refusals(tiny):

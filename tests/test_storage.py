@@ -13,7 +13,14 @@ from acelib.evaluate import recall
 from acelib.facts import CATEGORIES, load_world
 from acelib.locate import ablate
 from acelib.prompts import single_hop_cloze
-from acelib.storage import category_scores, kinship, known_facts, over_categories, similarity, zeroing
+from acelib.storage import (
+    category_scores,
+    kinship,
+    known_facts,
+    over_categories,
+    similarity,
+    zeroing,
+)
 from conftest import make_tiny
 
 
@@ -29,7 +36,11 @@ def test_scores_are_sums_over_questions_whatever_the_batch(scored):
     ids, mask = lm.encode([single_hop_cloze(world, fact) for fact in facts["CP"]])
     plain = value_scores(lm, ids, mask, first_tokens(lm, [fact.object for fact in facts["CP"]]))
     torch.testing.assert_close(neurons["CP"], plain.sum(0).float())
-    mine = scores[(scores.category == "CP") & (scores.block == "ffn")].groupby("layer").importance.sum()
+    mine = (
+        scores[(scores.category == "CP") & (scores.block == "ffn")]
+        .groupby("layer")
+        .importance.sum()
+    )
     assert mine.to_numpy() == pytest.approx(plain.sum((0, 2)).numpy())
 
 
@@ -41,15 +52,22 @@ def test_similarity_is_shared_neurons_and_rank_correlation(scored):
     lm, _, _, scores, neurons = scored
     pairs = similarity(scores, neurons, 0.1).set_index(["a", "b"])
     assert list(pairs.index) == list(combinations(("NN", "CP", "ST"), 2))
-    top = {name: set(score.flatten().topk(round(0.1 * score.numel())).indices.tolist()) for name, score in neurons.items()}
+    top = {
+        name: set(score.flatten().topk(round(0.1 * score.numel())).indices.tolist())
+        for name, score in neurons.items()
+    }
     assert pairs.loc[("NN", "ST"), "shared"] == len(top["NN"] & top["ST"]) / len(top["NN"])
     sums = scores.groupby(["block", "category", "layer"])["importance"].sum()
-    assert pairs.loc[("NN", "CP"), "attn"] == pytest.approx(spearmanr(sums["attn", "NN"], sums["attn", "CP"]).statistic)
+    assert pairs.loc[("NN", "CP"), "attn"] == pytest.approx(
+        spearmanr(sums["attn", "NN"], sums["attn", "CP"]).statistic
+    )
 
 
 def test_kinship_counts_choices_that_do_as_well():
     alike = {frozenset(pair): 1.0 for pair in combinations("ABC", 2)}
-    pairs = pd.DataFrame([dict(a=a, b=b, x=alike.get(frozenset((a, b)), 0.0)) for a, b in combinations("ABCDE", 2)])
+    pairs = pd.DataFrame(
+        [dict(a=a, b=b, x=alike.get(frozenset((a, b)), 0.0)) for a, b in combinations("ABCDE", 2)]
+    )
     assert kinship(pairs, "x", "ABC") == (1.0, 1 / 10)
     assert kinship(pairs, "x", "DE") == (0.0, 4 / 10)  # AB, AC, BC and DE itself
     for wrong in ("A", "ABCDE", ""):
@@ -59,15 +77,32 @@ def test_kinship_counts_choices_that_do_as_well():
 
 def test_categories_are_resampled_not_pairs():
     rng = np.random.default_rng(3)
-    pairs = pd.DataFrame([dict(a=a, b=b, x=x) for (a, b), x in zip(combinations("ABCDE", 2), rng.normal(size=10))])
+    pairs = pd.DataFrame(
+        [dict(a=a, b=b, x=x) for (a, b), x in zip(combinations("ABCDE", 2), rng.normal(size=10))]
+    )
     found, value = over_categories(pairs, "x"), pairs.set_index(["a", "b"]).x
-    assert found.mean == pytest.approx(pairs.x.mean()) and found.low < found.mean < found.high and found.n == 5
+    assert (
+        found.mean == pytest.approx(pairs.x.mean())
+        and found.low < found.mean < found.high
+        and found.n == 5
+    )
     draws = [["ABCDE"[i] for i in rng.integers(5, size=5)] for _ in range(4000)]
-    plain = [np.mean([value[tuple(sorted(pair))] for pair in combinations(drawn, 2) if len(set(pair)) == 2] or [np.nan]) for drawn in draws]
+    plain = [
+        np.mean(
+            [value[tuple(sorted(pair))] for pair in combinations(drawn, 2) if len(set(pair)) == 2]
+            or [np.nan]
+        )
+        for drawn in draws
+    ]
     assert np.nanquantile(plain, [0.025, 0.975]) == pytest.approx([found.low, found.high], abs=0.1)
     lead = over_categories(pairs, "x", "ABC")
-    assert lead.mean == pytest.approx(kinship(pairs, "x", "ABC")[0]) and lead.low < lead.mean < lead.high
-    assert over_categories(pairs.assign(x=2.0), "x") == over_categories(pairs.assign(x=2.0), "x", seed=5)
+    assert (
+        lead.mean == pytest.approx(kinship(pairs, "x", "ABC")[0])
+        and lead.low < lead.mean < lead.high
+    )
+    assert over_categories(pairs.assign(x=2.0), "x") == over_categories(
+        pairs.assign(x=2.0), "x", seed=5
+    )
     with pytest.raises(ValueError, match="allowed: 2 to 4"):
         over_categories(pairs, "x", "A")
 
@@ -79,11 +114,20 @@ def test_zeroing_counts_lost_answers_and_restores(scored):
     assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
     assert rows.groupby(["category", "zeroed", "questions"]).size().to_dict() == {
         (category, kind, group): (3 if group == "related" else 4) * (1 if kind == "top 5 %" else 2)
-        for category in facts for kind in ("random 5 %", "top 5 %") for group in ("related", "unrelated")}
+        for category in facts
+        for kind in ("random 5 %", "top 5 %")
+        for group in ("related", "unrelated")
+    }
     top = neurons["ST"].flatten().topk(round(0.05 * neurons["ST"].numel())).indices
     with ablate(lm, [divmod(int(i), lm.d_mlp) for i in top]):
-        kept = recall(lm, [single_hop_cloze(world, fact) for fact in facts["ST"]], [fact.object for fact in facts["ST"]]).correct
-    mine = rows[(rows.category == "ST") & (rows.zeroed == "top 5 %") & (rows.questions == "related")]
+        kept = recall(
+            lm,
+            [single_hop_cloze(world, fact) for fact in facts["ST"]],
+            [fact.object for fact in facts["ST"]],
+        ).correct
+    mine = rows[
+        (rows.category == "ST") & (rows.zeroed == "top 5 %") & (rows.questions == "related")
+    ]
     assert mine["drop"].tolist() == [float(not ok) for ok in kept]
     with pytest.raises(ValueError, match=r"share 0 of the neurons is outside \(0, 1\]"):
         zeroing(lm, world, neurons, facts, share=0)

@@ -23,8 +23,10 @@ def compare(lm, given, layer, objective, prefixes, updates=None):
         got = target_vectors(lm, given, layer, objective, prefixes, updates)
         for i, r in enumerate(given):
             with applied(lm, updates[r.group] if updates else Update()):
-                ask = released.Ask(r.prompt[:r.end], r.prompt[r.end:], r.target, r.subject)
-                h_0, path, loss = released.target_vector(lm, ask, modules, prefixes, **search(objective))
+                ask = released.Ask(r.prompt[: r.end], r.prompt[r.end :], r.target, r.subject)
+                h_0, path, loss = released.target_vector(
+                    lm, ask, modules, prefixes, **search(objective)
+                )
             assert got.steps[i] == len(path) - 1 and got.loss[i].item() == pytest.approx(loss)
             torch.testing.assert_close(got.delta[:, i], path[-1], rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(got.value[i], h_0[-1] + path[-1][-1], rtol=1e-6, atol=1e-6)
@@ -33,8 +35,12 @@ def compare(lm, given, layer, objective, prefixes, updates=None):
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_ends_of_the_stack(any_lm, layer):
     before = bits(any_lm)
-    compare(any_lm, requests(EDITS[:2], "last"), layer, PMET, ("",))  # above the last layer an earlier token has no say
-    compare(any_lm, [Request("T", 1, "golf", subject="T")], layer, BLOCK, ("",))  # nothing before the lookup token
+    compare(
+        any_lm, requests(EDITS[:2], "last"), layer, PMET, ("",)
+    )  # above the last layer an earlier token has no say
+    compare(
+        any_lm, [Request("T", 1, "golf", subject="T")], layer, BLOCK, ("",)
+    )  # nothing before the lookup token
     assert same_bits(any_lm, before)
 
 
@@ -66,8 +72,14 @@ def test_chunks_and_float32(tiny):
 
 def test_refusals(tiny):
     lm = tiny("gptj")
-    for bad, match in (({"kind": "x"}, "'x'"), ({"steps": 0}, "steps 0"), ({"steps": 2.5}, "steps 2.5"), ({"lr": 0}, "lr 0"),
-                       ({"kl": -1}, "kl -1"), ({"clamp": 0}, "clamp 0")):
+    for bad, match in (
+        ({"kind": "x"}, "'x'"),
+        ({"steps": 0}, "steps 0"),
+        ({"steps": 2.5}, "steps 2.5"),
+        ({"lr": 0}, "lr 0"),
+        ({"kl": -1}, "kl -1"),
+        ({"clamp": 0}, "clamp 0"),
+    ):
         with pytest.raises(ValueError, match=match):
             Objective(**bad)
     with pytest.raises(ValueError, match="layer 9"):
@@ -85,7 +97,9 @@ def test_a_model_that_was_traced_gives_the_same_targets(any_lm):
     given = requests(EDITS)
     before = target_vectors(any_lm, given, 1, BLOCK)
     any_lm.traced
-    torch.testing.assert_close(target_vectors(any_lm, given, 1, BLOCK).value, before.value, rtol=0, atol=0)
+    torch.testing.assert_close(
+        target_vectors(any_lm, given, 1, BLOCK).value, before.value, rtol=0, atol=0
+    )
 
 
 def test_batches_are_halved_when_memory_runs_out(tiny, monkeypatch):
@@ -100,14 +114,20 @@ def test_batches_are_halved_when_memory_runs_out(tiny, monkeypatch):
             super().__init__(lm, given, *args)
 
     monkeypatch.setattr(targets, "_Search", Scarce)
-    torch.testing.assert_close(target_vectors(lm, given, 1, BLOCK).value, whole.value, rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(
+        target_vectors(lm, given, 1, BLOCK).value, whole.value, rtol=2e-4, atol=2e-4
+    )
     assert sizes == [3, 1, 1, 1]
 
 
 def test_a_batch_shrinks_with_what_a_prompt_needs(tiny):
     narrow, wide = tiny("gptj"), tiny("gptj", d_model=64, d_mlp=96)
     base = rows_that_fit(narrow, 1, 8, 20)
-    assert base > rows_that_fit(wide, 1, 8, 20) >= 1 and base > rows_that_fit(narrow, 0, 8, 20) and base > rows_that_fit(narrow, 1, 80, 20)
+    assert (
+        base > rows_that_fit(wide, 1, 8, 20) >= 1
+        and base > rows_that_fit(narrow, 0, 8, 20)
+        and base > rows_that_fit(narrow, 1, 80, 20)
+    )
     assert rows_that_fit(tiny("gptj", n_layers=8), 1, 10**9, 10**9) == 1
 
 
@@ -115,7 +135,9 @@ def test_shared_beginnings_stand_in_the_first_columns(tiny):
     rows = [([5, 6, 7, 8], 2), ([5, 6, 9], 2), ([5, 6, 7], 1), ([1, 2, 3], 2)]
     batch, shared, first, like = sharing(tiny("gptj"), rows, ["a", "a", "b", ""])
     assert (shared, batch.at, first.tolist(), like.tolist()) == (2, 4, [0, 2], [0, 0, 1, 0])
-    assert [batch.ids[i][batch.mask[i].bool()].tolist() for i in range(4)] == [ids for ids, _ in rows]
+    assert [batch.ids[i][batch.mask[i].bool()].tolist() for i in range(4)] == [
+        ids for ids, _ in rows
+    ]
     assert [batch.ids[i, batch.at].item() for i in range(4)] == [ids[at] for ids, at in rows]
     batch, shared, first, like = sharing(tiny("gptj"), rows, [""] * 4)
     assert (shared, batch.at, len(first)) == (0, 2, 0)
@@ -125,13 +147,23 @@ def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
     """The part against the whole model: same states where they are read, same gradient of a push."""
     texts, layer = ("Tim Duncan plays the sport", "The capital of France is"), 0
     batch = aligned(any_lm, [(any_lm.tokenizer(text)["input_ids"], 2) for text in texts])
-    tail, push = batch.inputs(slice(batch.at, None)), torch.randn(2, any_lm.d_model, dtype=any_lm.dtype)
+    tail, push = (
+        batch.inputs(slice(batch.at, None)),
+        torch.randn(2, any_lm.d_model, dtype=any_lm.dtype),
+    )
     past = DynamicCache()
     with torch.no_grad():
-        any_lm.stack(input_ids=batch.ids[:, :batch.at], **batch.inputs(slice(0, batch.at)), past_key_values=past, use_cache=True)
+        any_lm.stack(
+            input_ids=batch.ids[:, : batch.at],
+            **batch.inputs(slice(0, batch.at)),
+            past_key_values=past,
+            use_cache=True,
+        )
         frozen = [(slot.keys, slot.values) for slot in past.layers]
         with reading(any_lm, [("out", layer)]) as values, fixed(any_lm, layer) as kept:
-            any_lm.between(0, layer + 1)(input_ids=batch.ids[:, batch.at:], **tail, past_key_values=past, use_cache=True)
+            any_lm.between(0, layer + 1)(
+                input_ids=batch.ids[:, batch.at :], **tail, past_key_values=past, use_cache=True
+            )
     hidden, rows = values["out", layer], torch.arange(2)
     width = hidden.shape[1]
     places = torch.tensor([0, 2, width + 1])
@@ -142,15 +174,21 @@ def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
         if read:
             states = part(hidden[:, 0] + delta)
         else:
+
             def add(_, args, h):
                 h_ = (h[0] if isinstance(h, tuple) else h).clone()
                 h_[:, batch.at] = h_[:, batch.at] + delta
                 return (h_, *h[1:]) if isinstance(h, tuple) else h_
+
             hook = any_lm.blocks[layer].register_forward_hook(add)
-            states = any_lm.stack(input_ids=batch.ids, **batch.inputs(), use_cache=False).last_hidden_state
-            states = states[:, batch.at:].flatten(0, 1)[places]
+            states = any_lm.stack(
+                input_ids=batch.ids, **batch.inputs(), use_cache=False
+            ).last_hidden_state
+            states = states[:, batch.at :].flatten(0, 1)[places]
             hook.remove()
         states.square().sum().backward()
         out += [states.detach(), delta.grad]
-    torch.testing.assert_close(found, wanted, **dict.fromkeys(("rtol", "atol"), 2e-4 if any_lm.family.parallel else 1e-9))
+    torch.testing.assert_close(
+        found, wanted, **dict.fromkeys(("rtol", "atol"), 2e-4 if any_lm.family.parallel else 1e-9)
+    )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in any_lm.model.modules())

@@ -16,8 +16,15 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    columns = pd.MultiIndex.from_tuples([("published", "1"), ("measured", "1"), ("measured", "name")])
-    return pd.DataFrame([[45.26, Mean(56.2, 48.1, 64.0, 30), "ACE"], [np.nan, None, "Größe"]], ["ACE", "FT"], columns, dtype=object)
+    columns = pd.MultiIndex.from_tuples(
+        [("published", "1"), ("measured", "1"), ("measured", "name")]
+    )
+    return pd.DataFrame(
+        [[45.26, Mean(56.2, 48.1, 64.0, 30), "ACE"], [np.nan, None, "Größe"]],
+        ["ACE", "FT"],
+        columns,
+        dtype=object,
+    )
 
 
 @pytest.fixture
@@ -37,7 +44,11 @@ def test_equal_tables_pass_and_say_so(table, reference, capsys):
 def test_a_reference_is_a_line_a_row(reference):
     lines = reference.read_text("utf-8").splitlines()
     assert lines[2] == '  ["ACE", [45.26, [56.2, 48.1, 64.0, 30], "ACE"]],' and "Größe" in lines[3]
-    assert json.loads("\n".join(lines))["columns"] == [["published", "1"], ["measured", "1"], ["measured", "name"]]
+    assert json.loads("\n".join(lines))["columns"] == [
+        ["published", "1"],
+        ["measured", "1"],
+        ["measured", "name"],
+    ]
     assert [path.name for path in reference.parent.iterdir()] == ["kept.json"]
 
 
@@ -60,12 +71,24 @@ def test_the_worst_cell_is_named(table, reference):
     table.iloc[0, 0], table.iloc[0, 1] = 45.3, Mean(56.2, 48.1, 94.0, 30)
     with pytest.raises(AssertionError) as err:
         assert_table(table, reference, atol=0.01, rtol=0)
-    assert str(err.value) == ("kept: 2 of 6 values differ; worst in row 'ACE', column ['measured', '1']: expected [56.2, 48.1, 64.0, 30], "
-                              "found [56.2, 48.1, 94.0, 30], tolerance 0.01 + 0 |expected|")
+    assert str(err.value) == (
+        "kept: 2 of 6 values differ; worst in row 'ACE', column ['measured', '1']: expected [56.2, 48.1, 64.0, 30], "
+        "found [56.2, 48.1, 94.0, 30], tolerance 0.01 + 0 |expected|"
+    )
 
 
-@pytest.mark.parametrize("row, column, value", [
-    (0, 2, "Ace"), (1, 0, 0.0), (0, 0, np.nan), (0, 0, "45.26"), (0, 1, 56.2), (0, 0, True), (0, 0, np.inf)])
+@pytest.mark.parametrize(
+    "row, column, value",
+    [
+        (0, 2, "Ace"),
+        (1, 0, 0.0),
+        (0, 0, np.nan),
+        (0, 0, "45.26"),
+        (0, 1, 56.2),
+        (0, 0, True),
+        (0, 0, np.inf),
+    ],
+)
 def test_kinds_are_not_confused(table, reference, row, column, value):
     table.iloc[row, column] = value
     with pytest.raises(AssertionError, match="1 of 6 values differ"):
@@ -73,15 +96,26 @@ def test_kinds_are_not_confused(table, reference, row, column, value):
 
 
 def test_labels_and_their_order_count(table, reference):
-    for other, kind in ((table.iloc[::-1], "rows"), (table.iloc[:1], "rows"), (table.rename({"FT": "ft"}), "rows"),
-                        (table[table.columns[::-1]], "columns")):
+    for other, kind in (
+        (table.iloc[::-1], "rows"),
+        (table.iloc[:1], "rows"),
+        (table.rename({"FT": "ft"}), "rows"),
+        (table[table.columns[::-1]], "columns"),
+    ):
         with pytest.raises(AssertionError, match=f"the {kind} are"):
             assert_table(other, reference)
 
 
 def test_numpy_and_pandas_numbers(tmp_path):
-    frame = pd.DataFrame({"a": np.float32([0.1, 2]), "b": pd.array([1, None], "Int64"),
-                          "c": [True, False], "d": [[1, 0.5], []]}, index=[3, 7])
+    frame = pd.DataFrame(
+        {
+            "a": np.float32([0.1, 2]),
+            "b": pd.array([1, None], "Int64"),
+            "c": [True, False],
+            "d": [[1, 0.5], []],
+        },
+        index=[3, 7],
+    )
     assert_table(frame, tmp_path / "x.json", update=True)
     assert_table(frame, tmp_path / "x.json", rtol=0)
     with pytest.raises(ValueError, match="a reference cannot hold"):
@@ -92,7 +126,9 @@ def test_numpy_and_pandas_numbers(tmp_path):
 def test_references_are_written_only_when_told(table, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(testing, "ROOT", tmp_path)
     monkeypatch.delenv(testing.UPDATE, raising=False)
-    with pytest.raises(FileNotFoundError, match=f"no reference 'new' to compare with; run with {testing.UPDATE}=1"):
+    with pytest.raises(
+        FileNotFoundError, match=f"no reference 'new' to compare with; run with {testing.UPDATE}=1"
+    ):
         assert_table(table, "new")
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv(testing.UPDATE, "1")

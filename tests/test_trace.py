@@ -22,13 +22,25 @@ def hooked(lm, ids, mask, patches):
         return value if rest is None else (value, *rest)
 
     for layer, block in enumerate(lm.blocks):
-        for kind, module in {"in": block, "heads": lm.attn_out(layer), "key": lm.fc2(layer)}.items():
+        for kind, module in {
+            "in": block,
+            "heads": lm.attn_out(layer),
+            "key": lm.fc2(layer),
+        }.items():
+
             def before(_, args, kwargs, site=Site(kind, layer)):
                 return (see(site, args[0]), *args[1:]), kwargs
+
             hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         for kind, module in {"attn": lm.attn(layer), "mlp": lm.mlp(layer), "out": block}.items():
-            hooks.append(module.register_forward_hook(lambda _, args, out, site=Site(kind, layer): see(site, out)))
-    logits = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False).logits
+            hooks.append(
+                module.register_forward_hook(
+                    lambda _, args, out, site=Site(kind, layer): see(site, out)
+                )
+            )
+    logits = lm.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+    ).logits
     for hook in hooks:
         hook.remove()
     return states, logits
@@ -95,15 +107,25 @@ def test_the_wrapper_dies_with_its_model_and_is_not_copied(tiny):
     twin = copy.deepcopy(lm)
     assert "traced" not in vars(twin)
     twin.fc2(0).weight.data.zero_()
-    assert float(trace(twin, ids, mask, [Site("mlp", 0)])["mlp", 0].sub(twin.fc2(0).bias).abs().max()) == 0
+    assert (
+        float(trace(twin, ids, mask, [Site("mlp", 0)])["mlp", 0].sub(twin.fc2(0).bias).abs().max())
+        == 0
+    )
     alive = weakref.ref(lm.model)
     del lm
     gc.collect()
     assert alive() is None
 
 
-@pytest.mark.parametrize("bad, words", ((dict(sites=[Site("ffn", 0)]), "'ffn'.*'?in"), (dict(sites=[Site("out", 4)]), "layer 4.*0 to 3"),
-                                        (dict(patches={Site("out", -1): abs}), "layer -1"), (dict(logits="first"), "'first'.*'last'")))
+@pytest.mark.parametrize(
+    "bad, words",
+    (
+        (dict(sites=[Site("ffn", 0)]), "'ffn'.*'?in"),
+        (dict(sites=[Site("out", 4)]), "layer 4.*0 to 3"),
+        (dict(patches={Site("out", -1): abs}), "layer -1"),
+        (dict(logits="first"), "'first'.*'last'"),
+    ),
+)
 def test_bad_input_is_named(tiny, bad, words):
     lm = tiny("gpt2")
     with pytest.raises(ValueError, match=words):

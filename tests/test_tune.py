@@ -9,47 +9,67 @@ from acelib.provenance import ROOT
 from acelib.targets import Objective
 from acelib.tune import SCORE, keep, source, spaces, tune
 
-SPACES = {"MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)], "PMET": [PMET(layers=(1,), weight=1.0)], "ACE": []}
+SPACES = {
+    "MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)],
+    "PMET": [PMET(layers=(1,), weight=1.0)],
+    "ACE": [],
+}
 
 
 def fake_run(lm, world, editors, cases, moments, folder, *, protocol, progress=None):
     """Rows whose measures are a tenth of the editor's weight."""
-    (name, editor), = editors.items()
+    ((name, editor),) = editors.items()
     if progress:
         progress(len(cases), len(cases), name)
-    return pd.DataFrame([dict.fromkeys(SCORE, editor.weight / 10) | dict(editor=name) for _ in cases])
+    return pd.DataFrame(
+        [dict.fromkeys(SCORE, editor.weight / 10) | dict(editor=name) for _ in cases]
+    )
 
 
 @pytest.fixture
 def trials(monkeypatch):
     monkeypatch.setattr(tuning, "run", fake_run)
-    return lambda n=2, candidates=SPACES, **options: tune(None, None, [None] * 3, None, candidates, n, None, **options)
+    return lambda n=2, candidates=SPACES, **options: tune(
+        None, None, [None] * 3, None, candidates, n, None, **options
+    )
 
 
 def test_trials_best_first_and_reported(trials):
     told = []
     found = trials(progress=lambda *state: told.append(state))
-    assert list(found.editor) == ["MEMIT", "MEMIT", "PMET"] and list(found.score) == [0.3, 0.2, 0.1] and set(found.n_cases) == {3}
+    assert (
+        list(found.editor) == ["MEMIT", "MEMIT", "PMET"]
+        and list(found.score) == [0.3, 0.2, 0.1]
+        and set(found.n_cases) == {3}
+    )
     assert told == [(3, 9, "MEMIT"), (6, 9, "MEMIT"), (9, 9, "PMET")]
     assert len(trials(1)) == 2
 
 
 def test_trials_are_drawn_with_a_seed(trials):
     many = {"MEMIT": [MEMIT(layers=(1,), weight=float(w)) for w in range(1, 40)]}
-    assert trials(5, many).equals(trials(5, many)) and not trials(5, many).equals(trials(5, many, seed=1))
+    assert trials(5, many).equals(trials(5, many)) and not trials(5, many).equals(
+        trials(5, many, seed=1)
+    )
 
 
 def test_kept_trials_of_other_editors_stay(trials, tmp_path):
     path = tmp_path / "presets" / "mini.csv"
     keep(trials(), path)
     again = keep(trials(1, {"MEMIT": [MEMIT(layers=(2,), weight=5.0)]}), path)
-    assert list(pd.read_csv(path).editor) == list(again.editor) == ["MEMIT", "PMET"] and again.score[0] == 0.5
+    assert (
+        list(pd.read_csv(path).editor) == list(again.editor) == ["MEMIT", "PMET"]
+        and again.score[0] == 0.5
+    )
     assert [item.name for item in path.parent.iterdir()] == ["mini.csv"]
 
 
 def test_settings_as_python():
-    for editor in (MEMIT(layers=(1, 2)), PMET(layers=(3,), objective=Objective(kind="pmet", steps=7, clamp=None)),
-                   ACE(query_layers=(1,), value_layers=(5, 6), weight=30.0, objective=Objective(lr=0.1))):
+    for editor in (
+        MEMIT(layers=(1, 2)),
+        PMET(layers=(3,), objective=Objective(kind="pmet", steps=7, clamp=None)),
+        ACE(query_layers=(1,), value_layers=(5, 6), weight=30.0, objective=Objective(lr=0.1)),
+    ):
         assert eval(source(editor)) == editor
     assert source(MEMIT(layers=(1,), n_prefixes=2)) == "MEMIT(layers=(1,), n_prefixes=2)"
 
@@ -65,7 +85,9 @@ def test_spaces_stay_within_the_model(n_layers):
 
 def test_the_shipped_presets_are_the_best_trials():
     kept = pd.read_csv(ROOT / "data" / "presets" / "gptj-mini.csv")
-    assert kept.groupby("editor").size().nunique() == 1 and set(kept.editor) == set(EDITORS), "as many trials for each editor"
+    assert kept.groupby("editor").size().nunique() == 1 and set(kept.editor) == set(EDITORS), (
+        "as many trials for each editor"
+    )
     for name in EDITORS:
         rows = kept[kept.editor == name]
         assert source(preset(name, "gptj-mini")) == rows.settings[rows.score.idxmax()]

@@ -9,8 +9,19 @@ from acelib.update import Factors, Update, applied, commit, overlaid, save_pretr
 
 def random_update(lm, layers=(1, 2), rank=2, seed=0, **kw):
     g = torch.Generator().manual_seed(seed)
-    return Update({i: Factors(*(torch.randn(s, rank, dtype=torch.float64, generator=g).to(lm.dtype) for s in (lm.d_model, lm.d_mlp)))
-                   for i in layers}, model=lm.fingerprint, **kw)
+    return Update(
+        {
+            i: Factors(
+                *(
+                    torch.randn(s, rank, dtype=torch.float64, generator=g).to(lm.dtype)
+                    for s in (lm.d_model, lm.d_mlp)
+                )
+            )
+            for i in layers
+        },
+        model=lm.fingerprint,
+        **kw,
+    )
 
 
 def logits(lm, texts):
@@ -40,11 +51,15 @@ def test_overlay_equals_applied_row_by_row(any_lm, rank):
     for row, update in enumerate([a, Update(), b]):
         with applied(any_lm, update):
             alone, _ = logits(any_lm, TEXTS)
-        torch.testing.assert_close(mixed[row][mask[row]], alone[row][mask[row]], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            mixed[row][mask[row]], alone[row][mask[row]], rtol=1e-6, atol=1e-8
+        )
     with overlaid(any_lm, [a]):
         shared, _ = logits(any_lm, TEXTS)
     with applied(any_lm, a):
-        torch.testing.assert_close(shared[mask], logits(any_lm, TEXTS)[0][mask], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            shared[mask], logits(any_lm, TEXTS)[0][mask], rtol=1e-6, atol=1e-8
+        )
 
 
 def test_sum_is_both_and_norms(any_lm):
@@ -60,7 +75,12 @@ def test_ranks_of_a_sum_do_not_grow_beyond_the_width(tiny):
     lm = tiny("gptj")
     many = [random_update(lm, (1,), rank=12, seed=seed) for seed in range(5)]
     total = sum(many[1:], many[0])
-    assert [sum(many[1:n], many[0]).factors[1].left.shape[1] for n in (1, 2, 3, 5)] == [12, 24, lm.d_model, lm.d_model]
+    assert [sum(many[1:n], many[0]).factors[1].left.shape[1] for n in (1, 2, 3, 5)] == [
+        12,
+        24,
+        lm.d_model,
+        lm.d_model,
+    ]
     torch.testing.assert_close(total.delta(1), sum(u.delta(1) for u in many))
     assert total.norms()[1] == pytest.approx(total.delta(1).norm().item())
 
@@ -111,7 +131,9 @@ def test_save_load(tiny, tmp_path):
     update.save(path)
     back = Update.load(path, lm)
     assert back.layers == (1, 2) and back.editor == "X" and back.model == lm.fingerprint
-    assert all(torch.equal(x, y) for i in (1, 2) for x, y in zip(back.factors[i], update.factors[i]))
+    assert all(
+        torch.equal(x, y) for i in (1, 2) for x, y in zip(back.factors[i], update.factors[i])
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["u.safetensors"]
     with pytest.raises(ValueError, match="was made for the model"):
         Update.load(path, tiny("qwen3", seed=1))
@@ -123,10 +145,18 @@ def test_save_load(tiny, tmp_path):
 MADE = dict(editor="X", edits=[], model="0123456789abcdef")
 
 
-@pytest.mark.parametrize("tensors, meta", [
-    ({}, []), ({}, {}), ({}, MADE | dict(edits=["France"])), ({}, MADE | dict(edits=[dict(capital="Paris")])),
-    ({}, MADE | dict(edits=[dict(subject="France", prompt="no slot", target_new="Rome")])),
-    ({"left.1": torch.zeros(32, 1)}, MADE), ({"left.one": torch.zeros(32, 1)}, MADE)])
+@pytest.mark.parametrize(
+    "tensors, meta",
+    [
+        ({}, []),
+        ({}, {}),
+        ({}, MADE | dict(edits=["France"])),
+        ({}, MADE | dict(edits=[dict(capital="Paris")])),
+        ({}, MADE | dict(edits=[dict(subject="France", prompt="no slot", target_new="Rome")])),
+        ({"left.1": torch.zeros(32, 1)}, MADE),
+        ({"left.one": torch.zeros(32, 1)}, MADE),
+    ],
+)
 def test_another_file_is_not_an_update(tiny, tmp_path, tensors, meta):
     save_tensors(tmp_path / "u.safetensors", tensors, meta)
     with pytest.raises(ValueError, match="u.safetensors' is not a saved update"):
@@ -151,7 +181,10 @@ def test_an_edited_model_loads_in_plain_transformers(tiny, tmp_path, family):
     before, update = bits(lm), random_update(lm)
     save_pretrained(lm, update, folder)
     assert same_bits(lm, before) and [p.name for p in folder.parent.iterdir()] == ["edited"]
-    plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    plain, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder),
+    )
     ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
     with applied(lm, update):
         torch.testing.assert_close(plain(ids).logits, lm.model(ids).logits, rtol=0, atol=0)
@@ -163,8 +196,12 @@ def test_refusals_leave_the_model(tiny):
     lm = tiny("gpt2")
     before = bits(lm)
     wrong = Update({0: Factors(torch.zeros(3, 1), torch.zeros(lm.d_mlp, 1))})
-    for use in (lambda: commit(lm, wrong), lambda: applied(lm, wrong).__enter__(), lambda: overlaid(lm, [wrong]).__enter__(),
-                lambda: commit(lm, random_update(lm, (9,)))):
+    for use in (
+        lambda: commit(lm, wrong),
+        lambda: applied(lm, wrong).__enter__(),
+        lambda: overlaid(lm, [wrong]).__enter__(),
+        lambda: commit(lm, random_update(lm, (9,))),
+    ):
         with pytest.raises(ValueError):
             use()
     a = random_update(lm)

@@ -13,10 +13,31 @@ from acelib.editors.neurons import NeuronACE
 from acelib.editors.pmet import PMET
 from acelib.editors.rome import ROME
 
-__all__ = ["ACE", "AlphaEdit", "EDITORS", "FT", "IFMET", "KN", "MEMIT", "NeuronACE", "PMET", "ROME", "preset"]
+__all__ = [
+    "ACE",
+    "AlphaEdit",
+    "EDITORS",
+    "FT",
+    "IFMET",
+    "KN",
+    "MEMIT",
+    "NeuronACE",
+    "PMET",
+    "ROME",
+    "preset",
+]
 
 #: name -> module, which holds the class and its ``PRESETS``
-EDITORS = {"FT": ft, "KN": kn, "ROME": rome, "MEMIT": memit, "PMET": pmet, "AlphaEdit": alphaedit, "IFMET": ifmet, "ACE": ace}
+EDITORS = {
+    "FT": ft,
+    "KN": kn,
+    "ROME": rome,
+    "MEMIT": memit,
+    "PMET": pmet,
+    "AlphaEdit": alphaedit,
+    "IFMET": ifmet,
+    "ACE": ace,
+}
 
 
 def preset(editor: str, model: str):
@@ -29,5 +50,7 @@ def preset(editor: str, model: str):
         raise ValueError(f"unknown editor {editor!r}; known: {', '.join(EDITORS)}")
     settings, name = known[editor.lower()], Path(model).name.lower()
     if name not in settings:
-        raise ValueError(f"{editor} has no settings for model {model!r}; it has for: {', '.join(settings)}")
+        raise ValueError(
+            f"{editor} has no settings for model {model!r}; it has for: {', '.join(settings)}"
+        )
     return settings[name]

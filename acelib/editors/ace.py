@@ -51,7 +51,9 @@ class ACE(Staged):
     stages: tuple[str, ...] = ("value", "query")  #: which, in which order
     chained: bool = False  #: whether a stage searches its targets on the model that the stages before have edited (see above)
     value_prompts: tuple[str, ...] = ("single", "hops")
-    value_position: str = "last"  #: of the single-hop prompt; multi-hop prompts are always edited at their last token
+    value_position: str = (
+        "last"  #: of the single-hop prompt; multi-hop prompts are always edited at their last token
+    )
     query_prompts: tuple[str, ...] = ("single",)
     query_position: str = "subject_last"
     n_prefixes: int = 5
@@ -60,22 +62,34 @@ class ACE(Staged):
     texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
 
     def __post_init__(self):
-        for name, allowed in dict(stages=("value", "query"), value_prompts=("single", "hops"), query_prompts=("single", "hops")).items():
+        for name, allowed in dict(
+            stages=("value", "query"),
+            value_prompts=("single", "hops"),
+            query_prompts=("single", "hops"),
+        ).items():
             chosen = getattr(self, name)
             if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
                 raise ValueError(f"{name} {chosen!r} must name some of {allowed}, each once")
         if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone {self.backbone!r} is unknown; allowed: {', '.join(map(repr, BACKBONES))}")
+            raise ValueError(
+                f"backbone {self.backbone!r} is unknown; allowed: {', '.join(map(repr, BACKBONES))}"
+            )
         if self.backbone != "alphaedit" and (self.threshold, self.null_share) != (None, None):
-            raise ValueError(f"backbone {self.backbone!r} has no null space; threshold and null_share are for 'alphaedit'")
-        check_reading((self.value_position, self.query_position), self.n_prefixes, self.prefix_length)
+            raise ValueError(
+                f"backbone {self.backbone!r} has no null space; threshold and null_share are for 'alphaedit'"
+            )
+        check_reading(
+            (self.value_position, self.query_position), self.n_prefixes, self.prefix_length
+        )
         for stage in self.stages:
             self.writer(stage)
 
     @property
     def layers(self) -> tuple[int, ...]:
         """All layers that are written, in order."""
-        return tuple(sorted({layer for stage in self.stages for layer in self.writer(stage).layers}))
+        return tuple(
+            sorted({layer for stage in self.stages for layer in self.writer(stage).layers})
+        )
 
     @property
     def plan(self) -> dict[str, Stage]:
@@ -84,23 +98,41 @@ class ACE(Staged):
     def writer(self, stage: str) -> MEMIT:
         """The backbone, set up for one stage."""
         own = stage == "value"
-        given = dict(weight=self.value_weight if own and self.value_weight is not None else self.weight,
-                     objective=self.value_objective if own and self.value_objective is not None else self.objective,
-                     threshold=self.threshold, null_share=self.null_share)
-        return BACKBONES[self.backbone](layers=self.value_layers if own else self.query_layers,
-                                        position=self.value_position if own else self.query_position,
-                                        **{name: value for name, value in given.items() if value is not None})
+        given = dict(
+            weight=self.value_weight if own and self.value_weight is not None else self.weight,
+            objective=self.value_objective
+            if own and self.value_objective is not None
+            else self.objective,
+            threshold=self.threshold,
+            null_share=self.null_share,
+        )
+        return BACKBONES[self.backbone](
+            layers=self.value_layers if own else self.query_layers,
+            position=self.value_position if own else self.query_position,
+            **{name: value for name, value in given.items() if value is not None},
+        )
 
     def prompts(self, stage: str) -> tuple[str, ...]:
         return self.value_prompts if stage == "value" else self.query_prompts
 
     def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
         """The requests of one stage for one batch of edits, single-hop prompts first. Raises ValueError as ``keys.requests``."""
-        if not any(e.hops for e in batch_of(edits)) and not any("single" in self.prompts(stage) for stage in self.stages):
-            raise ValueError("the edits have no multi-hop prompts and single-hop prompts are switched off")
-        checked = [request(e, self.value_position if stage == "value" else self.query_position, group) for e in edits]
+        if not any(e.hops for e in batch_of(edits)) and not any(
+            "single" in self.prompts(stage) for stage in self.stages
+        ):
+            raise ValueError(
+                "the edits have no multi-hop prompts and single-hop prompts are switched off"
+            )
+        checked = [
+            request(e, self.value_position if stage == "value" else self.query_position, group)
+            for e in edits
+        ]
         single = checked if "single" in self.prompts(stage) else []
-        hops = [request(e, "last", group, hop) for e in edits for hop in e.hops] if "hops" in self.prompts(stage) else []
+        hops = (
+            [request(e, "last", group, hop) for e in edits for hop in e.hops]
+            if "hops" in self.prompts(stage)
+            else []
+        )
         return distinct(single + hops)
 
 
@@ -109,8 +141,18 @@ class ACE(Staged):
 PRESETS = {
     "gpt-j-6b": ACE(query_layers=(3, 4, 5, 6, 7, 8), value_layers=(25, 26, 27)),
     "qwen3-8b": ACE(query_layers=(24, 25, 26), value_layers=(27, 28, 29, 30, 31)),
-    "gptj-mini": ACE(query_layers=(1, 2, 3), value_layers=(5, 6, 7), weight=1.0,
-                     objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
-    "qwen3-mini": ACE(query_layers=(1, 2), value_layers=(5, 6), weight=1.0,
-                      objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
+    "gptj-mini": ACE(
+        query_layers=(1, 2, 3),
+        value_layers=(5, 6, 7),
+        weight=1.0,
+        objective=Objective(kind="pmet", steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+    ),
+    "qwen3-mini": ACE(
+        query_layers=(1, 2),
+        value_layers=(5, 6),
+        weight=1.0,
+        objective=Objective(kind="pmet", steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+    ),
 }

@@ -25,8 +25,12 @@ class AlphaEdit(MEMIT):
     """
 
     weight: float = 10.0  #: L2, on the change itself
-    threshold: float = 2e-2  #: eigenvectors of the second moment with smaller eigenvalues span the null space
-    null_share: float | None = None  #: instead of a threshold: the share of eigenvectors, smallest eigenvalues first
+    threshold: float = (
+        2e-2  #: eigenvectors of the second moment with smaller eigenvalues span the null space
+    )
+    null_share: float | None = (
+        None  #: instead of a threshold: the share of eigenvectors, smallest eigenvalues first
+    )
 
     @property
     def stage(self) -> Stage:
@@ -37,9 +41,21 @@ class AlphaEdit(MEMIT):
 PRESETS = {
     "gpt-j-6b": AlphaEdit(layers=(3, 4, 5, 6, 7, 8)),
     # derived: the released settings of Qwen2.5-7B
-    "qwen3-8b": AlphaEdit(layers=(4, 5, 6, 7, 8), weight=1.0, objective=Objective(decay=1e-3, clamp=4.0)),
-    "gptj-mini": AlphaEdit(layers=(1, 2, 3), weight=0.1,
-                           objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, null_share=0.7),
-    "qwen3-mini": AlphaEdit(layers=(1, 2, 3), weight=0.1,
-                            objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, null_share=0.7),
+    "qwen3-8b": AlphaEdit(
+        layers=(4, 5, 6, 7, 8), weight=1.0, objective=Objective(decay=1e-3, clamp=4.0)
+    ),
+    "gptj-mini": AlphaEdit(
+        layers=(1, 2, 3),
+        weight=0.1,
+        objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+        null_share=0.7,
+    ),
+    "qwen3-mini": AlphaEdit(
+        layers=(1, 2, 3),
+        weight=0.1,
+        objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+        null_share=0.7,
+    ),
 }

@@ -48,9 +48,15 @@ class FT:
 
     def __post_init__(self):
         if self.loss not in LOSSES:
-            raise ValueError(f"loss {self.loss!r} is unknown; allowed: {', '.join(map(repr, LOSSES))}")
-        good = dict(steps=self.steps >= 1, lr=self.lr > 0, batch_size=self.batch_size >= 1,
-                    norm_constraint=self.norm_constraint is None or self.norm_constraint > 0)
+            raise ValueError(
+                f"loss {self.loss!r} is unknown; allowed: {', '.join(map(repr, LOSSES))}"
+            )
+        good = dict(
+            steps=self.steps >= 1,
+            lr=self.lr > 0,
+            batch_size=self.batch_size >= 1,
+            norm_constraint=self.norm_constraint is None or self.norm_constraint > 0,
+        )
         for name in good:
             if not good[name]:
                 raise ValueError(f"FT: {name} {getattr(self, name)} is out of range")
@@ -59,11 +65,17 @@ class FT:
         """The Update that writes ``edits`` together; dense, kept as the pair (identity, dW^T)."""
         return self.each(lm, [edits], moments)[0]
 
-    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None) -> list[Update]:
+    def each(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None
+    ) -> list[Update]:
         """One Update for each group, every group as if it were alone, as many in one batch as memory holds."""
         given = [requests(edits, "last", g) for g, edits in enumerate(groups)]
         size = BUDGET // (4 * len(lm.layers(self.layers)) * lm.d_model * lm.d_mlp)
-        parts = chunked(lambda piece: _Training(lm, [given[g] for g in piece], self).run(), len(given), max(1, size))
+        parts = chunked(
+            lambda piece: _Training(lm, [given[g] for g in piece], self).run(),
+            len(given),
+            max(1, size),
+        )
         return signed(lm, self, groups, [update for part in parts for update in part])
 
 
@@ -79,30 +91,49 @@ class _Training:
             prompt, answer = lm.tokenizer(r.prompt)["input_ids"], lm.answer_ids(r.target)
             rows.append(prompt + (answer[:-1] if editor.loss == "target" else []))
             step = int(editor.loss == "target")
-            labels += [(i, len(prompt) - 1 + t * step, token, 1 / len(answer)) for t, token in enumerate(answer)]
+            labels += [
+                (i, len(prompt) - 1 + t * step, token, 1 / len(answer))
+                for t, token in enumerate(answer)
+            ]
         self.batch = Batch(*lm.pad(rows), at=0)
-        self.row, self.column, self.token = (torch.tensor(x, device=lm.device) for x in list(zip(*labels))[:3])
+        self.row, self.column, self.token = (
+            torch.tensor(x, device=lm.device) for x in list(zip(*labels))[:3]
+        )
         self.share = torch.tensor([x[3] for x in labels], dtype=self.precision, device=lm.device)
         starts = torch.tensor([0, *map(len, given)]).cumsum(0).tolist()
-        self.pieces = [[range(a, b)[i:i + editor.batch_size] for i in range(0, b - a, editor.batch_size)]
-                       for a, b in zip(starts, starts[1:])]  # rows of each group's batches
+        self.pieces = [
+            [range(a, b)[i : i + editor.batch_size] for i in range(0, b - a, editor.batch_size)]
+            for a, b in zip(starts, starts[1:])
+        ]  # rows of each group's batches
         first = self.layers[0]
         below, self.above = lm.between(0, first), lm.above(first)
 
         def forward(piece: range) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), reading(lm, [("key", first), ("out", first)]) as values:
-                below(input_ids=self.batch.ids[piece], **self.batch.inputs(rows=piece), use_cache=False)
+                below(
+                    input_ids=self.batch.ids[piece],
+                    **self.batch.inputs(rows=piece),
+                    use_cache=False,
+                )
             return values["key", first], values["out", first]
 
         self.key, self.out = (torch.cat(parts) for parts in zip(*chunked(forward, len(rows), 256)))
         shape = (lm.d_model, lm.d_mlp)
-        self.change = {layer: [torch.zeros(shape, dtype=self.precision, device=lm.device, requires_grad=True) for _ in given]
-                       for layer in self.layers}
+        self.change = {
+            layer: [
+                torch.zeros(shape, dtype=self.precision, device=lm.device, requires_grad=True)
+                for _ in given
+            ]
+            for layer in self.layers
+        }
 
     def _losses(self, groups: list[int], turn: int) -> list[Tensor]:
         """The loss of the ``turn``-th batch of each group."""
         chosen = [self.pieces[g][turn] for g in groups]
-        sizes, rows = [len(piece) for piece in chosen], torch.tensor([i for piece in chosen for i in piece], device=self.row.device)
+        sizes, rows = (
+            [len(piece) for piece in chosen],
+            torch.tensor([i for piece in chosen for i in piece], device=self.row.device),
+        )
 
         def added(x: Tensor, layer: int) -> Tensor:
             parts = zip(x.to(self.precision).split(sizes), (self.change[layer][g] for g in groups))
@@ -111,16 +142,25 @@ class _Training:
         first, *others = self.layers
         with ExitStack() as stack:
             for layer in others:
-                hook = self.lm.fc2(layer).register_forward_hook(lambda _, args, out, layer=layer: out + added(args[0], layer))
+                hook = self.lm.fc2(layer).register_forward_hook(
+                    lambda _, args, out, layer=layer: out + added(args[0], layer)
+                )
                 stack.callback(hook.remove)
-            states = self.above(inputs_embeds=self.out[rows] + added(self.key[rows], first), **self.batch.inputs(rows=rows),
-                                use_cache=False).last_hidden_state
-        place = torch.full((len(self.given),), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+            states = self.above(
+                inputs_embeds=self.out[rows] + added(self.key[rows], first),
+                **self.batch.inputs(rows=rows),
+                use_cache=False,
+            ).last_hidden_state
+        place = torch.full((len(self.given),), -1, device=rows.device).index_copy(
+            0, rows, torch.arange(len(rows), device=rows.device)
+        )
         kept = place[self.row] >= 0
         at = place[self.row[kept]]
         logp = self.lm.head(states[at, self.column[kept]]).to(self.precision).log_softmax(-1)
         surprise = -logp.gather(1, self.token[kept][:, None])[:, 0] * self.share[kept]
-        nll = torch.zeros(len(rows), dtype=self.precision, device=rows.device).index_add(0, at, surprise)
+        nll = torch.zeros(len(rows), dtype=self.precision, device=rows.device).index_add(
+            0, at, surprise
+        )
         if not nll.isfinite().all():
             bad = self.given[rows[~nll.isfinite()][0]]
             raise ValueError(f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite")
@@ -142,7 +182,9 @@ class _Training:
                 moving = {g: loss for g, loss in zip(groups, losses) if loss >= e.floor}
                 adam.zero_grad()  # Adam passes by what has no gradient
                 if moving:
-                    sum(moving.values()).backward(inputs=[changes[g] for changes in self.change.values() for g in moving])
+                    sum(moving.values()).backward(
+                        inputs=[changes[g] for changes in self.change.values() for g in moving]
+                    )
                     adam.step()
                 if e.norm_constraint is not None:
                     with torch.no_grad():
@@ -152,8 +194,15 @@ class _Training:
             if not alive:
                 break
         eye = torch.eye(self.lm.d_model, dtype=self.precision, device=self.lm.device)
-        return [Update({layer: Factors(eye, self.change[layer][g].detach().T.contiguous()) for layer in self.layers})
-                for g in range(len(self.pieces))]
+        return [
+            Update(
+                {
+                    layer: Factors(eye, self.change[layer][g].detach().T.contiguous())
+                    for layer in self.layers
+                }
+            )
+            for g in range(len(self.pieces))
+        ]
 
 
 #: Released with MEMIT: "unconstr", which is EasyEdit's too. MQuAKE's is "constr": layers=(0,), norm_constraint=5e-5.
@@ -161,6 +210,6 @@ PRESETS = {
     "gpt-j-6b": FT(layers=(21,)),
     # Derived: the released settings of Qwen2.5-7B, which train its last layer.
     "qwen3-8b": FT(layers=(35,)),
-    "gptj-mini": FT(layers=(6,), loss='target', lr=0.02, norm_constraint=0.2),
-    "qwen3-mini": FT(layers=(6,), loss='target', lr=0.02, norm_constraint=0.2),
+    "gptj-mini": FT(layers=(6,), loss="target", lr=0.02, norm_constraint=0.2),
+    "qwen3-mini": FT(layers=(6,), loss="target", lr=0.02, norm_constraint=0.2),
 }

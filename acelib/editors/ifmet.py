@@ -28,8 +28,18 @@ PRESETS = {
     "gpt-j-6b": IFMET(query_layers=(3, 4, 5, 6, 7, 8), value_layers=(16, 17, 18, 19, 20)),
     # derived: PMET's layers; the same depth as in GPT-J, as a share of all layers
     "qwen3-8b": IFMET(query_layers=(4, 5, 6, 7, 8), value_layers=(21, 22, 23, 24, 25)),
-    "gptj-mini": IFMET(query_layers=(1, 2), value_layers=(5, 6, 7), weight=1.0,
-                       objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
-    "qwen3-mini": IFMET(query_layers=(1, 2, 3), value_layers=(5, 6), weight=1.0,
-                        objective=Objective(kind='pmet', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
+    "gptj-mini": IFMET(
+        query_layers=(1, 2),
+        value_layers=(5, 6, 7),
+        weight=1.0,
+        objective=Objective(kind="pmet", steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+    ),
+    "qwen3-mini": IFMET(
+        query_layers=(1, 2, 3),
+        value_layers=(5, 6),
+        weight=1.0,
+        objective=Objective(kind="pmet", steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+    ),
 }

@@ -47,51 +47,80 @@ class KN:
     steps: int = 20  #: m, points of the integral
     activation: str = "post"  #: the nonlinearity ("post") or "pre"
     mode: str = "update"  #: "update" or "erase"
-    old: float | None = None  #: lambda_1, for each token of the old answer; None, as released: 2 if it is the only one, else 1
-    new: float = 1.0  #: lambda_2, for each token of the new answer; the paper has 8, and 1 for the old one
+    old: float | None = (
+        None  #: lambda_1, for each token of the old answer; None, as released: 2 if it is the only one, else 1
+    )
+    new: float = (
+        1.0  #: lambda_2, for each token of the new answer; the paper has 8, and 1 for the old one
+    )
 
     def __post_init__(self):
         for name, allowed in dict(activation=ACTIVATIONS, mode=MODES).items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(map(repr, allowed))}")
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(map(repr, allowed))}"
+                )
         if not 0 <= self.threshold < 1 or self.steps < 1:
-            raise ValueError(f"KN: threshold {self.threshold} must be in [0, 1) and steps {self.steps} at least 1")
+            raise ValueError(
+                f"KN: threshold {self.threshold} must be in [0, 1) and steps {self.steps} at least 1"
+            )
 
     def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments | None = None) -> Update:
         """The Update that writes ``edits`` together."""
         return self.each(lm, [edits], moments)[0]
 
     @torch.inference_mode(False)
-    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None) -> list[Update]:
+    def each(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None
+    ) -> list[Update]:
         """One Update for each group, every group as if it were alone, all in one batch."""
         olds, updates = {}, [Update() for _ in groups]
         for g, edits in enumerate(groups):
             requests(edits, "last", g)
             for e in edits:
                 if not (e.target_true or "").strip():
-                    raise ValueError(f"edit of {e.subject!r}: KN needs the old answer, but target_true is empty")
+                    raise ValueError(
+                        f"edit of {e.subject!r}: KN needs the old answer, but target_true is empty"
+                    )
                 r, old = request(e, "last", g), e.target_true.strip()
                 if olds.setdefault(r, old) != old:
-                    raise ValueError(f"{r.prompt!r} -> {r.target!r} is given two old answers: {olds[r]!r} and {old!r}")
+                    raise ValueError(
+                        f"{r.prompt!r} -> {r.target!r} is given two old answers: {olds[r]!r} and {old!r}"
+                    )
         given = list(olds)
-        found = chunked(lambda piece: self._locate(lm, [(given[i].prompt, olds[given[i]]) for i in piece]), len(given), 32)
+        found = chunked(
+            lambda piece: self._locate(lm, [(given[i].prompt, olds[given[i]]) for i in piece]),
+            len(given),
+            32,
+        )
         for r, neurons in zip(given, (neurons for part in found for neurons in part)):
-            updates[r.group] += self._write(lm, neurons, lm.answer_ids(olds[r]), lm.answer_ids(r.target), updates[r.group])
+            updates[r.group] += self._write(
+                lm, neurons, lm.answer_ids(olds[r]), lm.answer_ids(r.target), updates[r.group]
+            )
         return signed(lm, self, groups, updates)
 
     def _locate(self, lm: LM, asked: Sequence[tuple[str, str]]) -> list[Tensor]:
         """The knowledge neurons of each (prompt, answer): (l, m), true or false."""
         answers = [lm.answer_ids(answer) for _, answer in asked]
-        rows = [(lm.tokenizer(prompt)["input_ids"] + ids[:t], token)
-                for (prompt, _), ids in zip(asked, answers) for t, token in enumerate(ids)]
-        scores = integrated_gradients(lm, rows, self.steps, self.activation).split([len(ids) for ids in answers])
+        rows = [
+            (lm.tokenizer(prompt)["input_ids"] + ids[:t], token)
+            for (prompt, _), ids in zip(asked, answers)
+            for t, token in enumerate(ids)
+        ]
+        scores = integrated_gradients(lm, rows, self.steps, self.activation).split(
+            [len(ids) for ids in answers]
+        )
         for (prompt, answer), score in zip(asked, scores):
             if not (score.isfinite().all() and score.mean(0).max() > 0):
-                raise ValueError(f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is not finite")
+                raise ValueError(
+                    f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is not finite"
+                )
         return [score.mean(0) > self.threshold * score.mean(0).max() for score in scores]
 
     @torch.no_grad()
-    def _write(self, lm: LM, chosen: Tensor, old: list[int], new: list[int], so_far: Update) -> Update:
+    def _write(
+        self, lm: LM, chosen: Tensor, old: list[int], new: list[int], so_far: Update
+    ) -> Update:
         """The change of the neurons ``chosen`` (l, m); what ``so_far`` erases already is not erased again."""
         E, dtype, factors = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32), {}
         weight = self.old if self.old is not None else 2.0 if len(old) == 1 else 1.0
@@ -104,13 +133,21 @@ class KN:
             if layer in so_far.factors:
                 mine = mine & ~so_far.factors[layer].right.any(1)
             at = mine.nonzero()[:, 0]
-            factors[layer] = Factors(-lm.weight(layer)[:, at].to(dtype), torch.eye(lm.d_mlp, dtype=dtype, device=at.device)[:, at])
+            factors[layer] = Factors(
+                -lm.weight(layer)[:, at].to(dtype),
+                torch.eye(lm.d_mlp, dtype=dtype, device=at.device)[:, at],
+            )
         return Update(factors)
 
 
 @torch.inference_mode(False)
-def integrated_gradients(lm: LM, rows: Sequence[tuple[Sequence[int], int]], steps: int = 20, activation: str = "post",
-                         budget: int = 256) -> Tensor:
+def integrated_gradients(
+    lm: LM,
+    rows: Sequence[tuple[Sequence[int], int]],
+    steps: int = 20,
+    activation: str = "post",
+    budget: int = 256,
+) -> Tensor:
     """Attr of every FFN neuron for a token after some others: a/m sum_{k=1..m} of the gradient of its probability at (k/m) a.
 
     rows: b pairs (token ids, next token).   steps: m.   activation: "post", fc2's input, or "pre", the output of fc1 (of the gate).
@@ -120,19 +157,43 @@ def integrated_gradients(lm: LM, rows: Sequence[tuple[Sequence[int], int]], step
     batch = aligned(lm, [(ids, len(ids) - 1) for ids, _ in rows])
     at, target = batch.at, torch.tensor([token for _, token in rows], device=lm.device)
     before, tail, past, layers = slice(0, at), slice(at, None), DynamicCache(), range(lm.n_layers)
-    above, fc1 = [lm.above(layer) for layer in layers], [getattr(lm.mlp(layer), lm.family.fc1[0]) for layer in layers]
+    above, fc1 = (
+        [lm.above(layer) for layer in layers],
+        [getattr(lm.mlp(layer), lm.family.fc1[0]) for layer in layers],
+    )
     with torch.no_grad():
         if at:
-            lm.stack(input_ids=batch.ids[:, before], **batch.inputs(before), past_key_values=past, use_cache=True)
+            lm.stack(
+                input_ids=batch.ids[:, before],
+                **batch.inputs(before),
+                past_key_values=past,
+                use_cache=True,
+            )
         prefix = [(slot.keys, slot.values) for slot in past.layers]
-        with reading(lm, [(kind, layer) for kind in ("in", "attn", "key", "mlp", "out") for layer in layers]) as values:
-            lm.stack(input_ids=batch.ids[:, tail], **batch.inputs(tail), past_key_values=past, use_cache=bool(at))
+        with reading(
+            lm, [(kind, layer) for kind in ("in", "attn", "key", "mlp", "out") for layer in layers]
+        ) as values:
+            lm.stack(
+                input_ids=batch.ids[:, tail],
+                **batch.inputs(tail),
+                past_key_values=past,
+                use_cache=bool(at),
+            )
     states = {site: value[:, 0] for site, value in values.items()}
-    scale = torch.arange(1, steps + 1, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device) / steps
+    scale = (
+        torch.arange(
+            1, steps + 1, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device
+        )
+        / steps
+    )
 
     def attribute(layer: int, piece: range) -> Tensor:
         many = torch.tensor(piece, device=lm.device).repeat_interleave(steps)
-        read = states["in", layer] if lm.family.parallel else states["in", layer] + states["attn", layer]
+        read = (
+            states["in", layer]
+            if lm.family.parallel
+            else states["in", layer] + states["attn", layer]
+        )
         read = lm.ffn_norm(layer)(read)  # what the FFN reads
         a = states["key", layer] if activation == "post" else fc1[layer](read)
         x = (a[many] * scale.repeat(len(piece))[:, None].to(a)).detach().requires_grad_()
@@ -146,14 +207,28 @@ def integrated_gradients(lm: LM, rows: Sequence[tuple[Sequence[int], int]], step
                 finally:
                     hook.remove()
             hidden = (states["out", layer] - states["mlp", layer])[many] + ffn
-            cache = DynamicCache([(k[many], v[many]) if i == 0 or i > layer else (None, None) for i, (k, v) in enumerate(prefix)])
-            last = above[layer](inputs_embeds=hidden[:, None], **batch.inputs(tail, many), past_key_values=cache if at else None,
-                                use_cache=bool(at)).last_hidden_state[:, 0]
+            cache = DynamicCache(
+                [
+                    (k[many], v[many]) if i == 0 or i > layer else (None, None)
+                    for i, (k, v) in enumerate(prefix)
+                ]
+            )
+            last = above[layer](
+                inputs_embeds=hidden[:, None],
+                **batch.inputs(tail, many),
+                past_key_values=cache if at else None,
+                use_cache=bool(at),
+            ).last_hidden_state[:, 0]
             p = lm.head(last).to(scale).softmax(-1).gather(1, target[many][:, None])
             (gradient,) = torch.autograd.grad(p.sum(), x)
         return a[list(piece)] * gradient.unflatten(0, (len(piece), steps)).mean(1)
 
-    per_layer = [torch.cat(chunked(lambda piece: attribute(layer, piece), len(rows), max(1, budget // steps))) for layer in layers]
+    per_layer = [
+        torch.cat(
+            chunked(lambda piece: attribute(layer, piece), len(rows), max(1, budget // steps))
+        )
+        for layer in layers
+    ]
     return torch.stack(per_layer, 1)
 
 

@@ -1,6 +1,6 @@
 """MEMIT: one target vector for each fact at the subject's last token, spread evenly over a range of layers (Meng et al., ICLR 2023).
 
-    dW_l = R_l K_l^T (weight C_l + K_l K_l^T)^{-1},  R_l = (Z - H_L) / (L - l + 1)
+dW_l = R_l K_l^T (weight C_l + K_l K_l^T)^{-1},  R_l = (Z - H_L) / (L - l + 1)
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ PRESETS = {
     "gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8)),
     # derived: the released settings of Qwen2.5-7B
     "qwen3-8b": MEMIT(layers=(4, 5, 6, 7, 8), objective=Objective(decay=1e-3, clamp=4.0)),
-    "gptj-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
-    "qwen3-mini": MEMIT(layers=(0, 1, 2), weight=10.0, objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2),
+    "gptj-mini": MEMIT(
+        layers=(0, 1, 2),
+        weight=10.0,
+        objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+    ),
+    "qwen3-mini": MEMIT(
+        layers=(0, 1, 2),
+        weight=10.0,
+        objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+    ),
 }

@@ -41,14 +41,18 @@ class ROME:
     constraint: str = "bare"  #: the key at which the value must arrive: "bare" prompt's (ROME) or "mean" over prefixes (r-ROME)
     objective: Objective = Objective(kind="mlp", steps=20, clamp=4.0)
     position: str = "subject_last"
-    n_prefixes: int = 10  #: texts of each length, sampled from the model, that prompts are also read after
+    n_prefixes: int = (
+        10  #: texts of each length, sampled from the model, that prompts are also read after
+    )
     prefix_lengths: tuple[int, ...] = (5, 10)  #: tokens
     seed: int = 0  #: of the sampling
     texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
 
     def __post_init__(self):
         if self.constraint not in CONSTRAINTS:
-            raise ValueError(f"constraint {self.constraint!r} is unknown; allowed: {', '.join(map(repr, CONSTRAINTS))}")
+            raise ValueError(
+                f"constraint {self.constraint!r} is unknown; allowed: {', '.join(map(repr, CONSTRAINTS))}"
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -58,7 +62,10 @@ class ROME:
         """What prompts are read after: nothing, then ``texts`` or, if that is None, texts of every length sampled from the model."""
         if self.texts is not None:
             return ("", *self.texts)
-        sampled = (contexts(lm, self.n_prefixes, length, self.seed + i)[1:] for i, length in enumerate(self.prefix_lengths))
+        sampled = (
+            contexts(lm, self.n_prefixes, length, self.seed + i)[1:]
+            for i, length in enumerate(self.prefix_lengths)
+        )
         return ("", *(text for texts in sampled for text in texts))
 
     def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments | None = None) -> Update:
@@ -66,7 +73,9 @@ class ROME:
         return self.each(lm, [edits], moments)[0]
 
     @torch.inference_mode(False)
-    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None) -> list[Update]:
+    def each(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None
+    ) -> list[Update]:
         """One Update for each group, every group as if it were alone: the first edits of all groups in one batch, then the second ones."""
         given = [requests(edits, self.position, g) for g, edits in enumerate(groups)]
         lm.layers(self.layers)
@@ -77,11 +86,20 @@ class ROME:
         for turn in range(max(map(len, given), default=0)):
             now, before = [rs[turn] for rs in given if len(rs) > turn], updates if turn else None
             targets = target_vectors(lm, now, self.layer, self.objective, prefixes, before)
-            keys = Walk(lm, now, prefixes).climb(self.layer, before).unflatten(0, (len(now), len(prefixes))).double()
+            keys = (
+                Walk(lm, now, prefixes)
+                .climb(self.layer, before)
+                .unflatten(0, (len(now), len(prefixes)))
+                .double()
+            )
             mean, bare = keys.mean(1), keys[:, 0]
-            U, at, R = solver(mean.T), bare if self.constraint == "bare" else mean, targets.delta[-1]
+            U, at, R = (
+                solver(mean.T),
+                bare if self.constraint == "bare" else mean,
+                targets.delta[-1],
+            )
             for i, r in enumerate(now):
-                pair = rank_one(mean[i], at[i], R[i].double(), lambda _: U[:, i:i + 1])
+                pair = rank_one(mean[i], at[i], R[i].double(), lambda _: U[:, i : i + 1])
                 updates[r.group] += Update({self.layer: Factors(*(t.to(R.dtype) for t in pair))})
         return signed(lm, self, groups, updates)
 
@@ -89,9 +107,21 @@ class ROME:
 PRESETS = {
     "gpt-j-6b": ROME(layer=5),
     # Derived: the released settings of Qwen2.5-7B.
-    "qwen3-8b": ROME(layer=5, second_moment=False, objective=Objective(kind="mlp", steps=25, decay=1e-3, clamp=4.0)),
-    "gptj-mini": ROME(layer=0,
-                      objective=Objective(kind='mlp', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
-    "qwen3-mini": ROME(layer=0,
-                       objective=Objective(kind='mlp', steps=100, lr=2.0, decay=0.0, clamp=None), n_prefixes=2, prefix_lengths=(10,)),
+    "qwen3-8b": ROME(
+        layer=5,
+        second_moment=False,
+        objective=Objective(kind="mlp", steps=25, decay=1e-3, clamp=4.0),
+    ),
+    "gptj-mini": ROME(
+        layer=0,
+        objective=Objective(kind="mlp", steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+        prefix_lengths=(10,),
+    ),
+    "qwen3-mini": ROME(
+        layer=0,
+        objective=Objective(kind="mlp", steps=100, lr=2.0, decay=0.0, clamp=None),
+        n_prefixes=2,
+        prefix_lengths=(10,),
+    ),
 }

@@ -34,16 +34,35 @@ class Staged(ABC):
 
     def prefixes(self, lm: LM) -> tuple[str, ...]:
         """What prompts are also read after: ``texts``, or, if that is None, texts sampled from the model as it is."""
-        return contexts(lm, self.n_prefixes, self.prefix_length, self.seed) if self.texts is None else ("", *self.texts)
+        return (
+            contexts(lm, self.n_prefixes, self.prefix_length, self.seed)
+            if self.texts is None
+            else ("", *self.texts)
+        )
 
-    def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments, history: Mapping[int, Tensor] | None = None) -> Update:
+    def __call__(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        moments: Moments,
+        history: Mapping[int, Tensor] | None = None,
+    ) -> Update:
         """The Update that writes ``edits`` together.   history: ``Update.keys`` of earlier edits, for a null-space write."""
         return self.each(lm, [edits], moments, history)[0]
 
-    def each(self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments, history: Mapping[int, Tensor] | None = None) -> list[Update]:
+    def each(
+        self,
+        lm: LM,
+        groups: Sequence[Sequence[Edit]],
+        moments: Moments,
+        history: Mapping[int, Tensor] | None = None,
+    ) -> list[Update]:
         """One Update for each group, every group as if it were alone (with the same history), all in one batch."""
         plan = self.plan
-        given = {name: [r for g, edits in enumerate(groups) for r in self.asked(edits, name, g)] for name in plan}
+        given = {
+            name: [r for g, edits in enumerate(groups) for r in self.asked(edits, name, g)]
+            for name in plan
+        }
         for stage in plan.values():
             stage.check(lm, moments, history)
         if not groups:
@@ -52,12 +71,26 @@ class Staged(ABC):
         base = done
         for name, stage in plan.items():
             if given[name]:
-                new = edit(lm, given[name], stage, moments, prefixes, done, history, done if self.chained else base)
+                new = edit(
+                    lm,
+                    given[name],
+                    stage,
+                    moments,
+                    prefixes,
+                    done,
+                    history,
+                    done if self.chained else base,
+                )
                 done = [before + one for before, one in zip(done, new)]
         return signed(lm, self, groups, done)
 
 
-def signed(lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[Update]) -> list[Update]:
+def signed(
+    lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[Update]
+) -> list[Update]:
     """``updates`` with the editor's name, the edits and the model they are for."""
     name, model = type(editor).__name__, lm.fingerprint
-    return [replace(u, editor=name, edits=tuple(dict.fromkeys(edits)), model=model) for u, edits in zip(updates, groups)]
+    return [
+        replace(u, editor=name, edits=tuple(dict.fromkeys(edits)), model=model)
+        for u, edits in zip(updates, groups)
+    ]

@@ -7,7 +7,10 @@ LITERAL = re.compile(r"(``[^`\s](?:[^`]*[^`\s])?``)")
 
 def escaped(line: str) -> str:
     parts = LITERAL.split(line)
-    return "".join(rf"\ {part}\ " if i % 2 else re.sub(r"([\\*`|_])", r"\\\1", part) for i, part in enumerate(parts))
+    return "".join(
+        rf"\ {part}\ " if i % 2 else re.sub(r"([\\*`|_])", r"\\\1", part)
+        for i, part in enumerate(parts)
+    )
 
 
 def as_line_blocks(app, what, name, obj, options, lines):
