@@ -16,7 +16,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Mapping
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,17 +59,7 @@ class Recipe:
     )
     weight_decay: float = 0.05
     seed: int = 0
-    mixture: dict[str, float] = field(
-        default_factory=lambda: dict(
-            sentences=0.14,
-            questions=0.08,
-            biography=0.17,
-            dense=0.12,
-            thoughts=0.28,
-            direct=0.06,
-            composed=0.15,
-        )
-    )
+    mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
 
 
 RECIPES = {
@@ -140,6 +130,17 @@ def composed(world: World, rng: random.Random) -> str:
     )
 
 
+#: Shares of the kinds of text that a reference model learns from.
+MIXTURE = {
+    "sentences": 0.14,
+    "questions": 0.08,
+    "biography": 0.17,
+    "dense": 0.12,
+    "thoughts": 0.28,
+    "direct": 0.06,
+    "composed": 0.15,
+}
+
 TEXTS: dict[str, Callable[[World, random.Random], str]] = {
     text.__name__: text
     for text in (sentences, questions, biography, dense, thoughts, direct, composed)
@@ -151,10 +152,10 @@ def _chain(world: World, rng: random.Random, n_hops=(2, 2, 2, 3, 3, 4)):
 
 
 def documents(
-    world: World, n: int, seed: int = 0, recipe: Recipe = Recipe(architecture="gptj")
+    world: World, n: int, seed: int = 0, mixture: Mapping[str, float] = MIXTURE
 ) -> list[str]:
     """``n`` texts of the mixture that a reference model learns from: what second moments are taken over."""
-    rng, (kinds, weights) = random.Random(f"{seed}/documents"), zip(*recipe.mixture.items())
+    rng, (kinds, weights) = random.Random(f"{seed}/documents"), zip(*mixture.items())
     return [TEXTS[kind](world, rng) for kind in rng.choices(kinds, weights, k=n)]
 
 
