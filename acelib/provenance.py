@@ -26,9 +26,9 @@ ROOT = Path(
 MACHINERY = (
     "cli.py",
     "console.py",
-    "notebooks.py",
+    "chapters.py",
     "provenance.py",
-    "bench.py",
+    "speed.py",
 )  #: library files that no number depends on
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
 
@@ -67,7 +67,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 def library_hash(root: Path = ROOT, of: tuple[str, ...] = ()) -> str:
     """Hash of the library's code as it was when first asked in this process: of all of it, or of some modules and what they import.
 
-    of: dotted names, ("acelib.experiments", "acelib.editors.ace"); all modules if none. Names outside the library count for nothing.
+    of: dotted names, ("acelib.study.experiments", "acelib.editors.ace"); all modules if none. Names outside the library count for nothing.
     """
     files = _reached(root, of) if of else (root / "acelib").rglob("*.py")
     return digest(

@@ -3,7 +3,7 @@ glued sentences and the error stream are not compared, the text of every cell is
 
 import os
 
-from acelib.notebooks import ENVIRONMENT
+from acelib.book.chapters import ENVIRONMENT
 
 SKIPPED = (
     "text/html",

@@ -17,13 +17,14 @@ from transformers.models.gptj import modeling_gptj
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
-from acelib.covariance import Moments
+from acelib.editing.keys import contexts, keys_at
+from acelib.editing.moments import Moments
+from acelib.editing.request import requests
+from acelib.editing.search import Objective, target_vectors
 from acelib.editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
+from acelib.editors.base import edit_in_turn
 from acelib.editors.kn import integrated_gradients
-from acelib.facts import Edit
-from acelib.keys import contexts, keys_at, requests
-from acelib.sequential import edit_in_turn
-from acelib.targets import Objective, target_vectors
+from acelib.records import Edit
 
 EDITS = [
     Edit("Tim Duncan", "{} plays the sport of", "chess", "basketball"),

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from acelib.lm import LM
+from acelib.model.lm import LM
 
 logging.set_verbosity_error()
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from conftest import tiny_tokenizer
 
-from acelib import ablation, bars, pretrain
-from acelib.ablation import SMALL, ablate, keep, variants
-from acelib.facts import load_world
+from acelib.training import ablation, bars, train
+from acelib.training.ablation import SMALL, ablate, keep, variants
+from acelib.world.world import load_world
 
 TINY = replace(
     SMALL,
@@ -33,7 +33,7 @@ def world():
 def measured(monkeypatch):
     """How often a model was measured; training and measuring on the tiny tokenizer, nothing asked."""
     calls = []
-    monkeypatch.setattr(pretrain, "make_tokenizer", lambda *_: tiny_tokenizer())
+    monkeypatch.setattr(train, "make_tokenizer", lambda *_: tiny_tokenizer())
     monkeypatch.setattr(
         bars, "measure", lambda lm, world, **sizes: calls.append(sizes) or dict(cloze=0.5)
     )

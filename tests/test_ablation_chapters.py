@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from acelib import figures, tables
 from acelib.editors import EDITORS, preset
+from acelib.paper import published
+from acelib.study import figures
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -35,7 +36,7 @@ def rows() -> pd.DataFrame:
 
 
 def test_curves_go_through_the_means_and_the_published_ones_stand_below(rows):
-    quoted = tables.published(6)
+    quoted = published.published(6)
     fig = figures.accuracy_curves(
         rows, "n_layers", "layers written", quoted, {"gptj-mini": "GPT-J", "qwen3-mini": "Qwen3-8B"}
     )

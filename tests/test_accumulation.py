@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from acelib.accumulation import (
+from acelib.attribution.interventions import ablate
+from acelib.attribution.scores import (
+    first_tokens,
+    layer_scores,
+    query_scores,
+    top_neurons,
+    value_scores,
+)
+from acelib.measures.accumulation import (
     Question,
     Scores,
     answered,
@@ -18,11 +26,9 @@ from acelib.accumulation import (
     silence,
     without_readable,
 )
-from acelib.attribution import first_tokens, layer_scores, query_scores, top_neurons, value_scores
-from acelib.evaluate import recall
-from acelib.facts import load_world
-from acelib.locate import ablate
-from acelib.trace import Site, last, trace
+from acelib.model.answers import recall
+from acelib.model.states import Site, last, trace
+from acelib.world.world import load_world
 
 ASKED = [
     Question("Tim Duncan plays the sport of", "basketball", "France"),

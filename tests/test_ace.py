@@ -9,10 +9,10 @@ from test_editors import EDITORS, HOPS, JOINT
 from test_keys import EDITS, plain
 from test_spread import identity
 
+from acelib.editing.search import target_vectors
+from acelib.editing.write import edit as one_stage
 from acelib.editors import PMET, AlphaEdit, ace, pmet
-from acelib.spread import edit as one_stage
-from acelib.targets import target_vectors
-from acelib.update import Update, applied
+from acelib.model.update import Update, applied
 
 
 def test_ace_is_two_stages(any_lm):

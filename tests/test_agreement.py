@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from acelib.agreement import agreement, cohen_kappa, krippendorff_alpha, read_labels
+from acelib.measures.agreement import agreement, cohen_kappa, krippendorff_alpha, read_labels
 
 pytestmark = pytest.mark.filterwarnings("error")
 WORKED = [

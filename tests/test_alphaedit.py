@@ -8,12 +8,13 @@ from test_keys import EDITS, plain
 from test_spread import PREFIXES, goals
 from test_update import bits, same_bits
 
-from acelib.covariance import Moments
+from acelib.editing.keys import keys_at
+from acelib.editing.moments import Moments
+from acelib.editing.request import requests
+from acelib.editing.search import Objective
+from acelib.editing.write import write
 from acelib.editors import MEMIT, AlphaEdit, alphaedit
-from acelib.keys import keys_at, requests
-from acelib.spread import write
-from acelib.targets import Objective
-from acelib.update import Update, applied
+from acelib.model.update import Update, applied
 
 QUICK = Objective(steps=4, lr=0.1, floor=None)
 EDITOR = AlphaEdit(layers=(0, 1, 2), weight=0.5, threshold=2e-2, objective=QUICK, n_prefixes=0)

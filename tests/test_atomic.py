@@ -2,7 +2,7 @@
 
 import pytest
 
-from acelib.atomic import replacing
+from acelib.files import replacing
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

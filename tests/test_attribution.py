@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from acelib.attribution import (
+from acelib.attribution.scores import (
     Neuron,
     first_tokens,
     layer_mass,
@@ -13,7 +13,7 @@ from acelib.attribution import (
     top_neurons,
     value_scores,
 )
-from acelib.trace import KINDS, Site, last, trace
+from acelib.model.states import KINDS, Site, last, trace
 
 TEXTS = ("Tim Duncan plays the sport of", "The capital of France is")
 ANSWERS = ("basketball", "Paris")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from acelib import audit, findings
+from acelib.paper import audit as findings
+from acelib.paper import checks as audit
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -3,11 +3,20 @@
 import pytest
 import torch
 
-from acelib import bars
-from acelib.bars import BARS, early_site, editing, knowledge, measure, reasoning, robustness
-from acelib.evaluate import Recall
-from acelib.facts import load_world
-from acelib.locate import ROLES, CausalTrace
+from acelib.attribution.interventions import CausalTrace
+from acelib.attribution.layers import ROLES
+from acelib.model.answers import Recall
+from acelib.training import bars
+from acelib.training.bars import (
+    BARS,
+    early_site,
+    editing,
+    knowledge,
+    measure,
+    reasoning,
+    robustness,
+)
+from acelib.world.world import load_world
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ import torch
 from scipy.stats import linregress
 from test_update import bits, same_bits
 
-from acelib import bench, latency, plain
-from acelib.bench import ALGEBRA, BENCHMARKS, GROUPS, Timing, edits_of
-from acelib.covariance import Moments
+from acelib.bench import latency, plain, speed
+from acelib.bench.speed import ALGEBRA, BENCHMARKS, GROUPS, Timing, edits_of
+from acelib.editing.keys import values_at
+from acelib.editing.moments import Moments
+from acelib.editing.request import Request, requests
+from acelib.editing.search import Objective
 from acelib.editors import ACE, MEMIT
-from acelib.facts import load_world
-from acelib.keys import Request, requests, values_at
-from acelib.targets import Objective
+from acelib.world.world import load_world
 
 SMALL = dict(
     targets=dict(n=4, sample=3, layer=1, n_prefixes=2, steps=4),
@@ -35,7 +36,7 @@ WORLD = load_world()
 
 @pytest.fixture(autouse=True)
 def one_world(monkeypatch):
-    monkeypatch.setattr(bench, "load_world", lambda: WORLD)
+    monkeypatch.setattr(speed, "load_world", lambda: WORLD)
 
 
 def check(rows: list[Timing]):
@@ -76,10 +77,10 @@ def test_a_difference_is_an_error(tiny, monkeypatch):
         AssertionError,
         match="targets: the plain procedure and the library differ by .* allowed: 0.01",
     ):
-        bench.targets(tiny("llama"), **SMALL["targets"])
+        speed.targets(tiny("llama"), **SMALL["targets"])
     monkeypatch.setattr(plain, "scores", lambda *given: torch.tensor(math.nan))
     with pytest.raises(AssertionError, match="attribution"):
-        bench.attribution(tiny("llama"), **SMALL["attribution"])
+        speed.attribution(tiny("llama"), **SMALL["attribution"])
 
 
 def test_the_plain_target_does_what_it_is_for(tiny):
@@ -97,17 +98,17 @@ def test_the_plain_target_does_what_it_is_for(tiny):
 
 def test_bench_runs_what_is_named(tiny, monkeypatch):
     lm = tiny("qwen3")
-    monkeypatch.setattr(bench, "reference", lambda: lm)
+    monkeypatch.setattr(speed, "reference", lambda: lm)
     small = {
         name: lambda *model, run=run, name=name, **more: run(*model, **SMALL[name], **more)
         for name, run in BENCHMARKS.items()
     }
-    monkeypatch.setattr(bench, "BENCHMARKS", small)
-    assert [row.name for row in bench.bench(["update"])] == [
+    monkeypatch.setattr(speed, "BENCHMARKS", small)
+    assert [row.name for row in speed.bench(["update"])] == [
         "update, factor cached",
         "update, the first one",
     ]
-    assert len(bench.bench()) == 13 and len(bench.bench(["editors", "update"])) == 12
+    assert len(speed.bench()) == 13 and len(speed.bench(["editors", "update"])) == 12
     assert set(GROUPS["editors"]) < set(BENCHMARKS)
 
 
@@ -115,14 +116,14 @@ def test_refusals(tiny):
     with pytest.raises(
         ValueError, match="unknown benchmark 'speed'; known: targets, savings, update, .*, editors"
     ):
-        bench.bench(["update", "speed"])
+        speed.bench(["update", "speed"])
     for sample in (0, 5):
         with pytest.raises(
             ValueError, match=f"sample of {sample} is not possible; allowed: 1 to 4"
         ):
-            bench.targets(tiny("qwen3"), **SMALL["targets"] | dict(sample=sample))
+            speed.targets(tiny("qwen3"), **SMALL["targets"] | dict(sample=sample))
     with pytest.raises(ValueError, match="m=0"):
-        bench.update(m=0)
+        speed.update(m=0)
     for n in (0, 10**6):
         with pytest.raises(ValueError, match=f"{n} facts asked for"):
             edits_of(WORLD, n)
@@ -175,9 +176,9 @@ def test_the_bound_counts_what_an_exact_step_must_multiply(tiny):
         lm.token_at("Tim Duncan plays", 10),
     )
     whole = lambda above: 2 * longest * ((4 + above) * block + 4 * head)
-    assert bench.bound(lm, given, 3) == pytest.approx(whole(0) / (2 * head * (answer + 1)))
+    assert speed.bound(lm, given, 3) == pytest.approx(whole(0) / (2 * head * (answer + 1)))
     left = 2 * block * (1 + p + answer - 1 - at + answer) + 2 * head * (answer + 1)
-    assert bench.bound(lm, given, 0) == pytest.approx(whole(3) / left)
+    assert speed.bound(lm, given, 0) == pytest.approx(whole(3) / left)
 
 
 def test_exponents_are_slopes():

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_tiny
 from lm_eval import tasks
 from lm_eval.api.instance import Instance
 
-from acelib import benchmarks
-from acelib.benchmarks import RELATIVES, Harness, evaluate, local_tasks, untouched
-from acelib.cases import make_cases, single_edits
-from acelib.evaluate import recall
-from acelib.facts import Edit, Fact, load_world
-from acelib.pretrain import documents
-from acelib.prompts import held_out, statement
-from acelib.robustness import mismatched
-from acelib.update import Factors, Update
-from conftest import make_tiny
+from acelib.measures import abilities
+from acelib.measures.abilities import RELATIVES, Harness, evaluate, local_tasks, untouched
+from acelib.measures.robustness import mismatched
+from acelib.model.answers import recall
+from acelib.model.update import Factors, Update
+from acelib.records import Edit, Fact
+from acelib.world.cases import make_cases, single_edits
+from acelib.world.text import documents
+from acelib.world.wording import held_out, statement
+from acelib.world.world import load_world
 
 WORLD = load_world()
 PROMPTS, ANSWERS = (
@@ -318,7 +319,7 @@ def test_mismatched_edits_leave_their_facts_out_too():
 def test_a_benchmark_that_is_unknown_or_cannot_be_had_is_named(monkeypatch):
     folder, lm = Path(tasks.__file__).parent, make_tiny("gptj")
     monkeypatch.setattr(
-        benchmarks,
+        abilities,
         "_manager",
         lambda: tasks.TaskManager(
             include_path=[folder / "gsm8k", folder / "commonsense_qa"], include_defaults=False

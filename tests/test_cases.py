@@ -6,8 +6,9 @@ from copy import deepcopy
 
 import pytest
 
-from acelib.cases import cases_to_json, conflicts, make_cases, read_cases, single_edits
-from acelib.facts import Chain, Edit, Fact, World, load_world, split_of
+from acelib.records import Chain, Edit, Fact
+from acelib.world.cases import cases_to_json, conflicts, make_cases, read_cases, single_edits
+from acelib.world.world import World, load_world, split_of
 
 PUBLISHED = {  # shaped like a record of MQuAKE-CF-3k-v2, with its oddities: a typo in a template, an empty alias list, keys we do not know
     "case_id": 7,

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from acelib import claims, notebooks, testing
+from acelib.book.chapters import known
 from acelib.provenance import ROOT
-from acelib.tables import Mean
+from acelib.study import check, claims
+from acelib.study.stats import Mean
 
 pytestmark = pytest.mark.filterwarnings("error")
 LIST = claims.listed()
@@ -29,9 +30,7 @@ def folder(tmp_path):
             for key in KEYS
             if key[0] in bound
         }
-        testing.assert_table(
-            claims.measured(rows), tmp_path / f"{chapter}_claims.json", update=True
-        )
+        check.assert_table(claims.measured(rows), tmp_path / f"{chapter}_claims.json", update=True)
     return tmp_path
 
 
@@ -233,7 +232,7 @@ def test_every_claim_of_the_book_is_measured_and_its_verdict_follows():
 
 
 def test_every_chapter_that_tests_a_claim_exists_and_hands_over():
-    chapters = notebooks.known()
+    chapters = known()
     for name in TESTED.chapter.unique():
         assert name in chapters and f'"{name}_claims"' in chapters[name].read_text("utf-8").replace(
             "\\", ""

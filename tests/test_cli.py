@@ -10,11 +10,11 @@ from test_pretrain import RECIPE
 from test_tune import SPACES, fake_run
 from typer.testing import CliRunner
 
-from acelib import cli, console
-from acelib.bars import BARS
-from acelib.bench import Timing
+from acelib.bench.speed import Timing
+from acelib.book import cli, console
+from acelib.editing.search import Objective
 from acelib.editors import MEMIT
-from acelib.targets import Objective
+from acelib.training.bars import BARS
 
 COMMANDS = ("run", "book", "edit", "locate", "tune", "pretrain", "bench")
 
@@ -119,7 +119,7 @@ def test_parameters_are_pairs_of_a_name_and_a_json_value(monkeypatch):
     fake = lambda names, chosen, folder, force, sizes, jobs: (
         given.update(chosen, names=names, folder=folder.name, jobs=jobs) or []
     )
-    monkeypatch.setattr("acelib.notebooks.run", fake)
+    monkeypatch.setattr("acelib.book.chapters.run", fake)
     words = (
         "-j",
         "1",
@@ -157,13 +157,13 @@ def test_errors_become_one_line_and_an_exit_code(monkeypatch, error, code, said)
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("acelib.notebooks.run", fail)
+    monkeypatch.setattr("acelib.book.chapters.run", fail)
     result = call("run", "a")
     assert result.exit_code == code and said in result.stderr and "Traceback" not in result.output
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("acelib.notebooks.run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("acelib.book.chapters.run", lambda *_, **__: 1 / 0)
     assert isinstance(call("run", "a").exception, ZeroDivisionError)
 
 
@@ -210,10 +210,10 @@ def test_a_training_row_in_short():
 def host(monkeypatch, tmp_path):
     """A tiny model under any name, few texts, a cache and a repository of their own."""
     lm = make_tiny("gptj", torch.float32)
-    monkeypatch.setattr("acelib.covariance.user_cache_path", lambda name: tmp_path / "cache")
-    monkeypatch.setattr("acelib.lm.load", lambda name, device=None: lm)
+    monkeypatch.setattr("acelib.editing.moments.user_cache_path", lambda name: tmp_path / "cache")
+    monkeypatch.setattr("acelib.model.lm.load", lambda name, device=None: lm)
     monkeypatch.setattr(
-        "acelib.pretrain.documents",
+        "acelib.world.text.documents",
         lambda world, n, seed=0: [f"Text number {i} of {n}." for i in range(40)],
     )
     monkeypatch.setattr("acelib.provenance.ROOT", tmp_path)
@@ -276,9 +276,9 @@ def test_locate_ranks_the_layers(host, words, said):
 
 
 def test_tune_keeps_the_trials_and_prints_presets(host, monkeypatch, tmp_path):
-    monkeypatch.setattr("acelib.tune.run", fake_run)
-    monkeypatch.setattr("acelib.tune.spaces", lambda n_layers, query, value: SPACES)
-    monkeypatch.setattr("acelib.tune.identification", lambda lm, world, n, seed: [None] * n)
+    monkeypatch.setattr("acelib.study.tune.run", fake_run)
+    monkeypatch.setattr("acelib.study.tune.spaces", lambda n_layers, query, value: SPACES)
+    monkeypatch.setattr("acelib.study.tune.identification", lambda lm, world, n, seed: [None] * n)
     result = call(
         "tune", "-m", "models/Mini", "--editors", "memit, pmet", "--trials", "2", "--cases", "5"
     )
@@ -303,9 +303,9 @@ def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_pa
             raise KeyboardInterrupt
         return {"cloze": 0.25}
 
-    monkeypatch.setattr("acelib.pretrain.make_tokenizer", lambda *_: tiny_tokenizer())
-    monkeypatch.setattr("acelib.pretrain.RECIPES", {"mini": RECIPE})
-    monkeypatch.setattr("acelib.bars.measure", measure)
+    monkeypatch.setattr("acelib.training.train.make_tokenizer", lambda *_: tiny_tokenizer())
+    monkeypatch.setattr("acelib.training.train.RECIPES", {"mini": RECIPE})
+    monkeypatch.setattr("acelib.training.bars.measure", measure)
     words = (
         "pretrain",
         "mini",
@@ -343,7 +343,7 @@ def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_pa
 )
 def test_pretrain_evaluate_names_the_bars_that_are_missed(host, monkeypatch, share, said):
     monkeypatch.setattr(
-        "acelib.bars.measure", lambda lm, world: dict.fromkeys([*BARS, "direct_2"], share)
+        "acelib.training.bars.measure", lambda lm, world: dict.fromkeys([*BARS, "direct_2"], share)
     )
     result = call("pretrain", "--evaluate", "mini")
     assert result.exit_code == 0 and said in result.stdout and "must reach" in result.stdout
@@ -351,6 +351,6 @@ def test_pretrain_evaluate_names_the_bars_that_are_missed(host, monkeypatch, sha
 
 def test_bench_shows_its_rows(monkeypatch):
     rows = [Timing("targets", 9.0, 0.5, note="4 facts [x]")]
-    monkeypatch.setattr("acelib.bench.bench", lambda what, progress: rows * len(what))
+    monkeypatch.setattr("acelib.bench.speed.bench", lambda what, progress: rows * len(what))
     shown = call("bench", "targets").stdout
     assert all(word in shown for word in ("targets", "18.0", "0.5", "[x]"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acelib.covariance import Moments, second_moments
+from acelib.editing.moments import Moments, second_moments
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -37,7 +37,7 @@ def test_one_pass_equals_text_by_text(any_lm, tmp_path):
 def test_cache(tiny, tmp_path, monkeypatch):
     lm = tiny("gpt2")
     first = second_moments(lm, TEXTS, (0, 1), tmp_path)
-    monkeypatch.setattr("acelib.covariance._accumulate", None)
+    monkeypatch.setattr("acelib.editing.moments._accumulate", None)
     assert torch.equal(second_moments(lm, TEXTS, (1,), tmp_path)[1], first[1])
     monkeypatch.undo()
     files = sorted(tmp_path.iterdir())

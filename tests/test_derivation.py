@@ -3,16 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from acelib.attribution import first_tokens, layer_scores, value_scores
-from acelib.covariance import second_moments
-from acelib.derivation import additivity, logits, queries, slopes, taylor, writes
-from acelib.facts import Edit
-from acelib.keys import requests
-from acelib.spread import Stage
-from acelib.targets import Objective
-from acelib.trace import Site, last, trace
 from conftest import SENTENCES, make_tiny
+
+from acelib.attribution.scores import first_tokens, layer_scores, value_scores
+from acelib.editing.moments import second_moments
+from acelib.editing.request import requests
+from acelib.editing.search import Objective
+from acelib.editing.write import Stage
+from acelib.measures.derivation import additivity, logits, queries, slopes, taylor, writes
+from acelib.model.states import Site, last, trace
+from acelib.records import Edit
 
 TEXTS = ("Tim Duncan plays the sport of", "The capital of France is")
 

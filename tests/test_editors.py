@@ -6,12 +6,12 @@ from test_keys import EDITS
 from test_spread import identity
 from test_update import bits, same_bits
 
-from acelib.covariance import Moments
+from acelib.editing.moments import Moments
+from acelib.editing.search import Objective
 from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit, ace, alphaedit, ifmet, memit, pmet
-from acelib.editors.staged import Staged
-from acelib.facts import Edit
-from acelib.targets import Objective
-from acelib.update import Update, applied, overlaid
+from acelib.editors.base import Staged
+from acelib.model.update import Update, applied, overlaid
+from acelib.records import Edit
 
 BLOCK = Objective(steps=5, lr=0.1, floor=None)
 JOINT = Objective(kind="pmet", steps=5, lr=0.1, floor=None)
@@ -181,7 +181,7 @@ def test_bad_layers_and_interruptions_leave_the_model(tiny, editor, monkeypatch)
             replace(identity(lm), matrices={i: torch.eye(lm.d_mlp).double() for i in (0, 2, 3)}),
         )
     monkeypatch.setattr(
-        "acelib.spread.ridge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+        "acelib.editing.write.ridge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
         editor(lm, HOPS, identity(lm))

@@ -4,8 +4,10 @@ import pytest
 import torch
 from test_update import bits, random_update, same_bits
 
-from acelib.evaluate import first_answer, generate, multi_hop, recall
-from acelib.update import Factors, Update, applied
+from acelib.model.answers import generate, recall
+from acelib.model.update import Factors, Update, applied
+from acelib.training.bars import multi_hop
+from acelib.world.wording import first_answer
 
 PROMPTS = [
     "The capital of France is",
@@ -130,7 +132,7 @@ def test_answers_of_chains_of_thought(tiny, monkeypatch):
         " t\nAnswer:\nOslo\n",
         "Answer: \n",
     ]
-    monkeypatch.setattr("acelib.evaluate.generate", lambda *_: texts)
+    monkeypatch.setattr("acelib.model.answers.generate", lambda *_: texts)
     assert multi_hop(tiny("gpt2"), PROMPTS + PROMPTS[:2]) == [
         "Paris",
         "",

@@ -9,12 +9,13 @@ import torch
 from pandas.testing import assert_frame_equal
 from test_update import bits, random_update, same_bits
 
-from acelib import experiments
-from acelib.cases import make_cases
-from acelib.covariance import Moments
-from acelib.evaluate import Recall
-from acelib.experiments import Protocol, balanced, judge, known_cases, run, unrelated_facts
-from acelib.facts import Case, Edit, Entity, Fact, Hop, Relation, World, load_world
+from acelib.editing.moments import Moments
+from acelib.model.answers import Recall
+from acelib.records import Case, Edit, Fact, Hop
+from acelib.study import experiments
+from acelib.study.experiments import Protocol, balanced, judge, known_cases, run, unrelated_facts
+from acelib.world.cases import make_cases
+from acelib.world.world import Entity, Relation, World, load_world
 
 PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
 

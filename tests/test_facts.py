@@ -8,14 +8,12 @@ from shutil import copy
 
 import pytest
 
-from acelib.facts import (
+from acelib.records import Chain, Edit, Fact
+from acelib.world.world import (
     CATEGORIES,
     SPLITS,
     WORLD,
-    Chain,
-    Edit,
     Entity,
-    Fact,
     World,
     chains,
     check_world,

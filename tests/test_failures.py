@@ -11,11 +11,12 @@ import torch
 from test_covariance import TEXTS
 
 from acelib import editors
-from acelib.covariance import Moments, second_moments
+from acelib.editing.keys import tokens
+from acelib.editing.moments import Moments, second_moments
+from acelib.editing.request import requests
+from acelib.editing.search import Objective
 from acelib.editors import EDITORS, AlphaEdit
-from acelib.facts import Edit
-from acelib.keys import requests, tokens
-from acelib.targets import Objective
+from acelib.records import Edit
 
 #: Small settings by the name of a field; whoever has the field gets it.
 SMALL = dict(

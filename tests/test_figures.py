@@ -12,9 +12,11 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_hex
 
-from acelib import figures
-from acelib.latency import exponents
-from acelib.tables import Mean, layers_table, paired_table, published
+from acelib.bench.latency import exponents
+from acelib.paper.published import published
+from acelib.study import figures
+from acelib.study.stats import Mean
+from acelib.study.tables import layers_table, paired_table
 
 pytestmark = pytest.mark.filterwarnings("error")
 CATEGORIES, LAYERS, ROLES = (

@@ -8,7 +8,7 @@ from test_update import bits, same_bits
 
 from acelib.editors import ft
 from acelib.editors.ft import FT, PRESETS
-from acelib.update import applied, overlaid
+from acelib.model.update import applied, overlaid
 
 MORE = [*EDITS, replace(EDITS[0], prompt="{} is a player of", target_new="golf")]
 TUNERS = {

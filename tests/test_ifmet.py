@@ -8,10 +8,10 @@ from test_editors import EDITORS, HOPS
 from test_keys import EDITS
 from test_spread import identity
 
+from acelib.editing.request import request
+from acelib.editing.write import edit
 from acelib.editors import PMET, ifmet
-from acelib.keys import request
-from acelib.spread import edit
-from acelib.update import applied
+from acelib.model.update import applied
 
 EDITOR = replace(EDITORS["ifmet"], n_prefixes=0)
 

@@ -2,20 +2,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-
-from acelib.keys import (
-    Request,
-    chunked,
-    contexts,
-    distinct,
-    keys_at,
-    prefix_weights,
-    request,
-    requests,
-    values_at,
-)
-from acelib.update import applied
 from test_update import random_update
+
+from acelib.editing.keys import contexts, keys_at, prefix_weights, values_at
+from acelib.editing.request import Request, distinct, request, requests
+from acelib.model.states import chunked
+from acelib.model.update import applied
 
 
 @dataclass(frozen=True)

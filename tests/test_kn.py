@@ -6,7 +6,7 @@ from test_keys import EDITS
 from test_update import bits, same_bits
 
 from acelib.editors.kn import KN, PRESETS, integrated_gradients
-from acelib.update import applied
+from acelib.model.update import applied
 
 ASKED = [replace(e, target_true=old) for e, old in zip(EDITS, ("golf", "Paris", "France"))]
 

@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-from acelib import lm as module
-from acelib.lm import LM, load
-
+from acelib.model import lm as module
+from acelib.model.lm import LM, load
 
 TEXT = "In Paris and Paris: Paris's Tim Duncan"
 

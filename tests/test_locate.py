@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from acelib.attribution import first_tokens, query_scores, top, top_neurons, value_scores
-from acelib.locate import ROLES, ablate, causal_trace, locate, rank
-from acelib.trace import Site, trace
+from acelib.attribution.interventions import ablate, causal_trace
+from acelib.attribution.layers import ROLES, locate, rank
+from acelib.attribution.scores import first_tokens, query_scores, top, top_neurons, value_scores
+from acelib.model.states import Site, trace
 
 PROMPTS = (
     "Tim Duncan plays the sport of",

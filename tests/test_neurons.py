@@ -8,12 +8,13 @@ from test_editors import EDITORS, HOPS
 from test_spread import goals, identity
 from test_update import bits, same_bits
 
-from acelib.attribution import first_tokens, query_scores, value_scores
-from acelib.covariance import Moments
+from acelib.attribution.scores import first_tokens, query_scores, value_scores
+from acelib.editing.keys import keys_at, values_at
+from acelib.editing.moments import Moments
+from acelib.editing.request import requests
+from acelib.editing.search import Objective
+from acelib.editing.write import Stage, write
 from acelib.editors.neurons import NeuronACE, Part
-from acelib.keys import keys_at, requests, values_at
-from acelib.spread import Stage, write
-from acelib.targets import Objective
 
 EDITS = [replace(edit, target_true="golf") for edit in HOPS]
 of = lambda ace, n, **more: NeuronACE(**vars(ace), n_neurons=n, **more)

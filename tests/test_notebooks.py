@@ -11,8 +11,17 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from acelib import notebooks
-from acelib.notebooks import ChapterError, checked, execute, find, record_of, run, run_folder, stale
+from acelib.book import chapters
+from acelib.book.chapters import (
+    ChapterError,
+    checked,
+    execute,
+    find,
+    record_of,
+    run,
+    run_folder,
+    stale,
+)
 from acelib.provenance import ROOT, code, data_hash, library_hash
 
 
@@ -154,7 +163,7 @@ def test_a_chapter_whose_code_changes_while_it_runs_is_stale(root, monkeypatch):
     chapter, library, run_cells = (
         find("01_one", root),
         root / "acelib" / "lib.py",
-        notebooks.papermill.execute_notebook,
+        chapters.papermill.execute_notebook,
     )
 
     def edited_meanwhile(*given, **named):
@@ -162,7 +171,7 @@ def test_a_chapter_whose_code_changes_while_it_runs_is_stale(root, monkeypatch):
         library_hash.cache_clear()
         return run_cells(*given, **named)
 
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", edited_meanwhile)
+    monkeypatch.setattr(chapters.papermill, "execute_notebook", edited_meanwhile)
     execute(chapter, root=root)
     assert stale(chapter, root=root) == ["the library changed"]
 
@@ -292,11 +301,11 @@ def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root)
 
 def test_profiles_name_parameters_that_chapters_have():
     with pytest.raises(ValueError, match="unknown profile 'all'; known: paper, quick"):
-        notebooks.profile("all")
+        chapters.profile("all")
     for name in ("paper", "quick"):
-        for chapter, sizes in notebooks.profile(name).items():
+        for chapter, sizes in chapters.profile(name).items():
             assert checked(find(chapter), sizes) == sizes
-    small, large = notebooks.profile("quick"), notebooks.profile("paper")
+    small, large = chapters.profile("quick"), chapters.profile("paper")
     assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(
         small
     )
@@ -313,4 +322,4 @@ def test_code_keeps_what_can_change_a_number():
 
 
 def test_kernels_find_this_library():
-    assert notebooks.ENVIRONMENT["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+    assert chapters.ENVIRONMENT["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

@@ -5,9 +5,9 @@ import os
 import pandas as pd
 import pytest
 
-from acelib import experiments, parallel
-from acelib.evaluate import recall
-from acelib.lm import load
+from acelib.model.answers import recall
+from acelib.model.lm import load
+from acelib.study import experiments, parallel
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ import torch
 from conftest import tiny_tokenizer
 from test_experiments import relation
 
-from acelib import lm as lms
-from acelib import pretrain
-from acelib.facts import Entity, Fact, World, chains, split_of
-from acelib.pretrain import TEXTS, Corpus, Recipe, schedule, make_tokenizer, train
+from acelib.model import lm as lms
+from acelib.records import Fact
+from acelib.training import train as pretrain
+from acelib.training.train import Corpus, Recipe, make_tokenizer, schedule, train
+from acelib.world.text import TEXTS
+from acelib.world.world import Entity, World, chains, split_of
 
 RECIPE = Recipe(
     architecture="qwen3",

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from acelib.facts import Edit, load_world
-from acelib.probe import probes
+from acelib.measures.probe import probes
+from acelib.records import Edit
+from acelib.world.world import load_world
 
 
 def test_what_is_asked_follows_from_the_world():

@@ -4,23 +4,13 @@ from random import Random
 
 import pytest
 
-from acelib.cases import make_cases
-from acelib.facts import (
-    WORLD,
-    Chain,
-    Entity,
-    Fact,
-    World,
-    load_relations,
-    load_world,
-    sample_chains,
-    split_of,
-)
-from acelib.prompts import (
-    held_out,
+from acelib.records import Chain, Fact
+from acelib.world.cases import make_cases
+from acelib.world.wording import (
     demonstrations,
     few_shot,
     few_shot_demo,
+    held_out,
     matches,
     multi_hop_cloze,
     multi_hop_question,
@@ -29,6 +19,15 @@ from acelib.prompts import (
     single_hop_cloze,
     single_hop_question,
     statement,
+)
+from acelib.world.world import (
+    WORLD,
+    Entity,
+    World,
+    load_relations,
+    load_world,
+    sample_chains,
+    split_of,
 )
 
 CHAIN = Chain(

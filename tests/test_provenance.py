@@ -60,7 +60,7 @@ def test_a_hash_changes_with_what_is_reached_and_with_nothing_else(root):
 
 def test_rows_depend_on_the_judge_and_on_the_editor():
     def names(module):
-        return {path.stem for path in _reached(ROOT, ("acelib.experiments", module))}
+        return {path.stem for path in _reached(ROOT, ("acelib.study.experiments", module))}
 
     assert (
         {"experiments", "evaluate", "prompts", "facts", "update", "lm"}

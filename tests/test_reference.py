@@ -4,15 +4,17 @@ import pytest
 import torch
 from test_update import bits, same_bits
 
-from acelib import bars, lm, probe
-from acelib.cases import make_cases
-from acelib.covariance import second_moments
+from acelib.editing.moments import second_moments
 from acelib.editors import EDITORS, preset
-from acelib.evaluate import recall
-from acelib.experiments import Protocol, judge, known_cases
-from acelib.facts import load_world
-from acelib.pretrain import documents
-from acelib.update import applied
+from acelib.measures import probe
+from acelib.model import lm
+from acelib.model.answers import recall
+from acelib.model.update import applied
+from acelib.study.experiments import Protocol, judge, known_cases
+from acelib.training import bars
+from acelib.world.cases import make_cases
+from acelib.world.text import documents
+from acelib.world.world import load_world
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from agreement import (
     search,
 )
 
-from acelib.keys import requests
-from acelib.targets import target_vectors
+from acelib.editing.request import requests
+from acelib.editing.search import target_vectors
 
 SAME = 1e-8  #: relative difference allowed
 

@@ -6,12 +6,21 @@ import pandas as pd
 import pytest
 import torch
 
-from acelib import figures
-from acelib.evaluate import generate, recall
-from acelib.facts import Edit, World, load_world
-from acelib.ripple import CATEGORIES, INVERSES, Questions, judge, known_edits, probes
-from acelib.tables import Mean, ripple_table
-from acelib.update import Factors, Update
+from acelib.measures.ripple import (
+    CATEGORIES,
+    INVERSES,
+    Questions,
+    judge,
+    known_edits,
+    probes,
+    ripple_table,
+)
+from acelib.model.answers import generate, recall
+from acelib.model.update import Factors, Update
+from acelib.records import Edit
+from acelib.study import figures
+from acelib.study.stats import Mean
+from acelib.world.world import World, load_world
 
 WORLD = load_world()
 PROMPTS = [

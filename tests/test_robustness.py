@@ -3,13 +3,13 @@
 import pandas as pd
 import pytest
 import torch
-
-from acelib.attribution import first_tokens, layer_scores
-from acelib.cases import make_cases, single_edits
-from acelib.facts import load_world
-from acelib.robustness import demonstrated, mismatched, passed_on, passes
-from acelib.update import Factors, Update
 from conftest import make_tiny
+
+from acelib.attribution.scores import first_tokens, layer_scores
+from acelib.measures.robustness import demonstrated, mismatched, passed_on, passes
+from acelib.model.update import Factors, Update
+from acelib.world.cases import make_cases, single_edits
+from acelib.world.world import load_world
 
 PROMPTS, ANSWERS = (
     ("Tim Duncan plays the sport of", "The capital of France is", "The author of Hamlet is"),

@@ -8,12 +8,13 @@ from test_keys import EDITS, plain
 from test_spread import identity
 from test_update import bits, same_bits
 
-from acelib.covariance import Moments
+from acelib.editing.keys import Walk, values_at
+from acelib.editing.moments import Moments
+from acelib.editing.request import request, requests
+from acelib.editing.search import Objective, target_vectors
+from acelib.editing.solve import ridge
 from acelib.editors.rome import PRESETS, ROME
-from acelib.keys import Walk, request, requests, values_at
-from acelib.solve import ridge
-from acelib.targets import Objective, target_vectors
-from acelib.update import Update, applied
+from acelib.model.update import Update, applied
 
 SEARCH = Objective(kind="mlp", steps=4, lr=0.1, clamp=4.0, floor=None)
 SHORT = ROME(layer=1, objective=SEARCH, n_prefixes=1, prefix_lengths=(5, 8))

@@ -8,11 +8,11 @@ from test_alphaedit import spectrum
 from test_editors import BLOCK, HOPS, JOINT
 from test_update import bits, random_update, same_bits
 
+from acelib.editing.keys import contexts
 from acelib.editors import ACE, FT, IFMET, MEMIT, AlphaEdit
-from acelib.facts import Edit
-from acelib.keys import contexts
-from acelib.sequential import edit_in_turn
-from acelib.update import Update, commit
+from acelib.editors.base import edit_in_turn
+from acelib.model.update import Update, commit
+from acelib.records import Edit
 
 EDITORS = {
     "memit": MEMIT(layers=(1, 2), objective=BLOCK, weight=2.0, n_prefixes=1, prefix_length=6),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acelib.solve import rank_one, remembering, ridge
+from acelib.editing.solve import rank_one, remembering, ridge
 
 M, D = 12, 7
 

@@ -6,11 +6,12 @@ from test_covariance import TEXTS
 from test_keys import EDITS, plain
 from test_update import bits, random_update, same_bits
 
-from acelib.covariance import Moments, second_moments
-from acelib.keys import request, requests, values_at
-from acelib.spread import Stage, edit, write
-from acelib.targets import Objective
-from acelib.update import Update, applied
+from acelib.editing.keys import values_at
+from acelib.editing.moments import Moments, second_moments
+from acelib.editing.request import request, requests
+from acelib.editing.search import Objective
+from acelib.editing.write import Stage, edit, write
+from acelib.model.update import Update, applied
 
 PREFIXES = ("", "The. ", "Because golf. ")
 

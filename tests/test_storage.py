@@ -6,14 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_tiny
 from scipy.stats import spearmanr
 
-from acelib.attribution import first_tokens, value_scores
-from acelib.evaluate import recall
-from acelib.facts import CATEGORIES, load_world
-from acelib.locate import ablate
-from acelib.prompts import single_hop_cloze
-from acelib.storage import (
+from acelib.attribution.interventions import ablate
+from acelib.attribution.scores import first_tokens, value_scores
+from acelib.measures.storage import (
     category_scores,
     kinship,
     known_facts,
@@ -21,7 +19,9 @@ from acelib.storage import (
     similarity,
     zeroing,
 )
-from conftest import make_tiny
+from acelib.model.answers import recall
+from acelib.world.wording import single_hop_cloze
+from acelib.world.world import CATEGORIES, load_world
 
 
 @pytest.fixture(scope="module")

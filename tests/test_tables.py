@@ -10,20 +10,11 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from acelib import tables
 from acelib.editors import ACE, EDITORS, MEMIT, preset
-from acelib.tables import (
-    Mean,
-    interval,
-    layers_table,
-    metrics_table,
-    multi_hop_table,
-    paired,
-    paired_table,
-    published,
-    quote,
-    style,
-)
+from acelib.paper.published import published, quote
+from acelib.study import stats, tables
+from acelib.study.stats import Mean, interval, paired
+from acelib.study.tables import layers_table, metrics_table, multi_hop_table, paired_table, style
 
 pytestmark = pytest.mark.filterwarnings("error")
 ROWS_OF_ACE = {
@@ -155,11 +146,11 @@ def test_batches_of_resamples_change_nothing():
 def test_cases_that_all_agree_have_the_exact_binomial_interval(n):
     exact = lambda k: binomtest(k, n).proportion_ci(0.95, "exact")
     for k in (0, n):
-        found = interval([100 * k / n] * n, bounds=tables.SHARE)
+        found = interval([100 * k / n] * n, bounds=stats.SHARE)
         assert (found.low, found.high) == pytest.approx((100 * exact(k).low, 100 * exact(k).high))
-    gap = interval([0.0] * n, bounds=tables.POINTS)
+    gap = interval([0.0] * n, bounds=stats.POINTS)
     assert gap.mean == 0 and -gap.low == gap.high == pytest.approx(100 * exact(0).high)
-    half = interval([0.0, 100.0] * n, bounds=tables.SHARE)
+    half = interval([0.0, 100.0] * n, bounds=stats.SHARE)
     assert half == interval([0.0, 100.0] * n)  # where they do not agree, bounds change nothing
 
 
@@ -182,11 +173,11 @@ def test_paired_differences_are_taken_within_cases(rows):
     found = paired(rows.sample(frac=1, random_state=0), "ACE", "MEMIT")
     wide = rows.pivot(index="case_id", columns="editor", values="multi_hop")
     assert found == interval(wide.ACE - wide.MEMIT)
-    assert paired(rows, "ACE", "ACE") == tables.agreed(Mean(0, 0, 0, 12), tables.POINTS)
+    assert paired(rows, "ACE", "ACE") == stats.agreed(Mean(0, 0, 0, 12), stats.POINTS)
     assert paired(rows, "ACE", "MEMIT", "paraphrase").n == 11  # a case without paraphrases
     table = paired_table(rows)
-    assert list(table.index) == ["ACE − MEMIT"] and table.efficacy.iloc[0] == tables.agreed(
-        Mean(50, 50, 50, 12), tables.POINTS
+    assert list(table.index) == ["ACE − MEMIT"] and table.efficacy.iloc[0] == stats.agreed(
+        Mean(50, 50, 50, 12), stats.POINTS
     )
 
 
@@ -377,7 +368,7 @@ def test_settings_of_every_editor():
 
 
 def test_a_difference_is_known_by_the_smaller_sample():
-    few = tables.difference([0.0] * 4, [0.0] * 20)
-    assert few.n == 4 and tables.agreed(few, tables.POINTS) == interval(
-        [0.0] * 4, bounds=tables.POINTS
+    few = stats.difference([0.0] * 4, [0.0] * 20)
+    assert few.n == 4 and stats.agreed(few, stats.POINTS) == interval(
+        [0.0] * 4, bounds=stats.POINTS
     )

@@ -6,11 +6,13 @@ from test_keys import EDITS
 from test_update import bits, random_update, same_bits
 from transformers import DynamicCache
 
-from acelib import targets
-from acelib.keys import Request, aligned, reading, request, requests
-from acelib.tail import Tail, fixed, rows_that_fit, sharing
-from acelib.targets import Objective, target_vectors
-from acelib.update import Update, applied
+from acelib.editing import search as targets
+from acelib.editing.keys import aligned
+from acelib.editing.request import Request, request, requests
+from acelib.editing.search import Objective, target_vectors
+from acelib.editing.tail import Tail, fixed, rows_that_fit, sharing
+from acelib.model.states import reading
+from acelib.model.update import Update, applied
 
 BLOCK = Objective(steps=9, lr=0.1, decay=0.3, clamp=2.0, kl=0.5, floor=None)
 PMET = Objective(kind="pmet", steps=9, lr=0.1, decay=0.3, clamp=2.0, kl=1.0, floor=None)

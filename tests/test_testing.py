@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from acelib import testing
-from acelib.tables import Mean
-from acelib.testing import assert_table
+from acelib.study import check
+from acelib.study.check import assert_table
+from acelib.study.stats import Mean
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -29,7 +29,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture
 def reference(tmp_path, table, monkeypatch) -> Path:
-    monkeypatch.delenv(testing.UPDATE, raising=False)
+    monkeypatch.delenv(check.UPDATE, raising=False)
     assert_table(table, tmp_path / "kept.json", update=True)
     return tmp_path / "kept.json"
 
@@ -124,14 +124,14 @@ def test_numpy_and_pandas_numbers(tmp_path):
 
 
 def test_references_are_written_only_when_told(table, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(testing, "ROOT", tmp_path)
-    monkeypatch.delenv(testing.UPDATE, raising=False)
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.delenv(check.UPDATE, raising=False)
     with pytest.raises(
-        FileNotFoundError, match=f"no reference 'new' to compare with; run with {testing.UPDATE}=1"
+        FileNotFoundError, match=f"no reference 'new' to compare with; run with {check.UPDATE}=1"
     ):
         assert_table(table, "new")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setenv(testing.UPDATE, "1")
+    monkeypatch.setenv(check.UPDATE, "1")
     assert_table(table, "new")
     path = tmp_path / "tests" / "reference" / "new.json"
     before = path.read_text("utf-8")
@@ -140,6 +140,6 @@ def test_references_are_written_only_when_told(table, tmp_path, monkeypatch, cap
     assert path.read_text("utf-8") == before
     table.iloc[0, 0] = 50.0
     assert_table(table, "new", atol=10)  # what is written is what was measured, tolerance or not
-    monkeypatch.delenv(testing.UPDATE)
+    monkeypatch.delenv(check.UPDATE)
     assert_table(table, "new", rtol=0)
     assert capsys.readouterr().out == "OK: new, 6 values\n" * 4

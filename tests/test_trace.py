@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from acelib.trace import KINDS, Site, last, positions, trace
+from acelib.model.states import KINDS, Site, last, positions, trace
 
 TEXTS = ("Tim Duncan plays the sport of", "The capital of France", "Apple")
 

@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from acelib import tune as tuning
+from acelib.editing.search import Objective
 from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset
 from acelib.provenance import ROOT
-from acelib.targets import Objective
-from acelib.tune import SCORE, keep, source, spaces, tune
+from acelib.study import tune as tuning
+from acelib.study.tune import SCORE, keep, source, spaces, tune
 
 SPACES = {
     "MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)],

@@ -1,10 +1,17 @@
 import pytest
 import torch
-
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from acelib.update import Factors, Update, applied, commit, overlaid, save_pretrained, save_tensors
+from acelib.model.update import (
+    Factors,
+    Update,
+    applied,
+    commit,
+    overlaid,
+    save_pretrained,
+    save_tensors,
+)
 
 
 def random_update(lm, layers=(1, 2), rank=2, seed=0, **kw):

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from acelib.editors import ace, alphaedit, ft, ifmet, kn, memit, pmet, rome
-from acelib.editors.ace import ACE
-from acelib.editors.alphaedit import AlphaEdit
-from acelib.editors.ft import FT
-from acelib.editors.ifmet import IFMET
-from acelib.editors.kn import KN
-from acelib.editors.memit import MEMIT
-from acelib.editors.neurons import NeuronACE
-from acelib.editors.pmet import PMET
-from acelib.editors.rome import ROME
+from . import ace, alphaedit, ft, ifmet, kn, memit, pmet, rome
+from .ace import ACE
+from .alphaedit import AlphaEdit
+from .ft import FT
+from .ifmet import IFMET
+from .kn import KN
+from .memit import MEMIT
+from .neurons import NeuronACE
+from .pmet import PMET
+from .rome import ROME
 
 __all__ = [
     "ACE",

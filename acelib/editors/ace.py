@@ -14,18 +14,16 @@ are those of their write; the query stage, below them, moves them once more. Sou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
-from acelib.editors.alphaedit import AlphaEdit
-from acelib.editors.memit import MEMIT
-from acelib.editors.pmet import PMET
-from acelib.editors.staged import Staged
-from acelib.keys import Request, batch_of, check_reading, distinct, request
-from acelib.spread import Stage
-from acelib.targets import Objective
-
-if TYPE_CHECKING:
-    from acelib.facts import Edit
+from ..editing.request import Request, batch_of, check_reading, distinct, request
+from ..editing.search import Objective
+from ..editing.write import Stage
+from ..records import Edit
+from .alphaedit import AlphaEdit
+from .base import Staged
+from .memit import MEMIT
+from .pmet import PMET
 
 BACKBONES = {"pmet": PMET, "memit": MEMIT, "alphaedit": AlphaEdit}
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from acelib.editors.memit import MEMIT
-from acelib.spread import Stage
-from acelib.targets import Objective
+from ..editing.search import Objective
+from ..editing.write import Stage
+from .memit import MEMIT
 
 
 @dataclass(frozen=True, kw_only=True)

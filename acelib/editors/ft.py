@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor
 
-from acelib.covariance import Moments
-from acelib.editors.staged import signed
-from acelib.keys import Batch, Request, chunked, reading, requests
-from acelib.lm import LM
-from acelib.update import Factors, Update
-
-if TYPE_CHECKING:
-    from acelib.facts import Edit
+from ..editing.keys import Batch
+from ..editing.moments import Moments
+from ..editing.request import Request, requests
+from ..model.lm import LM
+from ..model.states import chunked, reading
+from ..model.update import Factors, Update
+from ..records import Edit
+from .base import signed
 
 LOSSES = ("last", "target")
 BUDGET = 2**28  #: numbers held for the changes and their Adam states at a time

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acelib.editors.ace import ACE
-from acelib.targets import Objective
+from ..editing.search import Objective
+from .ace import ACE
 
 
 @dataclass(frozen=True, kw_only=True)

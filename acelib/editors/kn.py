@@ -16,20 +16,20 @@ point, the preset for Qwen, the gradient at 0), or subtracts an embedding of the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from acelib.covariance import Moments
-from acelib.editors.staged import signed
-from acelib.keys import aligned, chunked, reading, request, requests
-from acelib.lm import LM
-from acelib.update import Factors, Update
-
-if TYPE_CHECKING:
-    from acelib.facts import Edit
+from ..editing.keys import aligned
+from ..editing.moments import Moments
+from ..editing.request import request, requests
+from ..model.lm import LM
+from ..model.states import chunked, reading
+from ..model.update import Factors, Update
+from ..records import Edit
+from .base import signed
 
 ACTIVATIONS = ("post", "pre")
 MODES = ("update", "erase")

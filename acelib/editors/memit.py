@@ -6,15 +6,13 @@ dW_l = R_l K_l^T (weight C_l + K_l K_l^T)^{-1},  R_l = (Z - H_L) / (L - l + 1)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
-from acelib.editors.staged import Staged
-from acelib.keys import Request, check_reading, requests
-from acelib.spread import Stage
-from acelib.targets import Objective
-
-if TYPE_CHECKING:
-    from acelib.facts import Edit
+from ..editing.request import Request, check_reading, requests
+from ..editing.search import Objective
+from ..editing.write import Stage
+from ..records import Edit
+from .base import Staged
 
 
 @dataclass(frozen=True, kw_only=True)

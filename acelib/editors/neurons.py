@@ -11,22 +11,21 @@ the constraint that all other columns stay as they are, so with S = all neurons 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from acelib.attribution import first_tokens, query_scores, value_scores
-from acelib.covariance import Moments
-from acelib.editors.ace import ACE
-from acelib.keys import request, tokens
-from acelib.lm import LM
-from acelib.solve import Solver
-from acelib.spread import Stage
-from acelib.update import Update
-
-if TYPE_CHECKING:
-    from acelib.facts import Edit
+from ..attribution.scores import first_tokens, query_scores, value_scores
+from ..editing.keys import tokens
+from ..editing.moments import Moments
+from ..editing.request import request
+from ..editing.solve import Solver
+from ..editing.write import Stage
+from ..model.lm import LM
+from ..model.update import Update
+from ..records import Edit
+from .ace import ACE
 
 CHOICES = ("attribution", "random")
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acelib.editors.memit import MEMIT
-from acelib.targets import Objective
+from ..editing.search import Objective
+from .memit import MEMIT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,20 +9,19 @@ r-ROME (Gupta et al., 2024) uses the averaged key in both. Many released setting
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 import torch
 
-from acelib.covariance import Moments
-from acelib.editors.staged import signed
-from acelib.keys import Walk, contexts, requests
-from acelib.lm import LM
-from acelib.solve import rank_one
-from acelib.targets import Objective, target_vectors
-from acelib.update import Factors, Update
-
-if TYPE_CHECKING:
-    from acelib.facts import Edit
+from ..editing.keys import Walk, contexts
+from ..editing.moments import Moments
+from ..editing.request import requests
+from ..editing.search import Objective, target_vectors
+from ..editing.solve import rank_one
+from ..model.lm import LM
+from ..model.update import Factors, Update
+from ..records import Edit
+from .base import signed
 
 CONSTRAINTS = ("bare", "mean")
 

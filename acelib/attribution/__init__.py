@@ -1,0 +1,1 @@
+"""Where knowledge is: scores of neurons and layers, and interventions."""

@@ -1,0 +1,137 @@
+"""Where a model answers: the layers that query and the layers that hold the value, by attribution and by intervention.
+
+Attribution sums Eq. 9 and Eq. 10 over prompts and ranks the layers. Interventions check it: ``causal_trace`` puts clean states back
+into a run whose subject is drowned in noise (Meng et al., 2022), ``ablate`` silences neurons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..model.lm import LM
+from ..world.wording import multi_hop_cloze, single_hop_cloze
+from ..world.world import World, chains, sample_chains, split_of
+from .scores import first_tokens, query_scores, top, value_scores
+
+#: Tokens of a prompt by their part in causal tracing.
+ROLES = ("first subject", "middle subject", "last subject", "further", "last")
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Scores summed over prompts (float64, on the CPU), and the layers they rank first."""
+
+    value: Tensor  #: I of each FFN neuron, (l, m), nats
+    query: Tensor  #: Q of each FFN neuron, (l, m)
+    value_count_by_layer: tuple[
+        int, ...
+    ]  #: how many of the prompts' top value neurons lie in each layer
+    n_prompts: int
+    n_query: int = 3  #: query layers wanted
+    n_value: int = 3  #: value layers wanted
+
+    @property
+    def value_by_layer(self) -> tuple[float, ...]:
+        """Sum of I over each layer's neurons (Table 1)."""
+        return tuple(self.value.sum(1).tolist())
+
+    @property
+    def query_by_layer(self) -> tuple[float, ...]:
+        """Sum of Q over each layer's neurons."""
+        return tuple(self.query.sum(1).tolist())
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        """The layers that hold the value, best first; equal ones in ascending order."""
+        return rank(self.value_by_layer, self.n_value)
+
+    @property
+    def query_layers(self) -> tuple[int, ...]:
+        """The layers that query, best first; equal ones in ascending order."""
+        return rank(self.query_by_layer, self.n_query)
+
+
+def rank(scores: Sequence[float], n: int) -> tuple[int, ...]:
+    """Indices of the n greatest scores, best first; equal ones in ascending order."""
+    return tuple(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:n])
+
+
+def locate(
+    lm: LM,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    n_query: int = 3,
+    n_value: int = 3,
+    n_top: int = 100,
+    norm: str = "frozen",
+    row: str = "gate",
+    batch_size: int = 32,
+    progress: Callable[[int, int], object] | None = None,
+    budget: int = 2**22,
+) -> Located:
+    """Query and value layers of a set of prompts: value scores (Eq. 9) and query scores (Eq. 10) of all FFN neurons, summed over prompts.
+
+    prompts, answers: n texts each, an answer follows its prompt after one space.   n_query, n_value: layers to name of each kind.
+    n_top: value neurons a prompt that query scores aim at.   norm, budget, row: as in ``value_scores``, ``query_scores``.
+    progress: called with (prompts done, prompts).
+    Raises ValueError for no prompts, unequal numbers, an empty answer, or a number below 1. Source: ACE, Section 5, Stage 1.
+    """
+    if not prompts or len(prompts) != len(answers):
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(answers)} answers: give at least one, and as many of each"
+        )
+    for name, n in dict(
+        n_query=n_query, n_value=n_value, n_top=n_top, batch_size=batch_size
+    ).items():
+        if n < 1:
+            raise ValueError(f"{name} is {n}; it is at least 1")
+    targets = first_tokens(lm, answers)
+    value, query = torch.zeros(2, lm.n_layers, lm.d_mlp, dtype=torch.float64)
+    count = torch.zeros(lm.n_layers, dtype=torch.long)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, mask = lm.encode([prompts[i] for i in rows])
+        scores = value_scores(lm, ids, mask, targets[rows], norm=norm, budget=budget)
+        value += scores.double().sum(0).cpu()
+        query += query_scores(lm, ids, mask, scores, n_top, row).double().sum(0).cpu()
+        count += (top(scores, n_top) != 0).sum((0, 2)).cpu()
+        if progress:
+            progress(start + len(rows), len(order))
+    return Located(value, query, tuple(count.tolist()), len(prompts), n_query, n_value)
+
+
+def questions(
+    world: World, n: int, seed: int = 0, category: str | None = None, single: bool = False
+) -> list[tuple[str, str]]:
+    """``n`` prompts with their answers, or as many as there are, to locate layers with: held-out two-hop statements, or single facts.
+
+    category: of the last hop, one of the eight; None for all facts.
+    Raises ValueError for an unknown category, or one in which no held-out chain of two hops ends.
+    """
+    pool, rng = world.facts if category is None else world.facts_of(category), Random(seed)
+    if single:
+        return [
+            (single_hop_cloze(world, fact), fact.object)
+            for fact in rng.sample(pool, min(n, len(pool)))
+        ]
+    if category is None:
+        chosen = sample_chains(world, "identification", 2, n, rng)
+    else:
+        last = set(pool)
+        chosen = [
+            chain
+            for chain in chains(world, 2)
+            if chain.facts[-1] in last and split_of(chain) == "identification"
+        ]
+        chosen = rng.sample(chosen, min(n, len(chosen)))
+    if not chosen:
+        raise ValueError(
+            f"no held-out chain of two hops ends in a fact of category {category}; ask single facts"
+        )
+    return [(multi_hop_cloze(world, chain), chain.answer) for chain in chosen]

@@ -1,0 +1,1 @@
+"""Speed: this code against the plain published procedures."""

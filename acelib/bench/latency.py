@@ -1,0 +1,172 @@
+"""What the stages of an edit cost, and how the cost of target vectors grows with the number of facts, width, depth and vocabulary."""
+
+from __future__ import annotations
+
+from typing import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import t as student
+from transformers import GPTJConfig, GPTJForCausalLM
+
+from ..editing.moments import Moments
+from ..editing.request import requests
+from ..editing.search import Objective, target_vectors
+from ..editing.write import write
+from ..editors.base import Staged
+from ..model.lm import LM
+from ..records import Edit
+from ..world.world import load_world
+from . import plain
+from .speed import edits_of, same, targets, timed
+
+BASE = dict(facts=12, width=128, depth=6, vocabulary=4096)  #: what does not vary
+SIZES = dict(
+    facts=(4, 12, 36, 108),
+    width=(64, 128, 256, 512),
+    depth=(3, 6, 12, 24),
+    vocabulary=(4096, 8192, 16384, 32768),
+)
+
+
+def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> dict[str, float]:
+    """Seconds an editor needs for the target vectors of all ``edits`` ("vectors"), and then for one edit's update ("update"), on average.
+
+    Second moments are factored before the clock starts. Source: ACE Appendix I.
+    """
+    spent, prefixes = dict(vectors=0.0, update=0.0), editor.prefixes(lm)
+    for name, stage in editor.plan.items():
+        given = editor.asked(edits, name)
+        stage.check(lm, moments)
+        for layer in stage.layers:
+            stage.kept(moments, layer)
+        found, seconds = timed(
+            lambda: target_vectors(lm, given, stage.layers[-1], stage.objective, prefixes).value, lm
+        )
+        spent["vectors"] += seconds
+        value = dict(zip(given, found))
+        for edit in edits:
+            own = editor.asked([edit], name)
+            Z = torch.stack([value[r] for r in own])
+            spent["update"] += timed(lambda: write(lm, own, stage, moments, Z, prefixes), lm)[
+                1
+            ] / len(edits)
+    return spent
+
+
+def random_lm(tokenizer, width: int, depth: int, vocabulary: int, seed: int = 0) -> LM:
+    """A random model of GPT-J's shape with heads of 32, float32. Raises ValueError for a vocabulary smaller than the tokenizer's."""
+    if vocabulary < len(tokenizer):
+        raise ValueError(
+            f"vocabulary {vocabulary} is smaller than the tokenizer's, {len(tokenizer)}"
+        )
+    config = GPTJConfig(
+        n_embd=width,
+        n_layer=depth,
+        n_head=max(1, width // 32),
+        rotary_dim=16,
+        vocab_size=vocabulary,
+        n_positions=256,
+        bos_token_id=None,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LM(GPTJForCausalLM(config), tokenizer, f"random, d={width}, {depth} layers")
+
+
+def wide(
+    tokenizer,
+    n: int = 8,
+    sample: int = 1,
+    width: int = 1024,
+    depth: int = 12,
+    steps: int = 4,
+    seed: int = 0,
+    **more,
+):
+    """``bench.targets`` on a wider random model of GPT-J's shape, edited at a quarter of its depth."""
+    lm = random_lm(tokenizer, width, depth, max(len(tokenizer), BASE["vocabulary"]), seed)
+    return targets(lm, n, sample, depth // 4, steps=steps, seed=seed, **more)
+
+
+def curves(
+    tokenizer,
+    sizes: Mapping[str, Sequence[int]] = SIZES,
+    base: Mapping[str, int] = BASE,
+    steps: int = 3,
+    repeats: int = 3,
+    sample: int = 2,
+    seed: int = 0,
+    rtol: float = 1e-2,
+    progress: Callable[[int, int, str], object] | None = None,
+) -> pd.DataFrame:
+    """Seconds of a target search without prefixes, edited at a third of the depth, as one size after another grows from ``base``.
+
+    The plain procedure is timed on ``sample`` facts and multiplied up; every time is the least of ``repeats``.
+    Returns one row a measurement: what, size, procedure ("plain", "acelib"), seconds. Raises AssertionError if the results differ.
+    """
+    world, rows, points = (
+        load_world(),
+        [],
+        [(what, size) for what, some in sizes.items() for size in some],
+    )
+    for done, (what, size) in enumerate(points, 1):
+        at = {**base, what: size}
+        lm = random_lm(tokenizer, at["width"], at["depth"], at["vocabulary"], seed)
+        given, objective, layer = (
+            requests(edits_of(world, at["facts"], seed)),
+            Objective(steps=steps, floor=None),
+            at["depth"] // 3,
+        )
+        some = given[:sample]
+        ways = {
+            "plain": lambda: torch.cat(
+                [plain.target_vectors(lm, [r], layer, objective) for r in some]
+            ),
+            "acelib": lambda: target_vectors(lm, given, layer, objective),
+        }
+        runs = {name: [timed(work, lm) for _ in range(repeats)] for name, work in ways.items()}
+        found = runs["acelib"][0][0]
+        pushes = found.delta[0, : len(some)]
+        same(
+            f"{what} {size}",
+            pushes,
+            runs["plain"][0][0] - (found.value[: len(some)] - pushes),
+            rtol,
+        )
+        for name, results in runs.items():
+            share = len(given) / len(some) if name == "plain" else 1
+            rows.append(
+                dict(
+                    what=what,
+                    size=at[what],
+                    procedure=name,
+                    seconds=share * min(seconds for _, seconds in results),
+                )
+            )
+        if progress:
+            progress(done, len(points), "growth")
+    return pd.DataFrame(rows)
+
+
+def exponents(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Slopes of log seconds over log size by least squares, with Student's interval of the slope.
+
+    rows: ``curves``.   Returns (what, procedure): exponent, low, high; the interval is nan for fewer than three sizes.
+    """
+    table = {}
+    for (what, name), part in rows.groupby(["what", "procedure"], sort=False):
+        x, y = np.log(part["size"].to_numpy(float)), np.log(part["seconds"].to_numpy())
+        spread = x - x.mean()
+        slope, free = (spread @ y) / (spread @ spread), len(x) - 2
+        rest = y - y.mean() - slope * spread
+        half = (
+            student.ppf((1 + level) / 2, free) * np.sqrt(rest @ rest / free / (spread @ spread))
+            if free > 0
+            else np.nan
+        )
+        table[what, name] = dict(exponent=slope, low=slope - half, high=slope + half)
+    return pd.DataFrame(table).T

@@ -1,0 +1,188 @@
+"""The plain published procedures, written out once as baselines for ``bench``: what they compute, the library must compute too.
+
+One fact at a time, the whole model at every step, logits at every position (read twice, as released), a full linear solve for every
+update, a full forward for every layer's keys, a pass over the text for every layer's second moment. Only results are returned.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from ..editing.keys import prefix_weights
+from ..editing.request import Request
+from ..editing.search import Objective
+from ..model.lm import LM
+from ..model.states import reading
+
+
+def target_vectors(
+    lm: LM,
+    given: Sequence[Request],
+    layer: int,
+    objective: Objective,
+    prefixes: Sequence[str] = ("",),
+    logits: str = "all",
+    frozen: bool = False,
+) -> Tensor:
+    """Target vectors z (n, d) of ``given``, every row in one batch; released code gives it one request at a time.
+
+    logits: "all" positions, twice, as released, or at the "labels" only.   frozen: whether states up to ``layer`` are computed once.
+    Only the objective kind "block" without a floor.
+    Source: MEMIT Section 4.2 and Algorithm 1, and its released code.
+    """
+    rows, at, labels, per, n = [], [], [], len(prefixes) + 1, len(given)
+    for i, r in enumerate(given):
+        answer = lm.answer_ids(r.target)
+        for prefix in prefixes:
+            head = lm.tokenizer(prefix + r.prompt)["input_ids"]
+            labels += [(i, len(rows), len(head) - 1 + t, token) for t, token in enumerate(answer)]
+            rows.append(head + answer[:-1])
+            at.append(lm.token_at(prefix + r.prompt, len(prefix) + r.end))
+        rows.append(lm.tokenizer(r.subject + " is a")["input_ids"])
+        at.append(lm.token_at(r.subject + " is a", len(r.subject)))
+    (ids, mask), each = lm.pad(rows), list(range(len(rows)))
+    who, row, column, token = torch.tensor(labels, device=lm.device).T
+    weight = 1 / torch.bincount(who)[who].to(lm.dtype)  # the mean over its rows and tokens
+    guards = list(range(per - 1, len(rows), per))
+    owner, guard_at = (
+        torch.arange(n, device=lm.device).repeat_interleave(per),
+        [at[i] for i in guards],
+    )
+    delta, start, guard_0 = (
+        torch.zeros(n, lm.d_model, dtype=lm.dtype, device=lm.device, requires_grad=True),
+        [],
+        None,
+    )
+
+    def push(_, args, out):
+        h = (out[0] if isinstance(out, tuple) else out).clone()
+        if not start:
+            start.append(h[each, at][::per].detach().clone())
+        h[each, at] = h[each, at] + delta[owner]
+        return (h, *out[1:]) if isinstance(out, tuple) else h
+
+    if frozen:
+        with torch.no_grad(), reading(lm, [("out", layer)]) as values:
+            lm.between(0, layer)(input_ids=ids, attention_mask=mask, use_cache=False)
+        kept, above = values["out", layer], lm.above(layer)
+        run = lambda: (
+            above(
+                inputs_embeds=push(None, (), kept), attention_mask=mask, use_cache=False
+            ).last_hidden_state
+        )
+        hook = None
+    else:
+        hook = lm.blocks[layer].register_forward_hook(push)
+        run = lambda: (
+            lm.stack(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        )
+    adam = torch.optim.Adam([delta], lr=objective.lr)
+    try:
+        for step in range(objective.steps):
+            states = run()
+            if logits == "all":
+                first, second = lm.head(states), lm.head(states).log_softmax(-1)
+                said, guard = second[row, column, token], first[guards, guard_at].log_softmax(-1)
+            else:
+                said = lm.head(states[row, column]).log_softmax(-1)[range(len(token)), token]
+                guard = lm.head(states[guards, guard_at]).log_softmax(-1)
+            guard_0 = guard.detach() if guard_0 is None else guard_0
+            kl = (guard.exp() * (guard - guard_0)).sum(-1)
+            nll = torch.zeros(n, dtype=said.dtype, device=said.device).index_add(
+                0, who, -said * weight
+            )
+            loss = (
+                nll
+                + objective.kl * kl
+                + objective.decay * delta.norm(dim=-1) / start[0].norm(dim=-1) ** 2
+            )
+            if step == objective.steps - 1:
+                break  # the last evaluation of the loss moves nothing
+            adam.zero_grad()
+            loss.sum().backward()
+            adam.step()
+            if objective.clamp is not None:
+                delta.data *= (
+                    objective.clamp * start[0].norm(dim=-1) / delta.data.norm(dim=-1)
+                ).clamp(max=1)[:, None]
+    finally:
+        if hook:
+            hook.remove()
+    return start[0] + delta.detach()
+
+
+def ridge(C: Tensor, K: Tensor, R: Tensor, weight: float) -> Tensor:
+    """dW (d, m) = R K^T (weight C + K K^T)^{-1} by a full solve (LU). Source: MEMIT Eq. 14 and its released code."""
+    return R @ torch.linalg.solve(torch.addmm(C, K, K.T, beta=weight), K).T
+
+
+def null_ridge(P: Tensor, S: Tensor, K: Tensor, R: Tensor, weight: float) -> Tensor:
+    """dW (d, m) with dW^T = (P (K K^T + S) + weight I)^{-1} P K R^T, S = sum of earlier K K^T; m unknowns, d right-hand sides.
+
+    Source: AlphaEdit Eq. 14 and its released code.
+    """
+    left = P @ torch.addmm(S, K, K.T)
+    left.diagonal().add_(weight)
+    return torch.linalg.solve(left, P @ K @ R.T).T
+
+
+@torch.no_grad()
+def keys_and_values(
+    lm: LM,
+    given: Sequence[Request],
+    layers: Sequence[int],
+    prefixes: Sequence[str] = ("",),
+    rows: int = 128,
+) -> list[tuple[Tensor, Tensor]]:
+    """For each of ``layers`` the mean keys K (m, n), and the last one's outputs (d, n), each from forwards of the whole model, with logits.
+
+    Source: MEMIT's released code.
+    """
+    found, weights = [], prefix_weights(lm, prefixes)
+    for layer in layers:
+        keys = _read(
+            lm,
+            [(p + r.prompt, len(p) + r.end) for r in given for p in prefixes],
+            ("key", layer),
+            rows,
+        )
+        values = _read(lm, [(r.prompt, r.end) for r in given], ("out", layers[-1]), rows)
+        found.append(
+            (torch.einsum("npm,p->mn", keys.unflatten(0, (-1, len(prefixes))), weights), values.T)
+        )
+    return found
+
+
+def _read(lm: LM, texts: Sequence[tuple[str, int]], site: tuple[str, int], size: int) -> Tensor:
+    """The activation of a site at the lookup token of each text, (n, .)."""
+    parts = []
+    for first in range(0, len(texts), size):
+        some = texts[first : first + size]
+        ids, mask = lm.encode([text for text, _ in some])
+        with reading(lm, [site]) as values:
+            lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        parts.append(values[site][range(len(some)), [lm.token_at(*text) for text in some]])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def scores(
+    lm: LM, ids: Tensor, mask: Tensor, words: Tensor, neurons: Sequence[tuple[int, int, int]]
+) -> Tensor:
+    """I(v) = log p(w | h + v) - log p(w | h) of (prompt, layer, index), one at a time, nats; right-padded prompts. Source: ACE Eq. 9."""
+    with reading(
+        lm, [(kind, layer) for layer in range(lm.n_layers) for kind in ("in", "attn", "key")]
+    ) as seen:
+        lm.stack(input_ids=ids, attention_mask=mask, use_cache=False)
+    say, gains = lambda h, w: lm.head(lm.norm(h)).log_softmax(-1)[w], []
+    for row, layer, k in neurons:
+        end = int(mask[row].sum()) - 1
+        h = seen["in", layer][row, end] + seen["attn", layer][row, end]
+        gains.append(
+            say(h + seen["key", layer][row, end, k] * lm.weight(layer)[:, k], words[row])
+            - say(h, words[row])
+        )
+    return torch.stack(gains)

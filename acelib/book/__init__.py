@@ -1,0 +1,1 @@
+"""The book: chapters under papermill, the command line, what a terminal shows."""

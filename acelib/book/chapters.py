@@ -1,0 +1,334 @@
+"""Chapters: notebooks that papermill executes, with a record of everything their numbers depend on.
+
+papermill is the only thing that writes outputs. Each executed notebook carries, in ``metadata.acelib`` and on its last cell, its
+provenance: parameters, hashes of the library, the data and its own code, versions, device, time. A chapter is stale when the
+parameters or one of the hashes differ from today's; prose, comments and docstrings may change without making it so.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import time
+import tomllib
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import nbformat
+import papermill
+from joblib import Parallel, delayed
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+from ..files import replacing
+from ..provenance import ROOT, circumstances, data_hash, digest, library_hash
+
+ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbval alike
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, about widgets that pages do not use
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+}
+
+
+LAST = "claims"  #: the chapter that reads what the others hand over
+
+
+class ChapterError(RuntimeError):
+    """A chapter stopped with an error of its own; the message says in which cell and why."""
+
+
+# ---------------------------------------------------------------------- which notebooks, which parameters
+
+
+def known(root: Path = ROOT) -> dict[str, Path]:
+    """Chapters by name, in the order of their names: {"01_storage": .../notebooks/01_storage.ipynb, ...}."""
+    return {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+
+
+def find(name: str, root: Path = ROOT) -> Path:
+    """The source of chapter ``name`` (with or without folder and suffix). Raises ValueError listing the known chapters."""
+    chapters = known(root)
+    if (stem := Path(name).stem if name.endswith(".ipynb") else name) not in chapters:
+        raise ValueError(
+            f"unknown notebook {name!r}; known: {', '.join(chapters) or 'none, is this a clone of the repository?'}"
+        )
+    return chapters[stem]
+
+
+def parameters(notebook: Path) -> dict[str, dict]:
+    """The parameters of a chapter: {name: {"default": source text, "help": comment}}, read from its tagged cell."""
+    return papermill.inspect_notebook(str(notebook))
+
+
+def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """``chosen`` with every value in the type of its default. Raises ValueError naming an unknown parameter or a value of another type."""
+    declared, result = parameters(notebook), {}
+    for key, value in chosen.items():
+        if key not in declared:
+            listed = ", ".join(
+                f"{name} = {parameter['default']}" for name, parameter in declared.items()
+            )
+            raise ValueError(f"{notebook.stem} has no parameter {key!r}; known: {listed}")
+        try:
+            default = ast.literal_eval(declared[key]["default"])
+        except (ValueError, SyntaxError):
+            default = None
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        elif isinstance(default, tuple) and isinstance(value, list):
+            default = list(default)
+        if None not in (default, value) and type(value) is not type(default):
+            kind = type(default).__name__
+            raise ValueError(
+                f"parameter {key!r} of {notebook.stem} is of type {kind} (default {default!r}), got {value!r}"
+            )
+        result[key] = value
+    return result
+
+
+# ---------------------------------------------------------------------- provenance
+
+
+def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
+    """Hashes of all that the outputs of a notebook depend on: the library, the data, its code cells; of ``LAST``, what it is handed."""
+    cells = [
+        cell
+        for cell in nbformat.read(notebook, 4).cells
+        if cell.cell_type == "code" and "injected-parameters" not in _tags(cell)
+    ]
+    found = {
+        "library": library_hash(root),
+        "data": data_hash(root),
+        "notebook": digest(cell.source for cell in cells),
+    }
+    if notebook.stem == LAST:
+        found["references"] = digest(
+            path.read_bytes()
+            for path in sorted((root / "tests" / "reference").glob("*_claims.json"))
+        )
+    return found
+
+
+def record_of(path: Path) -> dict:
+    """The provenance of an executed notebook; empty if acelib never executed it, or if it cannot be read."""
+    try:
+        return dict(nbformat.read(path, 4).metadata.get("acelib", {}))
+    except (OSError, ValueError, AttributeError):  # not there, no JSON, no notebook
+        return {}
+
+
+def stale(
+    notebook: Path,
+    chosen: Mapping[str, Any] | None = None,
+    output: Path | None = None,
+    root: Path = ROOT,
+) -> list[str]:
+    """Why ``output`` (default: the notebook itself) is not what executing ``notebook`` now would give; empty if it is."""
+    record = record_of(output or notebook)
+    if not record:
+        return ["it was never executed"]
+    reasons = [
+        f"the {what} changed"
+        for what, now in hashes(notebook, root).items()
+        if record["hashes"].get(what) != now
+    ]
+    return reasons + ["the parameters changed"] * (record["parameters"] != dict(chosen or {}))
+
+
+def provenance_block(record: Mapping) -> str:
+    """The record as a folded MyST admonition with a table."""
+    join = lambda mapping: ", ".join(f"{key} `{value}`" for key, value in mapping.items())
+    given = ", ".join(
+        f"`{key} = {json.dumps(value)}`" for key, value in record["parameters"].items()
+    )
+    rows = {
+        "Parameters": given or "the defaults in the parameters cell",
+        "Hashes": join(record["hashes"]),
+        "Versions": join(record["versions"]),
+        "Commit": f"`{record['commit']}`" if record["commit"] else "not in a git repository",
+        "Machine": f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}, {record['machine']}",
+        "Executed": f"{record['date']}, in {record['wall_time_s']:.0f} s",
+    }
+    table = "\n".join(
+        "| {} | {} |".format(name, text.replace("|", "\\|")) for name, text in rows.items()
+    )
+    return f":::{{admonition}} Provenance of this page\n:class: dropdown provenance\n\n| | |\n|---|---|\n{table}\n:::"
+
+
+# ---------------------------------------------------------------------- execution
+
+
+def execute(
+    notebook: Path,
+    chosen: Mapping[str, Any] | None = None,
+    output: Path | None = None,
+    progress: bool = False,
+    root: Path = ROOT,
+) -> dict:
+    """Run a chapter under papermill and write it, with its provenance, in one step to ``output`` (default: in place).
+
+    chosen: parameters that differ from the defaults.   progress: show a bar, one step a cell.
+    Returns the record. Raises ValueError (unknown parameter), ChapterError (a cell failed; the part executed is kept in ``runs/.partial``),
+    KeyboardInterrupt. In all three cases ``output`` is as it was.
+    """
+    chosen, found = (
+        checked(notebook, chosen or {}),
+        hashes(notebook, root),
+    )  # of what runs, not of what stands there when it is done
+    partial = root / "runs" / ".partial" / str(os.getpid()) / notebook.name
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    source = nbformat.read(notebook, 4)
+    source.cells = [cell for cell in source.cells if "provenance" not in _tags(cell)]
+    if chosen:  # check cells compare with numbers measured at the default parameters
+        source.cells = [cell for cell in source.cells if "testing.assert_table(" not in cell.source]
+    source.metadata.pop("acelib", None)
+    nbformat.write(_canonical(source), partial)
+    start = time.perf_counter()
+    with _kernel_environment():
+        try:
+            nb = papermill.execute_notebook(
+                str(partial),
+                str(partial),
+                dict(chosen),
+                kernel_name="python3",
+                cwd=str(notebook.parent.resolve()),
+                progress_bar={"desc": notebook.stem} if progress else False,
+                extra_arguments=["--log-level=50"],
+            )
+        except papermill.PapermillExecutionError as err:
+            where = f"{notebook.stem} stopped in cell {err.cell_index}"
+            raise ChapterError(
+                f"{where}: {err.ename}: {err.evalue} (the part executed is in {partial})"
+            ) from err
+    seconds = round(time.perf_counter() - start, 1)
+    record = {"parameters": chosen, "hashes": found, "wall_time_s": seconds, **circumstances()}
+    nb = _canonical(nb)
+    nb.metadata["acelib"] = record
+    nb.cells.append(
+        new_markdown_cell(
+            provenance_block(record), id="provenance", metadata={"tags": ["provenance"]}
+        )
+    )
+    _write(nb, output or notebook)
+    partial.unlink()
+    with suppress(OSError):  # another chapter of this process is there
+        partial.parent.rmdir()
+    return record
+
+
+def run(
+    names: Sequence[str],
+    chosen: Mapping[str, Any],
+    folder: Path | None,
+    force: bool = False,
+    progress: bool = True,
+    root: Path = ROOT,
+    sizes: Mapping[str, Mapping[str, Any]] | None = None,
+    jobs: int = 1,
+) -> Iterator[tuple[str, dict | None]]:
+    """Execute chapters into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
+
+    sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.
+    jobs: chapters at once; ``LAST`` comes last.
+    All names and parameters are checked before the first chapter starts; rerun after an interruption, it continues.
+    """
+    sources = [find(name, root) for name in names]
+    tasks = [
+        (
+            source,
+            checked(source, {**(sizes or {}).get(source.stem, {}), **chosen}),
+            folder / source.name if folder else source,
+        )
+        for source in sources
+    ]
+    for batch in (
+        [task for task in tasks if task[0].stem != LAST],
+        [task for task in tasks if task[0].stem == LAST],
+    ):
+        todo = [task for task in batch if force or stale(*task, root)]
+        yield from ((task[0].stem, None) for task in batch if task not in todo)
+        alone = min(jobs, len(todo)) < 2
+        work = lambda task: (task[0].stem, execute(*task, progress and alone, root))
+        yield from (
+            map(work, todo)
+            if alone
+            else Parallel(jobs, return_as="generator_unordered")(
+                delayed(work)(task) for task in todo
+            )
+        )
+
+
+def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Parameters of all chapters by the name of a profile in ``book/profiles.toml``: {"03_ace": {"n_cases": 3000}, ...}.
+
+    Raises ValueError listing the known profiles.
+    """
+    known_ = tomllib.loads((root / "book" / "profiles.toml").read_text("utf-8"))
+    if name not in known_:
+        raise ValueError(f"unknown profile {name!r}; known: {', '.join(known_)}")
+    return known_[name]
+
+
+def run_folder(name: str, root: Path = ROOT) -> Path:
+    """Where the run ``name`` is kept: runs/<name>. Raises ValueError if it is not a plain folder name."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"run name {name!r} is not a folder name; use letters, digits, '-', '_' and '.'"
+        )
+    return root / "runs" / name
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _canonical(nb: NotebookNode) -> NotebookNode:
+    """Without what differs from run to run although nothing changed: timings, paths, random cell ids."""
+    nb.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {
+                "name": "python",
+                "file_extension": ".py",
+                "mimetype": "text/x-python",
+            },
+        }
+    )
+    for i, cell in enumerate(nb.cells):
+        kept = {
+            key: value
+            for key, value in cell.metadata.items()
+            if key not in ("papermill", "execution") and value != []
+        }
+        cell.metadata = nbformat.from_dict(kept)
+        cell["id"] = (
+            "injected-parameters" if "injected-parameters" in _tags(cell) else f"cell-{i:02d}"
+        )
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    return nb
+
+
+def _write(nb: NotebookNode, path: Path):
+    with replacing(path) as part:
+        part.write_text(nbformat.writes(nb) + "\n", "utf-8", newline="\n")
+
+
+@contextmanager
+def _kernel_environment():
+    before = {key: os.environ.get(key) for key in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)

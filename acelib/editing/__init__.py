@@ -1,0 +1,1 @@
+"""What editors are made of: requests, keys, second moments, target vectors, writes."""

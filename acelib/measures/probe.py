@@ -1,0 +1,68 @@
+"""One edit under the lens: what a reader asks a model before and after it. The fact, its other wordings, its consequences, other facts."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Sequence
+
+import pandas as pd
+
+from ..model.answers import generate
+from ..model.lm import LM
+from ..model.update import Update
+from ..records import Chain, Edit, Fact
+from ..world.wording import multi_hop_cloze, normalise, single_hop_cloze
+from ..world.world import World
+
+
+def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.DataFrame:
+    """Prompts about an edit with the answer that an ideal editor gives; consequences follow from the world after the edit.
+
+    Returns: columns kind ("fact", "paraphrase", "multi-hop", "unrelated"), prompt, ideal. Multi-hop rows need the edit's prompt or relation
+    to be one of the world's; what the world does not know is left out.
+    """
+    rows = [("fact", edit.text, edit.target_new)]
+    prompt = edit.prompt.rstrip()
+    key = edit.relation or next(
+        (key for key, relation in world.relations.items() if prompt in relation.cloze), ""
+    )
+    wordings = edit.paraphrases or (world.relations[key].cloze if key else ())
+    rows += [
+        ("paraphrase", wording.replace("{}", edit.subject), edit.target_new)
+        for wording in wordings
+        if wording != prompt
+    ]
+    if key:
+        new = Fact(edit.subject, key, edit.target_new)
+        rows += [
+            ("multi-hop", multi_hop_cloze(world, Chain((new, after))), after.object)
+            for after in world.about(edit.target_new)
+        ]
+        rows += [
+            ("multi-hop", multi_hop_cloze(world, Chain((before, new))), edit.target_new)
+            for before in world.into(edit.subject)[:4]
+        ]
+    others = [fact for fact in world.facts if edit.subject not in (fact.subject, fact.object)]
+    chosen = Random(seed).sample(others, min(n_unrelated, len(others)))
+    rows += [("unrelated", single_hop_cloze(world, fact), fact.object) for fact in chosen]
+    return pd.DataFrame(rows, columns=["kind", "prompt", "ideal"])
+
+
+def before_and_after(
+    lm: LM, asked: pd.DataFrame, update: Update, max_new_tokens: int = 12
+) -> pd.DataFrame:
+    """``asked`` with the model's greedy answers before and after ``update`` and whether the latter are ideal (column "ok")."""
+
+    def answers(updates: Sequence[Update] | None) -> list[str]:
+        texts = generate(
+            lm,
+            list(asked.prompt),
+            updates,
+            max_new_tokens,
+            lambda text: "\n" in text or "." in text.replace("D.C.", ""),
+        )
+        return [text.split("\n")[0].strip().removesuffix(".") for text in texts]
+
+    after = answers([update] * len(asked))
+    good = [normalise(text) == normalise(ideal) for text, ideal in zip(after, asked.ideal)]
+    return asked.assign(before=answers(None), after=after, ok=good)

@@ -1,0 +1,187 @@
+"""Judging a model: does it say the answer? A judge knows prompts and answers, never the method that changed the model.
+
+Two ways of asking. ``recall`` compares greedy decoding with one expected answer in a single forward pass (teacher forcing: greedy
+decoding says the answer exactly when every answer token is the arg-max after the ones before it). ``generate`` writes the
+continuation out, for chains of thought. Both take one ``Update`` a row, so that thousands of differently edited models are judged as
+one batch without touching a weight.
+"""
+
+from __future__ import annotations
+
+from os.path import commonprefix
+from typing import Callable, NamedTuple, Sequence
+
+import torch
+from torch.nn.functional import log_softmax
+from transformers import DynamicCache
+
+from .lm import LM
+from .update import Update, overlaid
+
+
+class Recall(NamedTuple):
+    """What ``recall`` found, one entry a prompt."""
+
+    correct: list[bool]  #: greedy decoding says exactly the expected answer
+    logprob: list[float]  #: log-probability of the whole answer, nats
+
+
+@torch.no_grad()
+def recall(
+    lm: LM,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    updates: Sequence[Update | None] | None = None,
+    batch_size: int = 128,
+) -> Recall:
+    """Whether greedy decoding continues each prompt with its answer, and the answer's log-probability.
+
+    prompts, answers: n texts each; an answer follows its prompt after one space.   updates: one a prompt, or None for the model as it is.
+    Raises ValueError if the numbers differ, a prompt or an answer is empty, or both together are longer than the model reads.
+    """
+    if len(prompts) != len(answers) or (updates is not None and len(updates) != len(prompts)):
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(answers)} answers, {len(updates or prompts)} updates: give the same number of each"
+        )
+    tails = [lm.answer_ids(answer) for answer in answers]
+    heads = _tokens(lm, prompts, [len(tail) - 1 for tail in tails])
+    order = sorted(range(len(prompts)), key=lambda i: len(heads[i]) + len(tails[i]))
+    correct, logprob = [False] * len(prompts), [0.0] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, mask = lm.pad([heads[i] + tails[i] for i in rows])
+        with overlaid(lm, [updates[i] for i in rows] if updates else []):
+            hidden = lm.stack(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        where = [
+            (r, len(heads[i]) - 1 + t) for r, i in enumerate(rows) for t in range(len(tails[i]))
+        ]
+        row, column = (torch.tensor(index, device=ids.device) for index in zip(*where))
+        scores = log_softmax(lm.head(hidden[row, column]).float(), -1)
+        wanted = ids[row, column + 1]
+        hit, value = (
+            (scores.argmax(-1) == wanted).tolist(),
+            scores.gather(-1, wanted[:, None])[:, 0].tolist(),
+        )
+        done = 0
+        for i in rows:
+            span = slice(done, done := done + len(tails[i]))
+            correct[i], logprob[i] = all(hit[span]), sum(value[span])
+    return Recall(correct, logprob)
+
+
+@torch.no_grad()
+def generate(
+    lm: LM,
+    prompts: Sequence[str],
+    updates: Sequence[Update | None] | None = None,
+    max_new_tokens: int = 64,
+    until: Callable[[str], bool] = lambda text: "\n" in text,
+    batch_size: int = 128,
+) -> list[str]:
+    """Greedy continuations of ``prompts``, each cut where ``until(continuation)`` first holds or the text ends.
+
+    Tokens that neighbours share at their start (few-shot demonstrations before several questions) are computed once for each of their
+    updates; rows that are done leave the batch.
+    Raises ValueError if the numbers differ, a prompt is empty, or longer than the model reads with the tokens to come.
+    """
+    if updates is not None and len(updates) != len(prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(updates)} updates: give one update a prompt"
+        )
+    texts: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        chosen = slice(start, start + batch_size)
+        texts += _generate_batch(
+            lm, prompts[chosen], list(updates[chosen]) if updates else [], max_new_tokens, until
+        )
+    return texts
+
+
+def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str]:
+    rows = _tokens(lm, prompts, [max(max_new_tokens - 1, 0)] * len(prompts))
+    group, starts, whose = _beginnings(rows, updates)
+    cache, mask = _start(lm, starts, whose, group)
+    ids, own = lm.pad([row[len(starts[g]) :] for row, g in zip(rows, group)], side="left")
+    mask = torch.cat([mask, own], 1)
+    end, text, new = lm.tokenizer.eos_token_id, [""] * len(rows), [[] for _ in rows]
+    alive, left = list(range(len(rows))), max_new_tokens
+    while alive and left:
+        open_ = [True] * len(alive)
+        with overlaid(lm, [updates[i] for i in alive] if updates else []):
+            while left and sum(open_) > 0.7 * len(alive):  # then the rows that are done leave
+                positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+                hidden = lm.stack(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                ids = lm.head(hidden.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
+                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+                left -= 1
+                for r, (i, token) in enumerate(zip(alive, ids[:, 0].tolist())):
+                    if open_[r]:
+                        if token != end:
+                            new[i].append(token)
+                            text[i] = lm.tokenizer.decode(new[i])
+                        open_[r] = token != end and not until(text[i])
+        keep = torch.tensor(
+            [r for r, still in enumerate(open_) if still], dtype=torch.long, device=lm.device
+        )
+        alive = [alive[r] for r in keep.tolist()]
+        if alive and left:
+            cache.batch_select_indices(keep)
+            ids, mask = ids[keep], mask[keep]
+    return text
+
+
+def _beginnings(rows: Sequence[list[int]], updates) -> tuple[list[int], list[list[int]], list]:
+    """Neighbours with one update and at least half of their tokens in common: each row's group, each group's start and update."""
+    group, starts, whose = [], [], []
+    for i, row in enumerate(rows):
+        update, head = updates[i] if updates else None, row[:-1]  # a row's last token is its own
+        if starts and update is whose[-1]:
+            common = len(commonprefix([starts[-1], head]))
+            if 2 * common >= len(row):
+                starts[-1], group = starts[-1][:common], [*group, len(starts) - 1]
+                continue
+        starts, whose, group = [*starts, head], [*whose, update], [*group, len(starts)]
+    return group, starts, whose
+
+
+def _tokens(lm: LM, prompts: Sequence[str], more: Sequence[int]) -> list[list[int]]:
+    """The tokens of prompts, behind each of which the model reads so many more."""
+    rows = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    if not all(rows):
+        raise ValueError(f"prompt {rows.index([])} is empty; a model needs a token to go on from")
+    sizes, most = (
+        [len(row) + extra for row, extra in zip(rows, more)],
+        lm.model.config.max_position_embeddings,
+    )
+    if sizes and max(sizes) > most:
+        i = sizes.index(max(sizes))
+        raise ValueError(
+            f"prompt {i} has {len(rows[i])} tokens, and {more[i]} are to follow; model {lm.name!r} reads {most} at most"
+        )
+    return rows
+
+
+def _start(
+    lm: LM, starts: Sequence[list[int]], whose: Sequence, group: Sequence[int]
+) -> tuple[DynamicCache, torch.Tensor]:
+    """The key-value cache and the mask of every row's group's start, computed once a group."""
+    cache, rows = DynamicCache(config=lm.model.config), torch.tensor(group, device=lm.device)
+    if not any(starts):
+        return cache, torch.zeros(len(rows), 0, dtype=torch.long, device=lm.device)
+    ids, mask = lm.pad(starts, side="left")
+    with overlaid(lm, list(whose) if any(update is not None for update in whose) else []):
+        lm.stack(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    cache.batch_select_indices(rows)
+    return cache, mask[rows]

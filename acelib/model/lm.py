@@ -1,0 +1,400 @@
+"""A language model and its tokenizer, and the one table that knows how architectures differ.
+
+Everything else in acelib asks an ``LM`` for "the second FFN matrix of layer 3" or "the stack above layer 3" and never
+branches on a model's name. Layers count from 0. Four families: GPT-2, GPT-J, Llama, Qwen3.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Sequence
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from ..provenance import ROOT, default_device
+
+SHIPPED = ROOT / "data" / "models"
+
+#: Of a configuration: what no answer depends on.
+UNUSED = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Where one architecture keeps its parts (attribute paths), and how its blocks are wired."""
+
+    stack: str  #: the transformer without its head
+    layers: str  #: list of blocks, below the stack
+    attn: str  #: attention module, below a block
+    attn_out: str  #: output projection, below the attention module
+    mlp: str  #: FFN module, below a block
+    fc1: tuple[str, ...]  #: first matrices of the FFN, the neuron's main key first (gate before up)
+    fc2: str  #: second matrix of the FFN
+    ffn_norm: str  #: the norm the FFN reads through, below a block
+    norm: str  #: final norm, below the stack
+    embed: str  #: token embedding, below the stack
+    positions: str | None = None  #: learned position embedding, below the stack
+    parallel: bool = False  #: attention and FFN read the same input (GPT-J)
+
+
+_LLAMA = dict(
+    stack="model",
+    layers="layers",
+    attn="self_attn",
+    attn_out="o_proj",
+    mlp="mlp",
+    fc1=("gate_proj", "up_proj"),
+    fc2="down_proj",
+    ffn_norm="post_attention_layernorm",
+    norm="norm",
+    embed="embed_tokens",
+)
+
+FAMILIES = {
+    "gpt2": Family(
+        stack="transformer",
+        layers="h",
+        attn="attn",
+        attn_out="c_proj",
+        mlp="mlp",
+        fc1=("c_fc",),
+        fc2="c_proj",
+        ffn_norm="ln_2",
+        norm="ln_f",
+        embed="wte",
+        positions="wpe",
+    ),
+    "gptj": Family(
+        stack="transformer",
+        layers="h",
+        attn="attn",
+        attn_out="out_proj",
+        mlp="mlp",
+        fc1=("fc_in",),
+        fc2="fc_out",
+        ffn_norm="ln_1",
+        norm="ln_f",
+        embed="wte",
+        parallel=True,
+    ),
+    "llama": Family(**_LLAMA),
+    "qwen3": Family(**_LLAMA),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LM:
+    """A causal language model with its tokenizer, in evaluation mode, with architecture-independent access to its parts.
+
+    Raises ValueError if the model's family is not one of ``FAMILIES`` or its parts are not where the table says.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name: str = "model"
+    family: Family = field(init=False)
+
+    def __post_init__(self):
+        kind = self.model.config.model_type
+        if kind not in FAMILIES:
+            raise ValueError(
+                f"architecture {kind!r} is not supported; supported: {', '.join(FAMILIES)}"
+            )
+        object.__setattr__(self, "family", FAMILIES[kind])
+        self.model.eval().requires_grad_(False)
+        if self.tokenizer.pad_token_id is None:
+            object.__setattr__(self, "tokenizer", copy.deepcopy(self.tokenizer))
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._check()
+
+    def _check(self):
+        """Refuse a model whose FFN is not ``fc2(key) (+ bias)`` with the oriented weight this class reports."""
+        try:
+            key = torch.ones(1, self.d_mlp, device=self.device, dtype=self.dtype)
+            with torch.no_grad():
+                mine, theirs = key @ self.weight(0).T, self.fc2(0)(key)
+            if getattr(self.fc2(0), "bias", None) is not None:
+                mine = mine + self.fc2(0).bias
+            tol = 1e-4 if self.dtype in (torch.float32, torch.float64) else 5e-2
+            good = torch.allclose(
+                mine.double(),
+                theirs.double(),
+                rtol=tol,
+                atol=tol * float(theirs.abs().max() + 1e-9),
+            )
+        except (AttributeError, RuntimeError) as err:
+            kind = self.model.config.model_type
+            raise ValueError(
+                f"model {self.name!r}: its parts are not where {kind!r} models keep them ({err})"
+            ) from err
+        if not good:
+            raise ValueError(
+                f"model {self.name!r}: the second FFN matrix is not oriented as family {self.model.config.model_type!r} says"
+            )
+
+    # ------------------------------------------------------------------ sizes
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def n_layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.model.config.num_attention_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.model.config.hidden_size
+
+    @cached_property
+    def d_mlp(self) -> int:
+        return self.weight(0).shape[1]
+
+    def layers(self, chosen: Sequence[int]) -> tuple[int, ...]:
+        """``chosen`` as a sorted tuple. Raises ValueError naming a layer that the model does not have, or for a bare number."""
+        if isinstance(chosen, int):
+            raise ValueError(f"layers are a list, such as ({chosen},); got {chosen}")
+        if not len(chosen):
+            raise ValueError("no layer given; name at least one")
+        for layer in chosen:
+            if not 0 <= layer < self.n_layers:
+                raise ValueError(
+                    f"layer {layer} does not exist: model {self.name!r} has layers 0 to {self.n_layers - 1}"
+                )
+        return tuple(sorted(set(chosen)))
+
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def stack(self) -> nn.Module:
+        return getattr(self.model, self.family.stack)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return getattr(self.stack, self.family.layers)
+
+    def attn(self, layer: int) -> nn.Module:
+        return getattr(self.blocks[layer], self.family.attn)
+
+    def attn_out(self, layer: int) -> nn.Module:
+        return getattr(self.attn(layer), self.family.attn_out)
+
+    def mlp(self, layer: int) -> nn.Module:
+        return getattr(self.blocks[layer], self.family.mlp)
+
+    def fc2(self, layer: int) -> nn.Module:
+        """The FFN's second matrix, the only module an editor changes."""
+        return getattr(self.mlp(layer), self.family.fc2)
+
+    def ffn_norm(self, layer: int) -> nn.Module:
+        return getattr(self.blocks[layer], self.family.ffn_norm)
+
+    @property
+    def norm(self) -> nn.Module:
+        return getattr(self.stack, self.family.norm)
+
+    @property
+    def embed(self) -> nn.Embedding:
+        return getattr(self.stack, self.family.embed)
+
+    @property
+    def head(self) -> nn.Module:
+        return self.model.get_output_embeddings()
+
+    # ------------------------------------------------------------------ weights, oriented (out, in)
+
+    def weight(self, layer: int) -> Tensor:
+        """W_fc2 of ``layer`` as a (d_model, d_mlp) view that shares memory with the model: column k is value vector fc2_k."""
+        return oriented(self.fc2(layer))
+
+    def subkeys(self, layer: int, row: str = "gate") -> Tensor:
+        """Keys fc1_k of all FFN neurons of ``layer`` in residual-stream coordinates, (d_mlp, d_model), the norm's gain folded in.
+
+        row: for gated FFNs, which of a neuron's two keys: "gate" (default) or "up"; without a gate there is one key and it is returned.
+        The centring of a LayerNorm is not folded in: products with it treat the residual stream's mean as zero.
+        Raises ValueError for another ``row``. Source: ACE, Eq. 6.
+        """
+        if row not in ("gate", "up"):
+            raise ValueError(f"row {row!r} is not a key of a gated neuron; allowed: 'gate', 'up'")
+        names = self.family.fc1
+        matrix = oriented(
+            getattr(self.mlp(layer), names[min(("gate", "up").index(row), len(names) - 1)])
+        )
+        return matrix * self.ffn_norm(layer).weight
+
+    def above(self, layer: int) -> nn.Module:
+        """The stack with only the blocks above ``layer`` (then the final norm): call it with ``inputs_embeds`` = output of ``layer``."""
+        return self.between(layer + 1, self.n_layers - 1)
+
+    def between(self, first: int, last: int) -> nn.Module:
+        """The stack with blocks ``first`` to ``last`` only (then the final norm); it takes ids if ``first`` is 0, else ``inputs_embeds``.
+
+        Shares every parameter with the model, changes nothing in it. Masks, positions and key-value caches are the library's own:
+        pass ``position_ids``, ``attention_mask`` and ``past_key_values`` as to the full stack (the cache keeps its layer numbers).
+        """
+        part = copied(
+            self.stack, **{self.family.layers: nn.ModuleList(list(self.blocks)[first : last + 1])}
+        )
+        if first and self.family.positions:
+            part._modules[self.family.positions] = _NoPositions()
+        return part
+
+    @cached_property
+    def traced(self):
+        """The stack under nnsight, for ``trace``; wrapping is slow (tens of ms), so it is done once."""
+        from nnsight import NNsight
+
+        return NNsight(self.stack)
+
+    def __getstate__(self) -> dict:
+        """What copies and pickles carry: all but the nnsight wrapper, which belongs to this very model."""
+        return {key: value for key, value in self.__dict__.items() if key != "traced"}
+
+    # ------------------------------------------------------------------ text
+
+    def encode(self, texts: Sequence[str], side: str = "right") -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask of ``texts``, both (b, p), padded on ``side``, "right" or "left" (else ValueError).
+
+        Special tokens are the tokenizer's own.
+        """
+        if side not in ("left", "right"):
+            raise ValueError(f"padding side {side!r} is unknown; allowed: 'left', 'right'")
+        rows = [self.tokenizer(text)["input_ids"] for text in texts]
+        return self.pad(rows, side)
+
+    def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
+        """Ids (b, p) and mask (b, p) from lists of token ids."""
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            ids[i, where], mask[i, where] = torch.tensor(row, dtype=torch.long), 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def token_at(self, text: str, end: int) -> int:
+        """Index of the token that holds the character before ``end`` in ``text`` (so ``end=len(text)`` is the last token).
+
+        Robust to leading spaces, special tokens at the start and subjects of several tokens, because it reads the tokenizer's
+        own offsets. Raises ValueError if ``end`` is not inside the text.
+        """
+        if not 0 < end <= len(text):
+            raise ValueError(f"position {end} is not inside {text!r}")
+        offsets = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        return max(i for i, (start, stop) in enumerate(offsets) if start < end and stop > start)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of ``answer`` as a continuation: after one space behind other text, no special tokens. Raises ValueError if empty."""
+        if not answer.strip():
+            raise ValueError(f"answer {answer!r} is empty; give the text the model should say")
+        before, both = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in ("x", f"x {answer.strip()}")
+        )
+        return both[
+            len(before) :
+        ]  # not of " " + answer, which some tokenizers begin with a space of their own
+
+    # ------------------------------------------------------------------ identity
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with any weight, the tokenizer or the configuration: the model's part in every cache name."""
+        config = {
+            key: value for key, value in self.model.config.to_dict().items() if key not in UNUSED
+        }
+        digest = hashlib.sha256(
+            self.tokenizer.backend_tokenizer.to_str().encode()
+            + json.dumps(config, sort_keys=True, default=str).encode()
+        )
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def copied(module: nn.Module, **parts: nn.Module) -> nn.Module:
+    """A shallow copy that shares parameters, hooks and parts with ``module``, but for ``parts``."""
+    copy_ = copy.copy(module)
+    for name in (
+        "forward",
+        "__nnsight__",
+    ):  # a traced module carries a forward that is bound to itself; its copy has its own
+        copy_.__dict__.pop(name, None)
+    copy_._modules = {**module._modules, **parts}
+    return copy_
+
+
+class _NoPositions(nn.Module):
+    """Stands in for a learned position embedding where the positions are in the hidden state already."""
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        return torch.zeros((), device=position_ids.device)
+
+
+def oriented(linear: nn.Module) -> Tensor:
+    """A linear module's weight as (out, in); GPT-2's Conv1D stores (in, out)."""
+    return linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
+
+
+def shipped() -> list[str]:
+    """Names of the reference models in ``data/models``."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
+def load(
+    name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> LM:
+    """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
+
+    device: where to put it; None takes ``provenance.default_device``.   dtype: float32 by default.
+    Raises ValueError if nothing of that name can be loaded, naming the shipped models, or if a weight is missing from its files.
+    """
+    folder = SHIPPED / name if name in shipped() else Path(name)
+    source = str(folder) if folder.is_dir() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
+        why = f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0]}"
+        raise ValueError(
+            f"model {name!r} cannot be loaded: it is neither shipped ({', '.join(shipped()) or 'none'}), "
+            f"nor a readable local folder, nor a hub id that can be reached ({why})"
+        ) from err
+    if missing := sorted(found["missing_keys"]):  # they would be random
+        raise ValueError(
+            f"model {name!r}: {len(missing)} weights are missing from its files, such as {missing[0]!r}"
+        )
+    return LM(model.to(device or default_device()), tokenizer, name)

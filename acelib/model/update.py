@@ -1,0 +1,309 @@
+"""What an editor returns: low-rank changes dW_l = left_l @ right_l.T of FFN second matrices, and the three ways to use them.
+
+``overlaid`` shows a model as edited without touching a weight (and shows every row of a batch a different edit), ``applied`` writes for the
+length of a ``with`` and puts the very bits back, ``commit`` writes for good.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Iterator, Mapping, NamedTuple, Sequence
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import replacing
+from .lm import LM
+
+
+class Factors(NamedTuple):
+    """dW = left @ right.T."""
+
+    left: Tensor  #: (d, r)
+    right: Tensor  #: (m, r)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A change of a model: factors by layer, who made it, for which edits, of which model (``LM.fingerprint``; "" if unknown)."""
+
+    factors: Mapping[int, Factors] = field(default_factory=dict)
+    editor: str = ""
+    edits: tuple = ()
+    model: str = ""
+    keys: Mapping[int, Tensor] = field(
+        default_factory=dict
+    )  #: by layer (m, k): the ``history`` of later edits (AlphaEdit); else empty
+
+    def __add__(self, other: Update) -> Update:
+        """Both changes at once; it belongs to the model of the first. Ranks add up to d, from where on a layer is (identity, dW^T)."""
+        both = dict(self.factors)
+        for layer, new in other.factors.items():
+            both[layer] = _joined(both[layer], new) if layer in both else new
+        keys = {
+            layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
+            for layer in sorted({*self.keys, *other.keys})
+        }
+        return Update(
+            dict(sorted(both.items())),
+            "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
+            self.edits + tuple(e for e in other.edits if e not in self.edits),
+            self.model or other.model,
+            keys,
+        )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(self.factors)
+
+    def delta(self, layer: int) -> Tensor:
+        """dW (d, m) of ``layer`` as a full matrix. Raises ValueError for a layer that is not changed."""
+        if layer not in self.factors:
+            raise ValueError(f"layer {layer} is not changed; changed: {list(self.factors)}")
+        left, right = self.factors[layer]
+        return left @ right.T
+
+    def norms(self) -> dict[int, float]:
+        """Frobenius norm of dW by layer, from the factors: ||dW||^2 = tr(left^T left right^T right)."""
+        squares = {
+            layer: ((left.T @ left) * (right.T @ right)).sum()
+            for layer, (left, right) in self.factors.items()
+        }
+        return {layer: square.clamp(min=0).sqrt().item() for layer, square in squares.items()}
+
+    def save(self, path: str | Path):
+        """Write the update to ``path`` (safetensors with JSON metadata), all or nothing. Raises ValueError if that is a folder."""
+        if Path(path).is_dir():
+            raise ValueError(f"{str(path)!r} is a folder; name a file for the update")
+        edits = [asdict(e) if is_dataclass(e) else vars(e) for e in self.edits]
+        factors = {
+            f"{side}.{layer}": getattr(pair, side)
+            for layer, pair in self.factors.items()
+            for side in Factors._fields
+        }
+        save_tensors(
+            path,
+            factors | {f"keys.{layer}": K for layer, K in self.keys.items()},
+            dict(model=self.model, editor=self.editor, edits=edits),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, lm: LM) -> Update:
+        """The update saved at ``path``. Raises ValueError if it is unreadable or was made for a model other than ``lm``."""
+        from ..records import Edit  # facts are records; only a saved update needs to rebuild them
+
+        try:
+            tensors, meta = load_tensors(path)
+            left, right, keys = (
+                {
+                    int(name.split(".")[1]): t.to(lm.device)
+                    for name, t in tensors.items()
+                    if name.startswith(side)
+                }
+                for side in ("left.", "right.", "keys.")
+            )
+            factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
+            edits = tuple(
+                Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()})
+                for e in meta["edits"]
+            )
+            update = cls(factors, meta["editor"], edits, meta["model"], keys)
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as err:
+            raise ValueError(
+                f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})"
+            ) from err
+        if update.model != lm.fingerprint:
+            raise ValueError(
+                f"{str(path)!r} was made for the model {update.model or 'unknown'}, not for {lm.name!r} ({lm.fingerprint})"
+            )
+        return update
+
+
+def commit(lm: LM, update: Update):
+    """Write ``update`` into the weights for good, W_l <- W_l + dW_l, all layers or none. Raises ValueError if the shapes do not fit."""
+    _fits(lm, update)
+    with _restoring(lm, update) as keep:
+        _add(lm, update)
+        keep()
+
+
+def save_pretrained(lm: LM, update: Update, folder: str | Path):
+    """The edited model and its tokenizer as a folder that plain transformers loads; ``lm`` itself is as it was.
+
+    Raises ValueError if the shapes do not fit, or if ``folder`` exists and is not empty; a folder is there as a whole or not at all.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists; give the edited model a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part,
+        applied(lm, update),
+    ):
+        lm.model.save_pretrained(part)
+        lm.tokenizer.save_pretrained(part)
+        Path(part).chmod(0o755)
+        os.replace(part, folder)
+        Path(part).mkdir()  # for the clean-up to find
+
+
+@contextmanager
+def applied(lm: LM, update: Update) -> Iterator[LM]:
+    """The model with ``update`` written, for the length of a ``with``; on the way out, whatever happened, the very bits come back.
+
+    Raises ValueError if the shapes do not fit (nothing is written).
+    """
+    _fits(lm, update)
+    with _restoring(lm, update):
+        _add(lm, update)
+        yield lm
+
+
+@contextmanager
+def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
+    """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for row b of every batch run inside.
+
+    updates: one for each row (rows may share one; None leaves a row alone), or a single one for all rows.
+    Raises ValueError if the shapes do not fit, or a batch has another number of rows than updates that differ.
+    """
+    distinct = list({id(u): u for u in updates if u is not None}.values())
+    for update in distinct:
+        _fits(lm, update)
+    number = {id(u): i + 1 for i, u in enumerate(distinct)}  # 0: no update
+    index = torch.tensor([number.get(id(u), 0) for u in updates], dtype=torch.long)
+    hooks = []
+    try:
+        for layer in sorted({layer for u in distinct for layer in u.factors}):
+            hooks.append(
+                lm.fc2(layer).register_forward_hook(_correction(lm, layer, distinct, index))
+            )
+        yield lm
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _correction(lm: LM, layer: int, distinct: list[Update], index: Tensor):
+    """A forward hook that adds every row's correction: those of low rank in one product, one of full rank (FT's) as it is, uncopied."""
+    pairs, dtype = (
+        [u.factors.get(layer) for u in distinct],
+        torch.promote_types(lm.dtype, torch.float32),
+    )
+    every, index = (
+        len(pairs) == 1 and bool((index == 1).all()),
+        index.to(lm.device),
+    )  # one update, all rows
+    alone = {i for i, p in enumerate(pairs, 1) if p and (every or p.left.shape[1] >= lm.d_model)}
+    terms = [
+        (
+            slice(None) if every else (index == i).nonzero()[:, 0],
+            *(t.to(lm.device, dtype) for t in pairs[i - 1]),
+        )
+        for i in alone
+    ]
+    low = {i: p for i, p in enumerate(pairs, 1) if p and i not in alone}
+    if low:  # zero-padded to one rank, number 0 for "no update", then one copy a row
+        rank = max(p.left.shape[1] for p in low.values())
+        left, right = (
+            torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device)
+            for size in (lm.d_model, lm.d_mlp)
+        )
+        for i, pair in low.items():
+            left[i, :, : pair.left.shape[1]], right[i, :, : pair.right.shape[1]] = pair
+        terms.append((slice(None), left[index], right[index]))
+
+    def add(_, args, out):
+        x = args[0].to(dtype)
+        if not every and len(x) != len(index):
+            raise ValueError(
+                f"the batch has {len(x)} rows, the overlay {len(index)}; give one update a row, or one for all"
+            )
+        change = torch.zeros_like(out, dtype=dtype)
+        for rows, left, right in terms:
+            change[rows] += (x[rows] @ right) @ left.mT
+        return out + change.to(out.dtype)
+
+    return add
+
+
+def _joined(one: Factors, other: Factors) -> Factors:
+    """Factors of the sum: side by side, or, where that is a rank above d, (identity, the sum^T)."""
+    if one.left.shape[1] + other.left.shape[1] <= len(one.left):
+        return Factors(*(torch.cat(pair, 1) for pair in zip(one, other)))
+    eye = torch.eye(len(one.left), dtype=one.left.dtype, device=one.left.device)
+    return Factors(eye, torch.addmm(one.right @ one.left.T, other.right, other.left.T))
+
+
+@contextmanager
+def _restoring(lm: LM, update: Update):
+    """Put the weights of ``update.factors`` and the cached fingerprint back on the way out, unless ``keep()`` was called."""
+    saved, print_, kept = (
+        {layer: lm.weight(layer).detach().clone() for layer in update.factors},
+        lm.__dict__.get("fingerprint"),
+        [],
+    )
+    try:
+        lm.__dict__.pop("fingerprint", None)
+        yield lambda: kept.append(True)
+    finally:
+        if not kept:
+            with torch.no_grad():
+                for layer, weight in saved.items():
+                    lm.weight(layer).copy_(weight)
+            lm.__dict__.pop("fingerprint", None)
+            if print_:
+                lm.__dict__["fingerprint"] = print_
+
+
+def _add(lm: LM, update: Update):
+    with torch.no_grad():
+        for layer, (left, right) in update.factors.items():
+            weight = lm.weight(layer)
+            weight.copy_(weight + (left @ right.T).to(weight))
+
+
+def _fits(lm: LM, update: Update):
+    if update.factors:
+        lm.layers(tuple(update.factors))
+    for layer, (left, right) in update.factors.items():
+        if (
+            left.shape[0] != lm.d_model
+            or right.shape[0] != lm.d_mlp
+            or left.shape[1:] != right.shape[1:]
+        ):
+            raise ValueError(
+                f"layer {layer}: factors {tuple(left.shape)}, {tuple(right.shape)} do not fit "
+                f"({lm.d_model}, r), ({lm.d_mlp}, r) of model {lm.name!r}"
+            )
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
+    """A safetensors file with JSON metadata, written beside ``path`` and moved onto it: readers see all of it or nothing."""
+    with replacing(path) as part:
+        save_file(
+            {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
+            part,
+            {"acelib": json.dumps(meta)},
+        )
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors (on the CPU) and metadata of a file written by ``save_tensors``; errors are those of safetensors and the file system."""
+    with safe_open(str(path), "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
+            (file.metadata() or {})["acelib"]
+        )

@@ -1,0 +1,1 @@
+"""The paper: its published numbers, and whether they agree with each other."""

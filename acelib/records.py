@@ -1,0 +1,124 @@
+"""What all speak of: facts, edits, chains of facts, and the cases that ask for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def _require_slot(template: str, owner: str) -> None:
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise ValueError(f"{owner}: a template must hold exactly one '{{}}', got {template!r}")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """(s, r, o), by names and relation key."""
+
+    subject: str
+    relation: str
+    object: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What every editor consumes: (s, r, o) -> (s, r, o*); raises ValueError if the subject, the templates or the targets are unusable."""
+
+    subject: str
+    prompt: str  #: template whose filled text ends right before the object
+    target_new: str
+    target_true: str = ""
+    paraphrases: tuple[str, ...] = ()  #: other templates of the same fact
+    relation: str = ""
+    hops: tuple[
+        str, ...
+    ] = ()  #: complete multi-hop prompts that end in this fact: "The sport of the spouse of X is"
+
+    def __post_init__(self):
+        for name in ("subject", "target_new"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise ValueError(
+                    f"{name} of an edit must be a non-empty text, got {getattr(self, name)!r}"
+                )
+        if not isinstance(self.target_true, str):
+            raise ValueError(
+                f"target_true of the edit of {self.subject!r} must be a text, '' if it is not known, got {self.target_true!r}"
+            )
+        for name in ("paraphrases", "hops"):
+            texts = getattr(self, name)
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(
+                    f"{name} of the edit of {self.subject!r} must be a list of texts, got {texts!r}"
+                )
+            object.__setattr__(self, name, tuple(texts))
+        for template in (self.prompt, *self.paraphrases):
+            _require_slot(template, f"edit of {self.subject!r}")
+        if self.target_new.strip() == self.target_true.strip():
+            raise ValueError(
+                f"target_new of the edit of {self.subject!r} is already the answer: {self.target_new!r}"
+            )
+
+    @property
+    def text(self) -> str:
+        """The prompt with its subject, without blanks at its end: an answer brings its own."""
+        return self.prompt.replace("{}", self.subject).rstrip()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Facts in a row; raises ValueError if the object of one is not the subject of the next."""
+
+    facts: tuple[Fact, ...]
+
+    def __post_init__(self):
+        for one, next_one in zip(self.facts, self.facts[1:]):
+            if one.object != next_one.subject:
+                raise ValueError(f"a chain is broken: {one} is followed by {next_one}")
+
+    subject = property(lambda self: self.facts[0].subject)
+    answer = property(lambda self: self.facts[-1].object)
+    path = property(
+        lambda self: tuple(fact.relation for fact in self.facts),
+        doc="Relation keys, first hop first.",
+    )
+    entities = property(
+        lambda self: (self.subject, *(fact.object for fact in self.facts)),
+        doc="Start, bridges, answer.",
+    )
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One single-hop question of a case, with its filled cloze prompt."""
+
+    question: str
+    cloze: str
+    answer: str
+    answer_alias: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chain, its edits, and questions whose answer they change."""
+
+    case_id: int
+    edits: tuple[Edit, ...]
+    questions: tuple[str, ...]
+    answer: str
+    answer_alias: tuple[str, ...]
+    new_answer: str
+    new_answer_alias: tuple[str, ...]
+    hops: tuple[Hop, ...]
+    new_hops: tuple[Hop, ...]
+    chain: tuple[tuple[str, str, str], ...]  #: (subject, relation label, object)
+    new_chain: tuple[tuple[str, str, str], ...]
+    relations: tuple[
+        str, ...
+    ]  #: keys (or Wikidata ids where the world has no such relation), one per hop
+
+    n_hops = property(lambda self: len(self.hops))
+    n_edits = property(lambda self: len(self.edits))
+
+    @property
+    def entities(self) -> frozenset[str]:
+        """Every name on the old and the new chain."""
+        return frozenset(name for s, _, o in (*self.chain, *self.new_chain) for name in (s, o))

@@ -1,0 +1,1 @@
+"""Experiments: editors against cases, rows, statistics, tables, figures, claims."""

@@ -1,0 +1,210 @@
+"""Claims of the ACE paper (``data/paper/ace_claims.csv``) beside what the chapters measured, and the verdict that the interval gives.
+
+A chapter hands over in its check cell, ``assert_table(measured({(claim, model): Mean, ...}), "03_ace_claims")``; that is read here.
+A claim names the chapter that tests it and a rule, "> 0", "< 10" or "1..2"; one that no chapter tests says so in place of the rule.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from math import inf, isnan, nan
+from pathlib import Path
+from typing import Mapping
+
+import pandas as pd
+
+from ..model.lm import LM
+from ..paper.published import published
+from ..provenance import ROOT
+from .stats import POINTS, SHARE, Mean, agreed
+
+BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
+SUFFIX = "_claims"  #: of the reference that a chapter hands over in
+PAPER = {
+    "gptj": "GPT-J",
+    "qwen3": "Qwen3-8B",
+}  #: column of references in the list of claims -> model of the paper
+
+
+def listed() -> pd.DataFrame:
+    """The claims by id, in the paper's order: section, claim, quantity, unit, rule, chapter, models, published values, why."""
+    return published("ace_claims").set_index("id")
+
+
+def counterparts(hosts: Mapping[str, LM]) -> dict[str, str | None]:
+    """The model of the paper whose published values stand beside a measured model: of the same architecture, or None.   hosts: by name."""
+    return {name: PAPER.get(host.model.config.model_type) for name, host in hosts.items()}
+
+
+def settled(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mean]:
+    """Values by (claim, model), of which points and percentages that all cases agree on get the interval that n allows (``tables.agreed``).
+
+    Raises ValueError for an unknown claim.
+    """
+    units = listed().unit
+    if unknown := [claim for claim, _ in values if claim not in units]:
+        raise ValueError(f"unknown claim {unknown[0]!r}; known: {', '.join(units.index)}")
+    return {
+        (claim, model): agreed(value, BOUNDS[units[claim]]) if units[claim] in BOUNDS else value
+        for (claim, model), value in values.items()
+    }
+
+
+def verdicts(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], str]:
+    """By (claim, model), what the page of all claims will say of values that a chapter hands over: ``verdict`` of the ``settled`` value."""
+    rules = listed().rule
+    return {
+        (claim, model): verdict(rules[claim], value)
+        for (claim, model), value in settled(values).items()
+    }
+
+
+def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
+    """Rows (claim, model) of the ``settled`` mean, low, high, and n as text (a check compares it exactly), for a chapter's check cell.
+
+    model: name, folder or hub id of a model (its last part is kept), or "both" where one number compares the two.
+    Raises ValueError for an unknown claim, or a mean outside its interval.
+    """
+    rows = {}
+    for (claim, model), value in settled(values).items():
+        if not (isnan(value.low) or value.low <= value.mean <= value.high):
+            raise ValueError(
+                f"claim {claim!r}: mean {value.mean:g} lies outside its interval [{value.low:g}, {value.high:g}]"
+            )
+        rows[claim, Path(model).name] = [value.mean, value.low, value.high, str(value.n)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "n"])
+
+
+def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
+    """For each row of ``measured``, by how much k cases that come out otherwise move it: 100 k / n points; 0.05 in other units.
+
+    The tolerance of a check cell on another machine, where rounding may flip an answer.
+    """
+    units = listed().unit
+    return [
+        100 * k / max(value.n, 1) if units.get(claim) in BOUNDS else 0.05
+        for (claim, _), value in values.items()
+    ]
+
+
+def handed_over(folder: Path = ROOT / "tests" / "reference") -> dict[tuple[str, str], Mean]:
+    """What the chapters keep in ``folder``, by claim and model.
+
+    Raises ValueError naming file and row for a claim that is unknown or another chapter's, or a model that the claim is not tested on.
+    """
+    known, found = listed(), {}
+    for path in sorted(Path(folder).glob(f"*{SUFFIX}.json")):
+        for (claim, model), value in json.loads(path.read_text("utf-8"))["rows"]:
+            if (
+                claim not in known.index
+                or f"{known.chapter[claim]}{SUFFIX}" != path.stem
+                or model not in known.models[claim].split("; ")
+            ):
+                raise ValueError(
+                    f"{path.name}: claim {claim!r} on {model!r} is not in the list of what this chapter tests"
+                )
+            *numbers, n = value
+            found[claim, model] = Mean(*(nan if part is None else part for part in numbers), int(n))
+    return found
+
+
+def verdict(rule: str, value: Mean) -> str:
+    """ "holds" if the whole interval obeys the rule, "does not hold" if all of it lies beyond the rule's bound, else "undecided".
+
+    An interval that ends at the bound, as a few cases that all but agree easily give it, decides nothing.
+    rule: "> x", "< x", or "a..b", bounds included.   value: without an interval its mean counts alone. Raises ValueError for another rule.
+    """
+    number = r"(-?\d+(?:\.\d+)?)"
+    if not (found := re.fullmatch(rf"([<>]) {number}|{number}\.\.{number}", rule)):
+        raise ValueError(f"rule {rule!r} is none of '> x', '< x', 'a..b'")
+    sign, *bounds = (
+        [part for part in found.groups() if part] if found[1] else ["", *found.groups()[2:]]
+    )
+    least, most = (value.mean, value.mean) if isnan(value.low) else (value.low, value.high)
+    low, high = map(float, {">": (bounds[0], inf), "<": (-inf, bounds[0])}.get(sign, bounds))
+    obeys = [low < end < high if sign else low <= end <= high for end in (least, most)]
+    outside = most < low or least > high or least == most and not any(obeys)
+    return "holds" if all(obeys) else "does not hold" if outside else "undecided"
+
+
+def overall(verdicts: Mapping[str, str]) -> str:
+    """Of all models: what they agree on; else "holds in part" if it holds on one, "undecided" if it does not."""
+    found = set(verdicts.values())
+    return found.pop() if len(found) == 1 else "holds in part" if "holds" in found else "undecided"
+
+
+def quoted(reference: str, model: str) -> str:
+    """A published value as printed, "9.44", a difference of two, or several, "28; 16; 33", perhaps "28, 16 → 6, 4"; "" for no reference.
+
+    reference: "ace_13", a number of the running text; "2 editor=ACE n_edits=all", the one value of Table 2 in that row of ``model``
+    ("column=ffn" names a column other than "value"); "a - b"; "a; b"; "a; b -> c; d". Raises ValueError unless a reference means one value.
+    """
+    if " -> " in reference:
+        return " → ".join(
+            quoted(part, model).replace("; ", ";").replace(";", ", ")
+            for part in reference.split(" -> ")
+        )
+    terms = (
+        [[_quoted(term, model) for term in part.split(" - ")] for part in reference.split("; ")]
+        if reference
+        else []
+    )
+    return "; ".join(
+        term[0] if len(term) == 1 else f"{float(term[0]) - float(term[1]):.4g}" for term in terms
+    )
+
+
+def _quoted(term: str, model: str) -> str:
+    number, *conditions = re.split(r" (?=\w+=)", term)
+    want = dict(condition.split("=", 1) for condition in conditions)
+    rows, column = (
+        (published(int(number)), want.pop("column", "value"))
+        if number.isdigit()
+        else (published("ace_inline"), "value")
+    )
+    want = (
+        want | {"model": model}
+        if number.isdigit() and "model" in rows
+        else want
+        if number.isdigit()
+        else {"id": number}
+    )
+    for name, value in want.items():
+        rows = rows[rows[name].astype(str) == value]
+    if len(rows) != 1:
+        raise ValueError(f"{term!r} means {len(rows)} published values of {model}, not one")
+    return str(rows[column].item())
+
+
+def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
+    """Every claim: where, what, published and measured by model, verdict, why.   values: ``handed_over``.
+
+    Raises ValueError naming the first claim that a chapter should have measured on a model and did not.
+    """
+    lines = {}
+    for claim, of in listed().iterrows():
+        models = of.models.split("; ") if of.chapter else []
+        if missing := [model for model in models if (claim, model) not in values]:
+            raise ValueError(
+                f"claim {claim!r} has no value for {missing[0]!r}; chapter {of.chapter} hands it over as {of.chapter}{SUFFIX}"
+            )
+        each = {model: verdict(of.rule, values[claim, model]) for model in models}
+        apart = [f"{model}: {result}" for model, result in each.items()] * (
+            len(set(each.values())) > 1
+        )
+        lines[claim] = {
+            "section": of.section,
+            "claim": of.claim,
+            "chapter": of.chapter,
+            "quantity": of.quantity,
+            "unit": of.unit,
+            **{f"published {name}": quoted(of[column], name) for column, name in PAPER.items()},
+            **{
+                f"measured {model}": values.get((claim, model))
+                for model in ("gptj-mini", "qwen3-mini", "both")
+            },
+            "verdict": overall(each) if each else of.rule,
+            "why": ". ".join([*apart, *filter(None, [of.why])]),
+        }
+    return pd.DataFrame.from_dict(lines, orient="index")

@@ -1,0 +1,1053 @@
+"""Figures: DataFrame in, matplotlib Figure out; one look, one colour an editor, white paper.
+
+A figure is the last line of its cell, ``multi_hop_bars(rows)``; pyplot has closed it, so it is shown once. Number, caption and alt text
+are metadata of that cell, which papermill keeps and myst-nb, also with execution off, renders as a figure for ``{numref}`fig-hops` ``:
+
+    "mystnb": {"figure": {"name": "fig-hops", "caption": "Accuracy by *number of edits*."}, "image": {"alt": "Bars: ACE is the highest."}}
+
+The caption is MyST. All that the cell shows goes into the figure, so such a cell shows nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from itertools import product
+from typing import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from ..world.world import CATEGORIES
+from .stats import POINTS, SHARE, Mean, interval
+from .tables import BASELINE, BLOCKS
+
+#: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
+EDITORS = {
+    BASELINE: "#8C8C8C",
+    "FT": "#999933",
+    "KN": "#AA4499",
+    "ROME": "#56B4E9",
+    "MEMIT": "#0072B2",
+    "PMET": "#009E73",
+    "AlphaEdit": "#E69F00",
+    "IFMET": "#CC79A7",
+    "ACE": "#D55E00",
+    "ACE (AlphaEdit)": "#882255",
+    "ACE (located)": "#332288",
+}
+HUES = EDITORS | {
+    "attn": "#E69F00",
+    "ffn": "#0072B2",
+    "top": "#D55E00",
+    "random": "#9A9A9A",
+    "plain": "#7A7A7A",
+    "acelib": "#0072B2",
+    "implicit": "#CC79A7",
+    "answer": "#0072B2",
+}
+HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then from dark to bright
+VERDICTS = {
+    "holds": "#009E73",
+    "holds in part": "#56B4E9",
+    "undecided": "#E69F00",
+    "does not hold": "#D55E00",
+    "cannot be tested here": "#8C8C8C",
+    "not tested yet": "#C8C8C8",
+}  #: of ``claims.verdict`` and ``claims.overall``
+OTHER, INK, SCALE = (
+    "#444444",
+    "#333333",
+    "mako_r",
+)  #: what has no colour of its own; text, lines, published values; maps
+LOOK = (
+    sns.axes_style("whitegrid")
+    | sns.plotting_context("notebook", font_scale=0.85)
+    | {
+        "figure.dpi": 144,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "figure.constrained_layout.use": True,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "axes.edgecolor": "#BBBBBB",
+        "axes.linewidth": 0.8,
+        "grid.color": "#E6E6E6",
+        "grid.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "patch.linewidth": 0,
+        "errorbar.capsize": 2.5,
+    }
+)
+BARS = {
+    "cloze": "statement",
+    "qa": "question",
+    "implicit": "statement",
+    "direct": "question",
+    "cot": "chain of thought",
+    "robust": "in another context",
+}  #: what a training log's measurements ask for, without their number of hops
+
+
+def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws under ``LOOK``, whatever the notebook has set, and leaves pyplot as it was."""
+
+    @wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        with plt.rc_context(LOOK):
+            fig = draw(*args, **kwargs)
+            fig.canvas.draw()
+            plt.close(fig)
+        return fig
+
+    return drawn
+
+
+@_figure
+def multi_hop_bars(
+    rows: pd.DataFrame,
+    quoted: pd.DataFrame | None = None,
+    quoted_model: Mapping[str, str] | str = "GPT-J",
+    metric: str = "multi_hop",
+    seed: int = 0,
+) -> Figure:
+    """Accuracy by number of edits and over all cases, a bar an editor, a panel a model, with 95 % intervals; diamonds: ``quoted``.
+
+    rows: ``experiments.run``, with a column ``model`` if there are several.   quoted: as ``published(2)``.
+    quoted_model: whose published values; by measured model where they differ.
+    """
+    models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
+    editors, counts = list(rows.editor.unique()), sorted(rows.n_edits.unique())
+    fig, axes = plt.subplots(
+        len(models), 1, figsize=(7.6, 0.7 + 3 * len(models)), sharey=True, squeeze=False
+    )
+    for ax, (model, of_model) in zip(axes[:, 0], models.items()):
+        parts = {str(count): of_model[of_model.n_edits == count] for count in counts} | {
+            "all": of_model
+        }
+        whose = quoted_model if isinstance(quoted_model, str) else quoted_model.get(model)
+        for i, editor in enumerate(editors):
+            means = [
+                interval(100 * part[metric][part.editor == editor], seed, bounds=SHARE)
+                for part in parts.values()
+            ]
+            x = _bars(ax, means, i, len(editors), editor)
+            if quoted is not None:
+                of = quoted[(quoted.editor == editor) & (quoted.model == whose)].set_index(
+                    "n_edits"
+                )["value"]
+                ax.plot(
+                    x,
+                    [of.get(name, np.nan) for name in parts],
+                    "D",
+                    ms=4.5,
+                    mfc="white",
+                    mec=INK,
+                    mew=1.1,
+                    zorder=4,
+                    label="published" if editor == editors[-1] else None,
+                )
+        ax.set_xticks(
+            range(len(parts)),
+            [f"{name}\n{part.case_id.nunique()} cases" for name, part in parts.items()],
+        )
+        ax.axvline(len(counts) - 0.5, color="#BBBBBB", lw=0.8, ls=":")
+        title = [model] * bool(model) + [f"diamonds: {whose}"] * (
+            quoted is not None and bool(whose)
+        )
+        ax.set(
+            ylabel="multi-hop accuracy (%)",
+            ylim=(0, 104),
+            xlim=(-0.55, len(parts) - 0.45),
+            title=", ".join(title),
+        )
+    ax.set_xlabel("edits in the case")
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> Figure:
+    """Importance by layer, a row a role, a column a model and a colour a block, with 95 % intervals where there are several rows.
+
+    scores: columns role ("query", "value"), block ("attn", "ffn"), layer, importance, perhaps model, one row a question or their mean.
+    units: label of the vertical axis by role, if not the mean scores of Eq. 9 and Eq. 10.
+    """
+    units = {"value": "value score (nats)", "query": "query score (arb. units)"} | dict(units or {})
+    roles, blocks, models = (
+        scores.role.unique(),
+        scores.block.unique(),
+        scores.model.unique() if "model" in scores else [""],
+    )
+    size = (7.6, 0.6 + 2.3 * len(roles))
+    fig, axes = plt.subplots(len(roles), len(models), figsize=size, sharex="col", squeeze=False)
+    for (row, role), (column, model) in product(enumerate(roles), enumerate(models)):
+        ax, panel = (
+            axes[row, column],
+            scores[
+                (scores.role == role) & ((scores.model == model) if "model" in scores else True)
+            ],
+        )
+        layers = sorted(panel.layer.unique())
+        for i, block in enumerate(blocks):
+            of = panel[panel.block == block]
+            _bars(
+                ax,
+                [interval(of.importance[of.layer == layer]) for layer in layers],
+                i,
+                len(blocks),
+                block,
+            )
+        ax.axhline(0, color=INK, lw=0.8)
+        ax.set(
+            ylabel=units.get(role, f"{role} importance") if not column else "",
+            title=model if not row else "",
+            xticks=range(len(layers)),
+            xticklabels=layers,
+            xlabel="layer" if row + 1 == len(roles) else "",
+        )
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
+    """Categories x layers, a panel a block, a row a model: summed importance as a share of the row's greatest.
+
+    The ``top`` ranks are written in.
+
+    scores: as for ``tables.layers_table``. One colour scale for all panels.
+    """
+    models = list(scores.model.unique()) if "model" in scores else [""]
+    blocks = [block for block in BLOCKS if block in set(scores.block)]
+    parts = [
+        scores[(scores.block == block) & ((scores.model == model) if model else True)]
+        for model in models
+        for block in blocks
+    ]
+    sums = [part.groupby(["category", "layer"])["importance"].sum().unstack() for part in parts]
+    shares = [
+        wide.div(wide.abs().max(axis=1), axis=0).reindex(
+            [name for name in CATEGORIES if name in wide.index]
+        )
+        for wide in sums
+    ]
+    scale = (
+        dict(vmin=-1, vmax=1, cmap="vlag")
+        if min(share.min().min() for share in shares) < 0
+        else dict(vmin=0, vmax=1, cmap=SCALE)
+    )
+    size = (1.6 + 3.6 * len(blocks), 0.6 + 2.9 * len(models))
+    fig, axes = plt.subplots(len(models), len(blocks), figsize=size, sharey="row", squeeze=False)
+    for ax, (model, block), share in zip(axes.flat, product(models, blocks), shares):
+        ranks = share.rank(axis=1, ascending=False, method="first")
+        _map(
+            ax,
+            share,
+            ranks.map(lambda rank: f"{rank:.0f}" if rank <= top else ""),
+            [CATEGORIES[name] for name in share.index],
+            **scale,
+        )
+        ax.set(
+            title=f"{model}: {BLOCKS[block]}" if model else BLOCKS[block], xlabel="layer", ylabel=""
+        )
+    fig.colorbar(
+        ax.collections[0], ax=axes, label="importance (share of the row's greatest)", pad=0.02
+    )
+    return fig
+
+
+@_figure
+def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int = 0) -> Figure:
+    """Figure 2: what zeroing neurons costs, by category, related and unrelated questions apart, a row a model, with 95 % intervals.
+
+    rows: columns category, zeroed ("top 1 %", "random 1 %"), questions ("related", "unrelated"), drop: accuracy lost, between 0 and 1,
+    perhaps model; one row a question.   quoted: the published drop in percent by ``zeroed`` (by model, if there are several), a line in
+    the panel of related questions.
+    """
+    models = list(rows.model.unique()) if "model" in rows else [""]
+    kinds, groups = list(rows.zeroed.unique()), sorted(rows.questions.unique())
+    names = [name for name in CATEGORIES if name in set(rows.category)]
+    size = (1 + 3.6 * len(groups), 0.8 + 2.8 * len(models))
+    fig, axes = plt.subplots(
+        len(models), len(groups), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for ax, (model, group) in zip(axes.flat, product(models, groups)):
+        for i, kind in enumerate(kinds):
+            of = rows[
+                (rows.questions == group)
+                & (rows.zeroed == kind)
+                & ((rows.model == model) if model else True)
+            ]
+            _bars(
+                ax,
+                [
+                    interval(100 * of["drop"][of.category == name], seed, bounds=POINTS)
+                    for name in names
+                ],
+                i,
+                len(kinds),
+                kind,
+            )
+        lines = (quoted or {}).get(model, {}) if model else quoted or {}
+        for kind, dashes in zip(lines, ("--", ":", "-.")):
+            if group == "related":
+                ax.axhline(
+                    lines[kind],
+                    color=INK,
+                    ls=dashes,
+                    lw=1.5,
+                    label=f"{kind}, published",
+                    zorder=2.5,
+                )
+        ax.axhline(0, color=INK, lw=0.8)
+        title = f"{model}: {group} questions".removeprefix(": ")
+        ax.set(
+            title=title, ylabel="accuracy lost (percentage points)" if group == groups[0] else ""
+        )
+        ax.set_xticks(
+            range(len(names)),
+            [CATEGORIES[name] for name in names],
+            rotation=38,
+            ha="right",
+            rotation_mode="anchor",
+        )
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """How alike two categories are, in percent: category x category, a panel a measure, a row a model, one colour scale for all.
+
+    pairs: columns a, b (categories), perhaps model, and the measures, each at most 1.   columns: title of the panel by measure.
+    """
+    scale = (
+        dict(vmin=-100, vmax=100, cmap="vlag")
+        if pairs[list(columns)].min(axis=None) < 0
+        else dict(vmin=0, vmax=100, cmap=SCALE)
+    )
+    models = dict(list(pairs.groupby("model", sort=False))) if "model" in pairs else {"": pairs}
+    fig, axes = plt.subplots(
+        len(models),
+        len(columns),
+        figsize=(1.8 + 2.5 * len(columns), 0.4 + 2.7 * len(models)),
+        squeeze=False,
+    )
+    for (row, (model, part)), (column, (measure, title)) in product(
+        enumerate(models.items()), enumerate(columns.items())
+    ):
+        ax, names = axes[row, column], [name for name in CATEGORIES if name in {*part.a, *part.b}]
+        both = pd.concat([part, part.rename(columns={"a": "b", "b": "a"})]).pivot(
+            index="a", columns="b", values=measure
+        )
+        lower = (
+            100
+            * both.reindex(index=names, columns=names)
+            .where(np.tri(len(names), k=-1, dtype=bool))
+            .iloc[1:, :-1]
+        )
+        text = lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
+        _map(ax, lower, text, list(lower.index), **scale)
+        ax.set(title=f"{model}: {title}" if model and not column else title, xlabel="", ylabel="")
+        ax.tick_params(axis="x", rotation=0)
+    fig.colorbar(ax.collections[0], ax=axes, label="similarity (%)", pad=0.02)
+    return fig
+
+
+@_figure
+def causal_trace_map(
+    traces: pd.DataFrame, clean: float | None = None, corrupted: float | None = None
+) -> Figure:
+    """Probability of the answer with one clean state put back, tokens by role x layers, a panel a kind of state; means over prompts.
+
+    traces: columns role (in the order to show), layer, probability, perhaps kind; nan where a prompt has no such token.
+    clean, corrupted: mean probabilities without noise and with nothing put back, the ends of the colour scale.
+    """
+    traces = traces if "kind" in traces else traces.assign(kind="")
+    kinds, roles = traces.kind.unique(), list(traces.role.unique())
+    ends = [0 if corrupted is None else 100 * corrupted, 100 if clean is None else 100 * clean]
+    fig, axes = plt.subplots(
+        1, len(kinds), figsize=(2.4 + 3.8 * len(kinds), 2.9), sharey=True, squeeze=False
+    )
+    for ax, kind in zip(axes[0], kinds):
+        wide = 100 * traces[traces.kind == kind].groupby(["role", "layer"])[
+            "probability"
+        ].mean().unstack().reindex(roles)
+        text = wide.map(lambda p: "" if pd.isna(p) else f"{p:.0f}")
+        _map(
+            ax,
+            wide,
+            text,
+            [f"{role} token" for role in roles],
+            vmin=ends[0],
+            vmax=ends[1],
+            cmap=SCALE,
+        )
+        ax.set(title=str(kind), xlabel="layer of the state put back", ylabel="")
+    bar = fig.colorbar(ax.collections[0], ax=axes, label="probability of the answer (%)", pad=0.02)
+    if clean is not None and corrupted is not None:
+        bar.set_ticks(ends, labels=[f"{ends[0]:.0f}\ncorrupted", f"{ends[1]:.0f}\nclean"])
+    return fig
+
+
+@_figure
+def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
+    """Loss, and shares of right answers, over tokens seen; a row a model.
+
+    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), shares between 0 and 1 by name (nan where not measured), perhaps model.
+    bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
+    """
+    names = (
+        list(bars)
+        if bars
+        else [
+            name
+            for name in log
+            if name not in ("model", "step", "tokens", "loss", "schedule", "tokens_per_s")
+        ]
+    )
+    logs = dict(list(log.groupby("model", sort=False))) if "model" in log else {"": log}
+    fig, axes = plt.subplots(
+        len(logs),
+        2,
+        figsize=(8.6, 0.5 + 2.9 * len(logs)),
+        width_ratios=(2, 3),
+        sharex=True,
+        sharey="col",
+        squeeze=False,
+    )
+    for (model, rows), (left, right) in zip(logs.items(), axes):
+        left.semilogy(rows.tokens / 1e6, rows.loss, color=INK, lw=1.6)
+        left.yaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)),
+            minor_locator=NullLocator(),
+            major_formatter="{x:g}",
+        )
+        for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+            known, (kind, _, hops) = rows[rows[name].notna()], name.partition("_")
+            label = BARS.get(kind, kind) + (
+                f", {hops} hops" if hops.isdigit() else f", {hops}" if hops else ""
+            )
+            right.plot(
+                known.tokens / 1e6,
+                100 * known[name],
+                color=shade,
+                lw=1.6,
+                marker="os^DvP"[i % 6],
+                ms=3.5,
+                label=label,
+            )
+            if bars:
+                right.axhline(
+                    100 * bars[name],
+                    color=shade,
+                    ls=":",
+                    lw=1.4,
+                    label="to be reached" if name == names[-1] else None,
+                )
+        left.set(title=model, ylabel="training loss (nats per token)")
+        right.set(ylabel="right answers (%)", ylim=(-2, 102))
+    for ax in axes[-1]:
+        ax.set(xlabel="tokens seen (millions)")
+    return _legend(fig, axes[0, 1], "outside right center", 1)
+
+
+@_figure
+def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
+    """Differences of one editor to others on the same cases with 95 % intervals, a panel a metric; right of zero, the first is better.
+
+    table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics; by model, a row of panels each, if there are several.
+    The last name of a row gives its colour.
+    """
+    by_model = table if isinstance(table, Mapping) else {"": table}
+    columns, height = (
+        next(iter(by_model.values())).columns,
+        0.5 + sum(0.8 + 0.33 * len(part) for part in by_model.values()),
+    )
+    fig, axes = plt.subplots(
+        len(by_model),
+        len(columns),
+        figsize=(1.6 + 1.9 * len(columns), height),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
+    for (model, part), row in zip(by_model.items(), axes):
+        for ax, metric in zip(row, part):
+            for y, (name, cell) in enumerate(part[metric].items()):
+                ax.errorbar(
+                    cell.mean,
+                    y,
+                    xerr=_whiskers([cell]),
+                    fmt="o",
+                    ms=6,
+                    lw=2,
+                    color=_hue(name.rpartition(" − ")[2]),
+                )
+            ax.axvline(0, color=INK, lw=1, zorder=1)
+            title = (f"{model}\n" if model and ax is row[0] else "") + metric.replace("_", "-")
+            ax.set(
+                title=title,
+                ylim=(len(part) - 0.5, -0.5),
+                yticks=range(len(part)),
+                yticklabels=part.index,
+            )
+            ax.grid(visible=False, axis="y")
+    fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)
+    return fig
+
+
+@_figure
+def failure_map(
+    rows: pd.DataFrame,
+    by: str,
+    metric: str = "multi_hop",
+    most: float | None = 100,
+    few: int = 0,
+    seed: int | None = 0,
+) -> Figure:
+    """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent, a panel a model.
+
+    rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row an editor and case (or edit).
+    most: end of the colour scale in percent; None: the greatest of the means.   few: columns of fewer cases than this are pale and hatched.
+    seed: of the 95 % intervals below the means; None, where rows are not independent: no intervals.
+    """
+    most = (
+        most
+        or 100
+        * rows.groupby([*(["model"] if "model" in rows else []), "editor", by])[metric].mean().max()
+        or 1
+    )
+    models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
+    editors, labels = list(rows.editor.unique()), sorted(rows[by].unique())
+    across, down = (0.42, 0.3) if seed is None else (0.62, 0.46)
+    columns = 1 if across * len(labels) > 4 else len(models)
+    lines = -(-len(models) // columns)
+    size = (1.6 + (0.9 + across * len(labels)) * columns, (1.6 + down * len(editors)) * lines)
+    fig, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    bounds = lambda mean: "" if np.isnan(mean.low) else f"[{mean.low:.0f}, {mean.high:.0f}]"
+    for ax, (model, part) in zip(axes.flat, models.items()):
+        wide = 100 * part.pivot_table(index="editor", columns=by, values=metric).reindex(
+            index=editors, columns=labels
+        )
+        counts = part[part.editor == editors[0]][by].value_counts()
+        _map(
+            ax,
+            wide,
+            wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"),
+            editors,
+            vmin=0,
+            vmax=most,
+            cmap=SCALE,
+        )
+        if seed is not None:
+            cells = {
+                key: interval(100 * of[metric], seed, bounds=SHARE)
+                for key, of in part.groupby(["editor", by])
+            }
+            for text in [text for text in ax.texts if text.get_text()]:
+                x, y = text.get_position()
+                mean = cells[editors[int(y)], labels[int(x)]]
+                text.set_y(y - 0.16)
+                ax.text(
+                    x,
+                    y + 0.2,
+                    bounds(mean),
+                    ha="center",
+                    va="center",
+                    size=6,
+                    color=text.get_color(),
+                )
+        for i, label in enumerate(labels):
+            if counts.get(label, 0) < few:
+                _pale(ax, i)
+        ax.set_xticks(
+            np.arange(len(labels)) + 0.5,
+            [f"{label} ({counts.get(label, 0)})" for label in labels],
+            rotation=38,
+            ha="right",
+            rotation_mode="anchor",
+        )
+        ax.set(title=model, xlabel=by, ylabel="")
+    fig.colorbar(
+        ax.collections[0],
+        ax=axes,
+        label=f"{metric.replace('_', '-')} (%)",
+        pad=0.02,
+        aspect=20 * lines,
+    )
+    return fig
+
+
+def _pale(ax, column: int) -> None:
+    """A column of a map that rests on too few cases to be read."""
+    ax.axvspan(column, column + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
+    plt.setp([text for text in ax.texts if column < text.get_position()[0] < column + 1], color=INK)
+
+
+@_figure
+def accuracy_curves(
+    rows: pd.DataFrame,
+    by: str,
+    label: str,
+    quoted: pd.DataFrame | None = None,
+    quoted_model: Mapping[str, str] | None = None,
+    metric: str = "multi_hop",
+    seed: int = 0,
+) -> Figure:
+    """Accuracy over a number, such as that of layers written, a line an editor with 95 % intervals, a column a model; below: published.
+
+    rows: columns editor, ``by`` (whole numbers), perhaps model, the metric between 0 and 1.   label: of the horizontal axis.
+    quoted: columns editor, model, ``by``, value, in percent.   quoted_model: whose published values, by measured model.
+    """
+    models, editors = (
+        dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows},
+        list(rows.editor.unique()),
+    )
+    levels = 1 if quoted is None else 2
+    fig, axes = plt.subplots(
+        levels,
+        len(models),
+        figsize=(0.8 + 3.4 * len(models), 0.8 + 2.5 * levels),
+        sharey=True,
+        squeeze=False,
+    )
+    for column, (model, part) in zip(axes.T, models.items()):
+        whose = (quoted_model or {}).get(model)
+        for i, editor in enumerate(editors):
+            style = dict(color=_hue(editor), marker="osD^v"[i % 5], ms=5, lw=1.6)
+            of = part[part.editor == editor].groupby(by)[metric]
+            means = [interval(100 * values, seed, bounds=SHARE) for _, values in of]
+            x = np.array(list(of.groups), dtype=float) + 0.07 * (i - (len(editors) - 1) / 2)
+            column[0].errorbar(
+                x,
+                [mean.mean for mean in means],
+                yerr=_whiskers(means).reshape(2, -1),
+                elinewidth=1,
+                label=editor,
+                **style,
+            )
+            if quoted is not None:
+                theirs = quoted[(quoted.editor == editor) & (quoted.model == whose)].sort_values(by)
+                column[1].plot(theirs[by], theirs["value"], mfc="white", ls=":", **style)
+        for ax, title in zip(column, (model, f"{whose}, published" if whose else "")):
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set(
+                title=title,
+                ylim=(-4, 104),
+                ylabel=f"{metric.replace('_', '-')} (%)" if ax in axes[:, 0] else "",
+            )
+        column[-1].set_xlabel(label)
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
+    """Share of right answers after an edit, editors x categories, means over edits in percent; beside it the facts that one edit damages,
+    with 95 % intervals; a row a model. Left of the white line answers must change, right of it they must stay. In brackets: edits; questions.
+
+    rows: ``ripple.judge``, with a column ``model`` if there are several.
+    """
+    models, editors = (
+        dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows},
+        list(rows.editor.unique()),
+    )
+    size = (9, 0.3 + (1.9 + 0.28 * len(editors)) * len(models))
+    fig, axes = plt.subplots(len(models), 2, figsize=size, width_ratios=(3, 1), squeeze=False)
+    for (model, part), (left, right) in zip(models.items(), axes):
+        of_one = part[part.editor == editors[0]].groupby("category", observed=False).edit
+        n_edits, n_asked = of_one.nunique(), of_one.size()
+        shares = 100 * part.groupby(["editor", "edit", "category"], observed=False)["right"].mean()
+        shares = (
+            shares.groupby(["editor", "category"], observed=False).mean().unstack().reindex(editors)
+        )
+        text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.1f}".removesuffix(".0"))
+        _map(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
+        left.axvline(part.category[~part.change].cat.codes.min(), color="white", lw=6)
+        labels = [f"{name} ({n_edits[name]}; {n_asked[name]})" for name in shares.columns]
+        left.set_xticks(
+            np.arange(len(labels)) + 0.5, labels, rotation=38, ha="right", rotation_mode="anchor"
+        )
+        for i, name in enumerate(shares.columns):
+            if n_edits[name] < 2:
+                _pale(left, i)
+        left.set(
+            title=f"{model}: right answers (%)" if model else "right answers (%)",
+            xlabel="",
+            ylabel="",
+        )
+        stay = part[~part.change]
+        for y, name in enumerate(editors):
+            mean = interval((~stay.right[stay.editor == name]).groupby(stay.edit).sum(), seed)
+            right.barh(y, mean.mean, color=_hue(name), zorder=2)
+            right.errorbar(
+                mean.mean, y, xerr=_whiskers([mean]), fmt="none", ecolor=INK, elinewidth=1, zorder=3
+            )
+        right.set(ylim=(len(editors) - 0.5, -0.5), yticks=[], title="damaged facts")
+        right.grid(visible=False, axis="y")
+    plt.setp(
+        axes[:, 1], xlim=(0, max(ax.get_xlim()[1] for ax in axes[:, 1])), xlabel="facts an edit"
+    )
+    return fig
+
+
+@_figure
+def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> Figure:
+    """Seconds over size, both logarithmic, a panel a quantity that grows and a line a procedure ("plain", "acelib").
+
+    rows: columns what, size, procedure, seconds.   exponents: (what, procedure) x exponent, low, high, in the panels' legends.
+    """
+    whats, names = list(rows.what.unique()), list(rows.procedure.unique())
+    fig, axes = plt.subplots(
+        1, len(whats), figsize=(1 + 2.2 * len(whats), 3.6), sharey=True, squeeze=False
+    )
+    for ax, what in zip(axes[0], whats):
+        for name in names:
+            of, label = (
+                rows[(rows.what == what) & (rows.procedure == name)].sort_values("size"),
+                name,
+            )
+            if exponents is not None:
+                power, low, high = exponents.loc[(what, name), ["exponent", "low", "high"]]
+                label += f": {power:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+            ax.loglog(
+                of["size"],
+                of.seconds,
+                marker="os"[names.index(name) % 2],
+                ms=4.5,
+                lw=1.6,
+                color=HUES.get(name, OTHER),
+                label=label,
+            )
+        sizes = sorted(rows["size"][rows.what == what].unique())
+        ax.set_xticks(
+            sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right", rotation_mode="anchor"
+        )
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(
+            title=what, xlabel=f"{what} (log scale)", ylabel="time (s)" if what == whats[0] else ""
+        )
+        if exponents is not None:
+            ax.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.46, -0.42),
+                fontsize=8,
+                handlelength=1.4,
+                handletextpad=0.4,
+                borderpad=0,
+            )
+    return fig if exponents is not None else _legend(fig, axes[0, 0])
+
+
+@_figure
+def error_curves(
+    rows: pd.DataFrame,
+    exponents: Mapping[tuple[str, str], Mean] | None = None,
+    xlabel: str = "size of the push",
+    ylabel: str = "error (nats)",
+) -> Figure:
+    """Mean error over size, both logarithmic, a panel a model and a line a quantity, with 95 % intervals.
+
+    rows: columns model, what, size, error; one row a prompt.   exponents: slope by (model, what), written into the legend of the panel.
+    """
+    models, whats = list(rows.model.unique()), list(rows.what.unique())
+    fig, axes = plt.subplots(
+        1, len(models), figsize=(1 + 3.7 * len(models), 3.8), sharey=True, squeeze=False
+    )
+    for ax, model in zip(axes[0], models):
+        for i, (what, shade) in enumerate(zip(whats, sns.color_palette("colorblind", len(whats)))):
+            means = (
+                rows[(rows.model == model) & (rows.what == what)]
+                .groupby("size")["error"]
+                .apply(interval)
+            )
+            slope = f": slope {exponents[model, what]:.2f}" if exponents else ""
+            ax.errorbar(
+                means.index,
+                [mean.mean for mean in means],
+                _whiskers(list(means)),
+                marker="osD^"[i % 4],
+                ms=4.5,
+                lw=1.6,
+                color=shade,
+                label=f"{what}{slope}",
+            )
+        ax.set(
+            title=model,
+            xscale="log",
+            yscale="log",
+            xlabel=f"{xlabel} (log scale)",
+            ylabel=ylabel if ax is axes[0, 0] else "",
+        )
+        ax.set_xticks(
+            means.index, [f"{size:g}" if size >= 1 else f"1/{1 / size:g}" for size in means.index]
+        )
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    return fig
+
+
+@_figure
+def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
+    """Figure 6: score of every attention head, layers x heads, a panel a model, each on its own scale.   scores: (l, n_heads), nats."""
+    fig, axes = plt.subplots(1, len(scores), figsize=(0.6 + 3.6 * len(scores), 3.3), squeeze=False)
+    for ax, (model, of) in zip(axes[0], scores.items()):
+        most = max(float(np.abs(of).max()), 1e-9)
+        sns.heatmap(
+            of,
+            ax=ax,
+            vmin=-most,
+            vmax=most,
+            cmap="vlag",
+            linewidths=0.6,
+            linecolor="white",
+            cbar_kws={"label": "value score (nats)"},
+        )
+        ax.set(title=model, xlabel="head", ylabel="layer")
+        ax.tick_params(length=0, rotation=0)
+        ax.invert_yaxis()
+    return fig
+
+
+@_figure
+def counts(
+    rows: pd.DataFrame,
+    by: str,
+    xlabel: str,
+    of: str | None = None,
+    multiple: str = "stack",
+    colours: Mapping[str, str] | None = None,
+    width: float = 7.6,
+) -> Figure:
+    """How many rows there are of each ``by``, in order of appearance; coloured by ``of``, stacked ("stack") or side by side ("dodge")."""
+    shades = (
+        [name for name in colours or {} if name in set(rows[of])] or list(rows[of].unique())
+        if of
+        else []
+    )
+    each = len(shades) if multiple == "dodge" else 1
+    fig, ax = plt.subplots(figsize=(width, 0.9 + (0.14 + 0.16 * each) * rows[by].nunique()))
+    palette = {
+        name: (colours or {}).get(name, shade)
+        for name, shade in zip(shades, sns.color_palette("colorblind", len(shades)))
+    }
+    sns.histplot(
+        rows,
+        y=by,
+        hue=of,
+        hue_order=shades or None,
+        palette=palette or None,
+        multiple=multiple,
+        discrete=True,
+        shrink=0.8,
+        alpha=1,
+        ax=ax,
+        color=EDITORS["MEMIT"],
+        linewidth=0,
+    )
+    if shades:
+        sns.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title=None)
+    ax.set(xlabel=xlabel, ylabel="")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(visible=False, axis="y")
+    return fig
+
+
+@_figure
+def dots(
+    rows: pd.DataFrame,
+    x: str,
+    of: str,
+    values: Mapping[str, str],
+    log: bool = False,
+    seed: int = 0,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure:
+    """Means by ``x`` with 95 % intervals, a colour each ``of``, a row of panels each of ``values``, a column a model.
+
+    rows: columns model, ``x``, ``of`` and those of ``values``, nan where there is none.   values: label of the vertical axis by column.
+    log: whether that axis is logarithmic.   bounds: of ``tables.interval``, by column.
+    """
+    models, names, bounds = (
+        dict(list(rows.groupby("model", sort=False))),
+        list(rows[of].unique()),
+        bounds or {},
+    )
+    size = (0.9 + 3.7 * len(models), 0.9 + 2.3 * len(values))
+    fig, axes = plt.subplots(
+        len(values), len(models), figsize=size, sharex="col", sharey="row", squeeze=False
+    )
+    for ax, ((value, label), (model, part)) in zip(
+        axes.flat, product(values.items(), models.items())
+    ):
+        levels = (
+            list(part[x].unique()) if part[x].dtype.kind not in "iuf" else sorted(part[x].unique())
+        )
+        for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+            means = [
+                interval(
+                    part[value][(part[x] == level) & (part[of] == name)],
+                    seed,
+                    bounds=bounds.get(value),
+                )
+                for level in levels
+            ]
+            places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * 0.7 / len(names)
+            ax.errorbar(
+                places,
+                [mean.mean for mean in means],
+                _whiskers(means),
+                fmt="osD^v"[i % 5],
+                ms=4.5,
+                lw=1.5,
+                color=HUES.get(name, shade),
+                label=name,
+            )
+        if not log:
+            ax.axhline(0, color=INK, lw=0.8, zorder=1)
+        ax.set_xticks(np.arange(len(levels) - 1) + 0.5, minor=True)
+        ax.set_xticks(range(len(levels)), levels)
+        ax.grid(visible=False, axis="x")
+        ax.grid(visible=True, axis="x", which="minor")
+        ax.tick_params(which="minor", length=0)
+        ax.set(
+            yscale="log" if log else "linear",
+            ylabel=label if ax in axes[:, 0] else "",
+            xlabel=x if ax in axes[-1] else "",
+            title=model if ax in axes[0] else "",
+            xlim=(-0.5, len(levels) - 0.5),
+        )
+    return _legend(fig, axes[0, 0])
+
+
+@_figure
+def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Figure:
+    """Tables 14, 15: the best layers by category, best first, coloured where ``against`` has another layer at this rank.
+
+    ranks: ``tables.layers_table`` by setting of the prompt. A row of panels a source, a column a setting and block.
+    """
+    sources, settings = (
+        ranks[against].columns.unique(0),
+        [name for name in ranks if name != against],
+    )
+    panels = list(product(settings, ranks[against].index.unique(1)))
+    shades = {
+        f"as {against}": "#ECECEC",
+        f"another of the {against} layers": "#F0C27B",
+        f"none of the {against} layers": "#D55E00",
+    }
+    fig, axes = plt.subplots(
+        len(sources),
+        len(panels),
+        figsize=(1.7 + 1.9 * len(panels), 0.9 + 2.2 * len(sources)),
+        squeeze=False,
+    )
+    for (row, source), (column, (setting, block)) in product(enumerate(sources), enumerate(panels)):
+        ax, (new, old) = (
+            axes[row, column],
+            (ranks[name][source].xs(block, level=1) for name in (setting, against)),
+        )
+        where = [
+            [1 if layer in set(old.loc[name]) else 2 for layer in of] for name, of in new.iterrows()
+        ]
+        where = (
+            pd.DataFrame(where, new.index, new.columns)
+            .where((new != old).fillna(False).astype(bool), 0)
+            .where(new.notna())
+        )
+        _map(
+            ax,
+            where,
+            new.astype("string").fillna(""),
+            [] if column else list(new.index),
+            vmin=0,
+            vmax=2,
+            cmap=ListedColormap(list(shades.values())),
+        )
+        ax.set(
+            title=f"{setting}: {block}",
+            xlabel="rank" if row + 1 == len(sources) else "",
+            ylabel=source if not column else "",
+        )
+    fig.legend(
+        handles=[Patch(color=shade, label=name) for name, shade in shades.items()],
+        loc="outside upper center",
+        ncols=3,
+    )
+    return fig
+
+
+def _hue(name: str) -> str:
+    """Its own colour, or that of its first word: "top 2 %" is as "top 1 %", "ACE (PMET)" as "ACE"."""
+    return HUES.get(name) or HUES.get(name.split(" ")[0], OTHER)
+
+
+def _bars(ax, means: Sequence[Mean], i: int, of: int, name: str) -> np.ndarray:
+    """The i-th of ``of`` bars in each group, with whiskers; returns where they stand."""
+    x, heights = (
+        np.arange(len(means)) + (i - (of - 1) / 2) * 0.82 / of,
+        [mean.mean for mean in means],
+    )
+    ax.bar(x, heights, 0.74 / of, color=_hue(name), label=BLOCKS.get(name, name), zorder=2)
+    ax.errorbar(x, heights, yerr=_whiskers(means), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
+    ax.grid(visible=False, axis="x")
+    return x
+
+
+def _whiskers(means: Sequence[Mean]) -> np.ndarray:
+    """Lengths below and above, (2, n); nan, which draws nothing, where there is no interval."""
+    return np.array(
+        [
+            [max(mean.mean - mean.low, 0), max(mean.high - mean.mean, 0)]
+            if mean.n > 1
+            else [np.nan] * 2
+            for mean in means
+        ]
+    ).T
+
+
+def _map(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], **scale) -> None:
+    sns.heatmap(
+        values,
+        ax=ax,
+        annot=text,
+        fmt="",
+        cbar=False,
+        linewidths=0.6,
+        linecolor="white",
+        annot_kws={"size": 8},
+        xticklabels=True,
+        yticklabels=names,
+        **scale,
+    )
+    ax.tick_params(length=0, rotation=0)
+    ax.grid(visible=False)
+
+
+def _legend(fig: Figure, ax, loc: str = "outside upper center", ncols: int = 6) -> Figure:
+    handles, labels = zip(
+        *sorted(zip(*ax.get_legend_handles_labels()), key=lambda entry: "published" in entry[1])
+    )
+    fig.legend(
+        handles,
+        labels,
+        loc=loc,
+        ncols=ncols,
+        columnspacing=1.4,
+        handlelength=1.6,
+        handletextpad=0.5,
+    )
+    return fig

@@ -1,0 +1,183 @@
+"""Hyper-parameters for a model, by one protocol for all editors: the same identification cases, the same number of trials, one score.
+
+Each editor has a space of settings; ``n_trials`` of them are drawn with a seed (more trials are the same ones and others), every one edits
+the same identification cases, and the one with the highest score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity,
+becomes the preset. Evaluation cases are never looked at. The trials are kept in ``data/presets/<model>.csv``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Mapping, Sequence
+
+import pandas as pd
+
+from ..editing.moments import Moments
+from ..editing.search import Objective
+from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
+from ..files import replacing
+from ..model.lm import LM
+from ..provenance import ROOT
+from ..records import Case
+from ..world.cases import make_cases
+from ..world.world import World
+from .experiments import Progress, Protocol, balanced, known_cases, run
+
+SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
+
+
+def spaces(
+    n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]
+) -> dict[str, list]:
+    """All settings of each editor that a model of ``n_layers`` is searched over: {"MEMIT": [...], ...}.
+
+    One-range editors may write any two or three neighbouring layers of the lower three quarters, ROME any one of them, FT any layer; ACE
+    and IFMET any such range of the lower half but its first layer, or the attributed query layers, and any two or three neighbours of the
+    upper half, or the attributed value layers. The objective is the same but in its kind: up to 100 steps of 2.0, no clamp, no decay,
+    because the reference models' residual streams are long (norms of 700 and 1,000) and the published 20-30 steps of 0.2-0.5 stop far
+    from any target.
+    """
+    ranges = [
+        tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)
+    ]
+    lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
+    shallow = {
+        *(r for r in ranges if 0 < r[0] and r[-1] < n_layers // 2),
+        tuple(sorted(query_layers)),
+    }
+    deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
+    block, pmet, mlp = (
+        Objective(kind=kind, steps=100, lr=2.0, decay=0.0, clamp=None)
+        for kind in ("block", "pmet", "mlp")
+    )
+    weights, two = (
+        (1.0, 10.0, 100.0),
+        [(q, v, w) for q, v in product(sorted(shallow), sorted(deep)) for w in (1.0, 10.0, 100.0)],
+    )
+    return {
+        "FT": [
+            FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
+            for layer, loss, lr, norm in product(
+                range(n_layers), ("last", "target"), (5e-3, 2e-2, 1e-1), (None, 5e-2, 2e-1)
+            )
+        ],
+        "KN": [
+            KN(threshold=t, old=old, new=new)
+            for t, (old, new) in product(
+                (0.1, 0.2, 0.4), ((None, 1.0), (1.0, 8.0), (4.0, 16.0), (0.0, 32.0))
+            )
+        ],
+        "ROME": [
+            ROME(
+                layer=layer, second_moment=moment, objective=mlp, n_prefixes=2, prefix_lengths=(10,)
+            )
+            for layer, moment in product(range(3 * n_layers // 4), (True, False))
+        ],
+        "MEMIT": [
+            MEMIT(layers=r, weight=w, objective=block, n_prefixes=2)
+            for r, w in product(lower, weights)
+        ],
+        "PMET": [
+            PMET(layers=r, weight=w, objective=pmet, n_prefixes=2)
+            for r, w in product(lower, weights)
+        ],
+        "AlphaEdit": [
+            AlphaEdit(layers=r, null_share=share, weight=w, objective=block, n_prefixes=2)
+            for r, share, w in product(lower, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))
+        ],
+        "IFMET": [
+            IFMET(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2)
+            for q, v, w in two
+        ],
+        "ACE": [
+            ACE(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2)
+            for q, v, w in two
+        ],
+    }
+
+
+def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
+    """``n`` (or a few more) identification cases of which the model recalls every fact, as many with one edit as with two, three, four."""
+    return balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
+
+
+def tune(
+    lm: LM,
+    world: World,
+    cases: Sequence[Case],
+    moments: Moments,
+    candidates: Mapping[str, Sequence],
+    n_trials: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    protocol: Protocol = Protocol(),
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Scores of ``n_trials`` settings of every editor in ``candidates`` on ``cases``, best first within an editor; resumable.
+
+    progress: called with (cases done, cases of all trials, editor).
+    Returns one row a trial: editor, settings (``source``), the means of SCORE and their mean ``score``, n_cases.
+    """
+    trials = [
+        (name, editor)
+        for name, settings in candidates.items()
+        for editor in Random(f"{seed}/{name}").sample(list(settings), len(settings))[:n_trials]
+    ]
+    rows = []
+    for i, (name, editor) in enumerate(trials):
+        tell = progress and (
+            lambda done, _, what: progress(i * len(cases) + done, len(trials) * len(cases), what)
+        )
+        means = run(
+            lm, world, {name: editor}, cases, moments, folder, protocol=protocol, progress=tell
+        )[list(SCORE)].mean()
+        rows.append(
+            dict(
+                editor=name,
+                settings=source(editor),
+                **means.round(4),
+                score=round(means.mean(), 4),
+                n_cases=len(cases),
+            )
+        )
+    return pd.DataFrame(rows).sort_values(
+        ["editor", "score"], ascending=[True, False], ignore_index=True
+    )
+
+
+def source(settings) -> str:
+    """The Python expression for an editor, without the fields that are at their defaults: what a preset is written as."""
+    given = {
+        f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default
+    }
+    return f"{type(settings).__name__}({', '.join(f'{k}={source(v) if is_dataclass(v) else repr(v)}' for k, v in given.items())})"
+
+
+def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Write ``trials`` to a csv file in one step; the trials that it holds of other editors stay. Returns all."""
+    if path.exists():
+        old = pd.read_csv(path)
+        trials = pd.concat([trials, old[~old.editor.isin(trials.editor)]]).sort_values(
+            "editor", kind="stable", ignore_index=True
+        )
+    with replacing(path) as part:
+        trials.to_csv(part, index=False, lineterminator="\n")
+    return trials
+
+
+def trials(model: str) -> pd.DataFrame:
+    """The trials kept for a model, best first within an editor: editor, settings (but the objective, which is one for all), SCORE and score
+    in percent, n_cases; empty if none are kept."""
+    path = ROOT / "data" / "presets" / f"{Path(model).name.lower()}.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=["editor", "settings", *SCORE, "score", "n_cases"])
+    kept = pd.read_csv(path)
+    settings = kept.settings.str.replace(
+        r",? ?objective=Objective\([^)]*\)", "", regex=True
+    ).str.extract(r"\(,? ?(.*)\)$")[0]
+    percent = {name: (100 * kept[name]).round(1) for name in (*SCORE, "score")}
+    return kept[["editor"]].assign(settings=settings, **percent, n_cases=kept.n_cases)

@@ -1,0 +1,1 @@
+"""The reference models: training, what they must be able to do, ablation."""

@@ -1,0 +1,111 @@
+"""What each kind of training text buys: a small reference model is trained without each of them in turn, and measured by the bars.
+
+The other kinds keep their proportions and the number of steps stays, so a variant reads more of what is left. A second seed of the whole
+mixture says how far two runs of one recipe differ, in the bars and in the layers that are located.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable
+
+import pandas as pd
+
+from ..attribution.layers import locate, questions
+from ..files import replacing
+from ..model.lm import LM
+from ..provenance import ROOT, library_hash
+from ..world.world import World
+from . import bars
+from .train import Recipe, train
+
+#: Half as deep and wide as the reference models, a fifth of their tokens: a variant takes minutes.
+SMALL = Recipe(architecture="gptj", n_layers=4, d_model=128, steps=500, batch=8)
+KEPT = ROOT / "data" / "models" / "ablation.csv"
+
+
+def variants(base: Recipe = SMALL, n_seeds: int = 2) -> dict[str, Recipe]:
+    """The recipes to train: "all" kinds of text with ``n_seeds`` seeds, and "without" each kind."""
+    whole = {
+        "all" if not i else f"all, seed {base.seed + i}": replace(base, seed=base.seed + i)
+        for i in range(n_seeds)
+    }
+    less = {
+        kind: {other: share for other, share in base.mixture.items() if other != kind}
+        for kind in base.mixture
+    }
+    return whole | {
+        f"without {kind}": replace(base, mixture=mixture) for kind, mixture in less.items()
+    }
+
+
+def ablate(
+    world: World,
+    folder: Path,
+    chosen: dict[str, Recipe],
+    *,
+    compile: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], object] | None = None,
+    **sizes: int,
+) -> pd.DataFrame:
+    """Train and measure each recipe in ``chosen`` (name -> recipe) in its own folder below ``folder``; resumable.
+
+    progress: called with (steps done, steps of all, name).   sizes: those of ``bars.measure``.
+    Returns one row a recipe: variant, seed, steps, loss (nats a token), every bar (shares), early_site, query_layers, value_layers.
+    """
+    total, rows = sum(recipe.steps for recipe in chosen.values()), []
+    for i, (name, recipe) in enumerate(chosen.items()):
+        before, place = (
+            sum(r.steps for r in list(chosen.values())[:i]),
+            Path(folder) / name.replace(", ", "-").replace(" ", "-"),
+        )
+        row, settings = (
+            place / "row.json",
+            json.dumps([repr(recipe), world.digest, sizes, library_hash(of=(bars.__name__,))]),
+        )
+        if not row.exists() or json.loads(row.read_text())["settings"] != settings:
+            told = []
+            tell = lambda log: (
+                told.append(log["loss"]),
+                progress and progress(before + log["step"], total, name),
+            )
+            lm = train(recipe, world, place, device=device, compile=compile, every=100, report=tell)
+            measured = json.dumps(
+                dict(settings=settings, row=_row(name, recipe, told, place, lm, world, sizes))
+            )
+            with replacing(row) as part:
+                part.write_text(measured)
+        rows.append(json.loads(row.read_text())["row"])
+    return pd.DataFrame(rows)
+
+
+def _row(
+    name: str, recipe: Recipe, told: list[float], place: Path, lm: LM, world: World, sizes: dict
+) -> dict:
+    loss = (
+        told[-1]
+        if told
+        else json.loads((place / "train_log.jsonl").read_text().splitlines()[-1])["loss"]
+    )
+    found, asked = bars.measure(lm, world, **sizes), questions(world, 48, recipe.seed)
+    located = locate(lm, *zip(*asked), 2, 2)
+    text = lambda layers: " ".join(map(str, layers))
+    return dict(
+        variant=name,
+        seed=recipe.seed,
+        steps=recipe.steps,
+        loss=round(loss, 4),
+        **{key: round(v, 4) for key, v in found.items()},
+        early_site=text(bars.early_site(lm, world)),
+        query_layers=text(located.query_layers),
+        value_layers=text(located.value_layers),
+    )
+
+
+def keep(rows: pd.DataFrame, path: Path = KEPT) -> None:
+    """Write the rows as a csv file, in one step."""
+    with replacing(path) as part:
+        rows.to_csv(part, index=False, lineterminator="\n")

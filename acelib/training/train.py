@@ -1,0 +1,318 @@
+"""Pre-training a reference model from scratch on text rendered from the world.
+
+Where a model stores a fact depends on the text it learned from. The mixture holds what web text holds: isolated sentences,
+biographies (all facts of an entity in random order and wording), attribute-dense text (the attributes follow the name directly, as in
+lists and infoboxes), questions, few-shot packs of chain-of-thought answers, and multi-hop statements answered at once. Only chains of
+the training split are ever shown; identification and evaluation chains stay unseen as compositions.
+(Text and storage: Allen-Zhu & Li, Physics of Language Models 3.1; implicit composition: Wang et al. 2024, Grokked Transformers.)
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedTokenizerFast, Qwen3Config
+
+from ..files import replacing
+from ..model.lm import LM
+from ..world.text import MIXTURE, TEXTS
+from ..world.world import World
+
+END = "<|endoftext|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a reference model's training depends on, beside the world: two runs of one recipe on one device give the same bits."""
+
+    architecture: str  #: "gptj" or "qwen3"
+    n_layers: int = 8
+    d_model: int = 256
+    n_heads: int = 4
+    vocab_size: int = 4096
+    n_positions: int = 512
+    steps: int = 1300
+    batch: int = 16  #: rows of one step
+    length: int = 256  #: tokens of a row
+    lr: float = 2e-3  #: of AdamW: embeddings, head, norms, biases
+    matrix_lr: float = 8e-3  #: of Muon: the matrices inside the layers
+    warmup: int = 100
+    cooldown: float = (
+        0.3  #: last share of the steps, over which the learning rate falls linearly to zero
+    )
+    weight_decay: float = 0.05
+    seed: int = 0
+    mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
+
+
+RECIPES = {
+    "gptj-mini": Recipe(architecture="gptj", steps=2000),
+    "qwen3-mini": Recipe(architecture="qwen3"),
+}
+
+
+@dataclass(frozen=True)
+class Corpus(Dataset):
+    """The training text as a map from step number to a (batch, length + 1) block of token ids, so that any step can be made anew."""
+
+    world: World
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerFast
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        rng, need = random.Random(f"{self.recipe.seed}/{step}"), self.recipe.length + 1
+        kinds, weights = zip(*self.recipe.mixture.items())
+        end, rows = self.tokenizer.eos_token_id, []
+        for _ in range(self.recipe.batch):
+            row: list[int] = []
+            while len(row) < need:
+                text = TEXTS[rng.choices(kinds, weights)[0]](self.world, rng)
+                row += self.tokenizer(text)["input_ids"] + [end]
+            rows.append(row[:need])
+        return torch.tensor(rows)
+
+
+def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a sample of every kind of text and all names: one for all recipes of a seed."""
+    rng = random.Random(f"{recipe.seed}/tokenizer")
+    sample = [text(world, rng) for text in TEXTS.values() for _ in range(1500)]
+    sample += [f" {name}" for name in world.entities for _ in range(5)]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    bpe.train_from_iterator(
+        sample,
+        trainers.BpeTrainer(
+            vocab_size=recipe.vocab_size,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        clean_up_tokenization_spaces=False,
+        model_max_length=recipe.n_positions,
+    )
+
+
+def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
+    """A randomly initialised model of the recipe's shape. Raises ValueError for an unknown architecture."""
+    ids = dict(
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        vocab_size=vocab_size,
+        tie_word_embeddings=False,
+    )
+    if recipe.architecture == "gptj":
+        config = GPTJConfig(
+            n_embd=recipe.d_model,
+            n_layer=recipe.n_layers,
+            n_head=recipe.n_heads,
+            n_positions=recipe.n_positions,
+            rotary_dim=recipe.d_model // recipe.n_heads // 2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **ids,
+        )
+    elif recipe.architecture == "qwen3":
+        config = Qwen3Config(
+            hidden_size=recipe.d_model,
+            num_hidden_layers=recipe.n_layers,
+            num_attention_heads=recipe.n_heads,
+            num_key_value_heads=max(1, recipe.n_heads // 2),
+            head_dim=recipe.d_model // recipe.n_heads,
+            intermediate_size=3 * recipe.d_model,
+            max_position_embeddings=recipe.n_positions,
+            **ids,
+        )
+    else:
+        raise ValueError(f"architecture {recipe.architecture!r} is unknown; allowed: gptj, qwen3")
+    torch.manual_seed(recipe.seed)
+    return AutoModelForCausalLM.from_config(config)
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def schedule(recipe: Recipe, step: int) -> float:
+    """The share of the peak learning rates at a step: warm-up, plateau, linear cool-down to zero."""
+    return min(
+        1.0,
+        (step + 1) / recipe.warmup,
+        (recipe.steps - step) / max(1, round(recipe.steps * recipe.cooldown)),
+    )
+
+
+def train(
+    recipe: Recipe,
+    world: World,
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    compile: bool = False,
+    workers: int = 0,
+    every: int = 250,
+    judge: Callable[[LM], dict] | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> LM:
+    """Trains a model to the end of its recipe, or resumes it from the last checkpoint in ``folder``; returns it.
+
+    Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats per token), schedule, tokens per
+    second and what ``judge(lm)`` measures is appended to ``folder/train_log.jsonl`` and given to ``report``. bf16 autocast is used where
+    the device has bf16 arithmetic. The finished model is stored in bfloat16 with its tokenizer.
+    Raises ValueError if ``folder`` holds the state of another recipe (other than its number of steps).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    device, state_file, log_file = (
+        torch.device(device),
+        folder / "state.pt",
+        folder / "train_log.jsonl",
+    )
+    tokenizer = make_tokenizer(world, recipe)
+    model = new_model(recipe, len(tokenizer)).to(device)
+    optimisers = new_optimisers(model, recipe)
+    first = _resume(state_file, recipe, model, optimisers, device)
+    forward = torch.compile(model.get_decoder()) if compile else model.get_decoder()
+    half = torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else nullcontext()
+    blocks = DataLoader(
+        Corpus(world, recipe, tokenizer),
+        batch_size=None,
+        sampler=range(first, recipe.steps),
+        num_workers=workers,
+    )
+    since, losses = time.monotonic(), []
+    for step, block in enumerate(blocks, start=first):
+        model.train()
+        for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr)):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * schedule(recipe, step)
+        block = block.to(device)
+        with half:
+            logits = model.lm_head(
+                forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state
+            )
+        loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        model.zero_grad()
+        losses.append(loss.detach())
+        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+            size, seconds = recipe.batch * recipe.length, time.monotonic() - since
+            row = dict(
+                step=step + 1,
+                tokens=(step + 1) * size,
+                loss=float(torch.stack(losses).mean()),
+                schedule=schedule(recipe, step),
+                tokens_per_s=round(len(losses) * size / seconds),
+            )
+            if judge:
+                lm = LM(model, tokenizer)
+                row |= judge(lm)
+                model.requires_grad_(True)
+            _save_state(state_file, recipe, model, optimisers, step + 1)
+            with log_file.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            if report:
+                report(row | dict(steps=recipe.steps))
+            since, losses = time.monotonic(), []
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    return LM(model.float(), tokenizer)
+
+
+def new_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, head, norms and biases.
+
+    Muon orthogonalises a matrix's momentum, so that rare directions, which rare facts are, learn as fast as frequent ones (Jordan et al.
+    2024), its updates scaled to a root mean square of 0.2 ``matrix_lr`` (Liu et al. 2025).
+    """
+    inner = {
+        id(p)
+        for layer in model.get_decoder().modules()
+        for p in layer.parameters(recurse=False)
+        if p.ndim == 2 and isinstance(layer, torch.nn.Linear)
+    }  # get_decoder leaves out the head
+    rest = [p for p in model.parameters() if id(p) not in inner]
+    matrices, others = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
+    groups = [
+        dict(params=matrices, weight_decay=recipe.weight_decay),
+        dict(params=others, weight_decay=0.0),
+    ]
+    muon = torch.optim.Muon(
+        [p for p in model.parameters() if id(p) in inner],
+        lr=recipe.matrix_lr,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [muon, torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is fast on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and supported()
+
+
+def _save_state(path: Path, recipe: Recipe, model, optimisers, step: int) -> None:
+    with replacing(path) as part:
+        torch.save(
+            dict(
+                recipe=asdict(recipe),
+                step=step,
+                model=model.state_dict(),
+                optimisers=[o.state_dict() for o in optimisers],
+            ),
+            part,
+        )
+
+
+def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:
+    """Loads the checkpoint, if there is one, and returns the number of steps done."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as err:
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read; remove it to start anew"
+        ) from err
+    if {**state["recipe"], "steps": 0} != {**asdict(recipe), "steps": 0}:
+        raise ValueError(
+            f"{path} was written by another recipe; train in an empty folder, or with the recipe {state['recipe']}"
+        )
+    if state["step"] > recipe.steps:
+        raise ValueError(
+            f"{path} is at step {state['step']}, past the {recipe.steps} steps asked for"
+        )
+    model.load_state_dict(state["model"])
+    for optimiser, kept in zip(optimisers, state["optimisers"]):
+        optimiser.load_state_dict(kept)
+    return state["step"]

@@ -1,0 +1,1 @@
+"""The world of facts: its records, wordings, editing cases and texts."""

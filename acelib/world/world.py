@@ -1,0 +1,364 @@
+"""The world of facts and the chains through it; the records of an editing case (after MQuAKE, Zhong et al., 2023, arXiv:2305.14795).
+
+A fact is (s, r, o); a chain of n hops is (s, r1, o1), (o1, r2, o2), ...; a case edits some of its facts, (s, r, o) -> (s, r, o*), and
+asks for the end of the chain before and after. In the world a pair (s, r) has one object, so every question has one answer.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import tomllib
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, islice
+from pathlib import Path
+from random import Random
+from typing import Callable, Iterable, Iterator, Mapping
+
+from ..provenance import ROOT
+from ..records import Chain, Edit, Fact, _require_slot
+
+WORLD = ROOT / "data" / "world"
+
+#: The paper's eight categories (Section 4.1, Appendix C).
+CATEGORIES = {
+    "NN": "nationality",
+    "CT": "continent",
+    "LG": "language",
+    "CP": "capital",
+    "LS": "leadership",
+    "AT": "author",
+    "ST": "sport and team",
+    "CF": "company founder",
+}
+
+#: Relation r -> q, so that (s, r, o) says (o, q, s): marriage is mutual, and a capital lies in its country.
+INVERSES = {"spouse": "spouse", "capital": "country"}
+
+#: Shares of the chains, in tenths: seen in pre-training, used to locate layers, and used for nothing but evaluation.
+SPLITS = {"training": 7, "identification": 1, "evaluation": 2}
+
+#: Entity type of a table, by the first word of its file name; terms tables name it in a column.
+TABLES = {
+    "people": "person",
+    "countries": "country",
+    "cities": "city",
+    "universities": "university",
+    "teams": "team",
+    "stadiums": "stadium",
+    "leagues": "league",
+    "sports": "sport",
+    "dishes": "dish",
+    "books": "book",
+    "characters": "character",
+    "companies": "company",
+    "products": "product",
+    "games": "game",
+    "films": "film",
+    "songs": "song",
+    "bands": "band",
+    "paintings": "painting",
+    "compositions": "composition",
+    "discoveries": "discovery",
+    "terms": None,
+}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A kind of fact with its wordings; raises ValueError if a template has not exactly one "{}" or a wording is missing."""
+
+    key: str
+    pid: str  #: Wikidata property
+    label: str
+    category: str | None  #: one of CATEGORIES
+    subject_types: tuple[str, ...]
+    object_type: str  #: "a|b" allows either
+    cloze: tuple[str, ...]  #: end right before the object; the first is the canonical one
+    questions: tuple[str, ...]
+    nouns: tuple[str, ...]  #: "the sport of {}": these compose
+
+    def __post_init__(self):
+        for template in (*self.cloze, *self.questions, *self.nouns):
+            _require_slot(template, f"relation {self.key!r}")
+        for name, least in (("cloze", 5), ("questions", 2), ("nouns", 2)):
+            if len(set(getattr(self, name))) < least:
+                raise ValueError(
+                    f"relation {self.key!r}: {name} must hold at least {least} different templates, got {getattr(self, name)}"
+                )
+        if self.category is not None and self.category not in CATEGORIES:
+            raise ValueError(
+                f"relation {self.key!r}: category {self.category!r} is none of {', '.join(CATEGORIES)}"
+            )
+
+    @property
+    def object_types(self) -> tuple[str, ...]:
+        """Entity types an object may have."""
+        return tuple(self.object_type.split("|"))
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A thing of the world; ``aliases`` are accepted as answers too."""
+
+    name: str
+    type: str
+    qid: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Entities, relations and facts, with the indices to walk them; facts are in a fixed order."""
+
+    entities: Mapping[str, Entity]
+    relations: Mapping[str, Relation]
+    facts: tuple[Fact, ...]
+
+    @cached_property
+    def _by(self) -> dict[str, dict]:
+        index = {name: defaultdict(tuple) for name in ("subject", "relation", "object", "pair")}
+        for fact in self.facts:
+            for name, key in (*vars(fact).items(), ("pair", (fact.subject, fact.relation))):
+                index[name][key] += (fact,)
+        return index
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with any entity, wording or fact."""
+        return hashlib.sha256(
+            repr((self.entities, self.relations, self.facts)).encode()
+        ).hexdigest()[:16]
+
+    def about(self, name: str) -> tuple[Fact, ...]:
+        """Facts whose subject is ``name``."""
+        return self._by["subject"].get(name, ())
+
+    def into(self, name: str) -> tuple[Fact, ...]:
+        """Facts whose object is ``name``."""
+        return self._by["object"].get(name, ())
+
+    def lookup(self, subject: str, relation: str) -> str | None:
+        """The object of (subject, relation), or None."""
+        facts = self._by["pair"].get((subject, relation))
+        return facts[0].object if facts else None
+
+    def objects(self, relation: str) -> tuple[str, ...]:
+        """The different objects of a relation, in order of appearance."""
+        return tuple(dict.fromkeys(fact.object for fact in self._by["relation"].get(relation, ())))
+
+    def kind(self, name: str) -> str:
+        """The type of an entity, "" for an unknown name."""
+        return self.entities[name].type if name in self.entities else ""
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """Other names under which ``name`` is accepted as an answer."""
+        return self.entities[name].aliases if name in self.entities else ()
+
+    def categories(self) -> tuple[str, ...]:
+        """The paper's eight categories."""
+        return tuple(CATEGORIES)
+
+    def facts_of(self, category: str) -> tuple[Fact, ...]:
+        """Facts of one of the eight categories; raises ValueError for any other name."""
+        if category not in CATEGORIES:
+            raise ValueError(f"category {category!r} is none of {', '.join(CATEGORIES)}")
+        return tuple(
+            fact for fact in self.facts if self.relations[fact.relation].category == category
+        )
+
+
+def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
+    """Whether edits leave a fact as it is: they change its (s, r) neither themselves nor through the inverse of a relation.
+
+    A chain stays if all its facts do. An edit of a relation that the world does not have leaves no fact about its subject.
+    """
+    changed = {
+        (edit.subject, key)
+        for edit in edits
+        for key in ([edit.relation] if edit.relation in world.relations else world.relations)
+    }
+    mutual = [edit for edit in edits if edit.relation in INVERSES]
+    changed |= {
+        (name, INVERSES[edit.relation])
+        for edit in mutual
+        for name in (edit.target_new, edit.target_true)
+    }
+    return lambda fact: changed.isdisjoint(
+        {(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))}
+    )
+
+
+def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:
+    """Read ``relations.toml`` of a world (default: the shipped one); raises ValueError for a relation that lacks a field or a wording."""
+    relations = {}
+    for key, row in tomllib.loads(
+        (Path(folder or WORLD) / "relations.toml").read_text(encoding="utf-8")
+    ).items():
+        row = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        try:
+            relations[key] = Relation(key, category=row.pop("category", None), **row)
+        except TypeError as error:
+            raise ValueError(f"relations.toml: relation {key!r}: {error}") from None
+    return relations
+
+
+def load_world(folder: str | Path | None = None) -> World:
+    """Read a world: ``relations.toml`` and one row per entity in ``*.csv`` (columns name, qid, aliases, then relations).
+
+    A row may be told in several tables as long as they agree. Facts are ordered by first mention of their subject, then by relation.
+    Raises ValueError naming file, row and column for an unknown table or column, a torn row, or cells that contradict each other.
+    """
+    folder = Path(folder or WORLD)
+    relations, entities, cells = load_relations(folder), {}, {}
+    for path in sorted(folder.glob("*.csv")):
+        table = path.stem.removeprefix("extra_").split("_")[0]
+        if table not in TABLES:
+            raise ValueError(
+                f"{path.name}: unknown table {table!r}; allowed are {', '.join(TABLES)}"
+            )
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, strict=True):
+                if None in row or None in row.values() or not row.get("name", "").strip():
+                    raise ValueError(
+                        f"{path.name}: torn row {list(row.values())}; the header has {len(row.keys() - {None})} columns"
+                    )
+                row = {column.strip(): cell.strip() for column, cell in row.items()}
+                name, kind = row.pop("name"), TABLES[table] or row.pop("type", "")
+                facts = {
+                    "type": kind,
+                    "qid": row.pop("qid", ""),
+                    **{c: v for c, v in row.items() if c != "aliases"},
+                }
+                for column, value in facts.items():
+                    if column not in relations and column not in ("type", "qid"):
+                        raise ValueError(
+                            f"{path.name}: unknown column {column!r}; allowed are {', '.join(relations)}"
+                        )
+                    known, source = (
+                        cells.setdefault((name, column), (value, path.name))
+                        if value
+                        else (value, "")
+                    )
+                    if known != value:
+                        raise ValueError(
+                            f"{path.name}: row {name!r}, column {column!r}: {value!r} contradicts {known!r} of {source}"
+                        )
+                aliases = [
+                    alias.strip() for alias in row.get("aliases", "").split(";") if alias.strip()
+                ]
+                entities[name] = tuple(dict.fromkeys((*entities.get(name, ()), *aliases)))
+    found = {place: value for place, (value, _) in cells.items()}
+    return World(
+        {
+            name: Entity(name, found.get((name, "type"), ""), found.get((name, "qid"), ""), also)
+            for name, also in entities.items()
+        },
+        relations,
+        tuple(
+            Fact(name, key, found[name, key])
+            for name in entities
+            for key in relations
+            if (name, key) in found
+        ),
+    )
+
+
+def check_world(world: World) -> list[str]:
+    """What is wrong with a world, one sentence each: unknown objects, wrong types, doubled facts, ambiguous names, too few chains."""
+    problems, owners = [], defaultdict(set)
+    for fact in world.facts:
+        relation = world.relations[fact.relation]
+        if fact.object not in world.entities:
+            problems.append(f"{fact}: the object is in no table")
+        elif world.kind(fact.object) not in relation.object_types:
+            problems.append(
+                f"{fact}: the object is a {world.kind(fact.object)}, not a {relation.object_type}"
+            )
+        if world.kind(fact.subject) not in relation.subject_types:
+            problems.append(
+                f"{fact}: the subject is a {world.kind(fact.subject)}, not a {'|'.join(relation.subject_types)}"
+            )
+    for entity in world.entities.values():
+        for name in (entity.name, *entity.aliases):
+            owners[entity.type, name.casefold()].add(entity.name)
+    problems += [
+        f"{pair} has several objects: {[fact.object for fact in facts]}"
+        for pair, facts in world._by["pair"].items()
+        if facts[1:]
+    ]
+    problems += [
+        f"{name!r} names more than one {kind}: {sorted(who)}"
+        for (kind, name), who in owners.items()
+        if len(who) > 1
+    ]
+    problems += [
+        f"category {category} is empty" for category in CATEGORIES if not world.facts_of(category)
+    ]
+    problems += [
+        f"only {n} chains of {hops} hops, 2000 are needed"
+        for hops in (2, 3, 4)
+        if (n := sum(1 for _ in islice(chains(world, hops), 2000))) < 2000
+    ]
+    return problems
+
+
+def chains(world: World, n_hops: int) -> Iterator[Chain]:
+    """All chains of ``n_hops`` facts without repeated entities, depth first in the order of the facts."""
+
+    def extend(walk: tuple[Fact, ...]) -> Iterator[Chain]:
+        if len(walk) == n_hops:
+            yield Chain(walk)
+            return
+        for fact in world.about(walk[-1].object):
+            if fact.object not in {walk[0].subject, *(step.object for step in walk)}:
+                yield from extend((*walk, fact))
+
+    for fact in world.facts:
+        if fact.object != fact.subject:
+            yield from extend((fact,))
+
+
+def split_of(chain: Chain) -> str:
+    """The split of a chain, from a hash of its composition (start, r1, ..., rn): an edited chain stays where its original is."""
+    place = int(
+        hashlib.sha256("|".join((chain.subject, *chain.path)).encode()).hexdigest(), 16
+    ) % sum(SPLITS.values())
+    return next(split for split, end in zip(SPLITS, accumulate(SPLITS.values())) if place < end)
+
+
+def sample_chains(world: World, split: str, n_hops: int, n: int, rng: Random) -> list[Chain]:
+    """The first ``n`` of ``draw_chains``."""
+    return list(islice(draw_chains(world, split, n_hops, rng), n))
+
+
+def draw_chains(
+    world: World, split: str, n_hops: int, rng: Random, patience: int = 50_000
+) -> Iterator[Chain]:
+    """Different chains of a split, by random walks in which every onward fact is equally likely, so that no hub dominates.
+
+    Raises ValueError for an unknown split, or when ``patience`` walks in a row found nothing new: the world has run out of chains.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    seen, idle = set(), 0
+    while idle < patience:
+        walk = [rng.choice(world.facts)]
+        while len(walk) < n_hops and (onward := world.about(walk[-1].object)):
+            walk.append(rng.choice(onward))
+        chain, idle = Chain(tuple(walk)), idle + 1
+        if (
+            len(walk) == n_hops == len(set(chain.entities)) - 1
+            and chain not in seen
+            and split_of(chain) == split
+        ):
+            seen.add(chain)
+            idle = 0
+            yield chain
+    raise ValueError(
+        f"this world has no more than {len(seen)} chains of {n_hops} hops in the split {split!r}"
+    )
