@@ -132,7 +132,7 @@ def test_answers_of_chains_of_thought(tiny, monkeypatch):
         " t\nAnswer:\nOslo\n",
         "Answer: \n",
     ]
-    monkeypatch.setattr("acelib.model.answers.generate", lambda *_: texts)
+    monkeypatch.setattr("acelib.training.bars.generate", lambda *_: texts)
     assert multi_hop(tiny("gpt2"), PROMPTS + PROMPTS[:2]) == [
         "Paris",
         "",

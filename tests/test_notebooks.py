@@ -188,7 +188,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
     command = [
         sys.executable,
         "-c",
-        "from acelib.cli import app; app()",
+        "from acelib.book.cli import app; app()",
         "run",
         "01_one",
         "-p",

@@ -13,6 +13,7 @@ from acelib.model import lm as lms
 from acelib.records import Fact
 from acelib.training import train as pretrain
 from acelib.training.train import Corpus, Recipe, make_tokenizer, schedule, train
+from acelib.world import text
 from acelib.world.text import TEXTS
 from acelib.world.world import Entity, World, chains, split_of
 
@@ -83,9 +84,9 @@ def test_only_training_chains_are_rendered(world, monkeypatch):
     """Of thousands of texts, every chain that any multi-hop wording was asked for, and every question, is of the training split."""
     shown = set()
     for name in ("few_shot_demo", "multi_hop_question", "multi_hop_cloze"):
-        render = getattr(pretrain, name)
+        render = getattr(text, name)
         monkeypatch.setattr(
-            pretrain,
+            text,
             name,
             lambda world, chain, rng=None, render=render: (
                 shown.add(chain) or render(world, chain, rng)
