@@ -118,7 +118,7 @@ def test_the_limit_of_the_ridge(any_lm):
     lm, editor, given = any_lm, replace(SHORT, n_prefixes=0), requests(EDITS[:1])
     update, K = editor(lm, EDITS[:1], moments_of(lm)), Walk(lm, given).climb(1).T
     R = target_vectors(lm, given, 1, SEARCH).delta[0].T
-    left, right = ridge(K, R, moments_of(lm).solver(1, 1e-6))
+    left, right = ridge(K, R, moments_of(lm).solver(1, 1e-6)(K))
     torch.testing.assert_close(update.delta(1), left @ right.T, rtol=1e-3, atol=1e-7)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acelib.editing.solve import rank_one, remembering, ridge
+from acelib.editing.solve import null_space_solver, rank_one, ridge
 
 M, D = 12, 7
 
@@ -19,7 +19,7 @@ def randn(*shape, seed=1):
 @pytest.mark.parametrize("n", [1, 3, 20])
 def test_ridge_is_the_textbook_form(A, n):
     K, R = randn(M, n), randn(D, n, seed=2)
-    left, right = ridge(K, R, lambda x: torch.linalg.solve(A, x))
+    left, right = ridge(K, R, torch.linalg.solve(A, K))
     assert left.shape == (D, n) and right.shape == (M, n)
     torch.testing.assert_close(
         left @ right.T, R @ K.T @ torch.linalg.inv(A + K @ K.T), rtol=1e-10, atol=1e-12
@@ -28,11 +28,11 @@ def test_ridge_is_the_textbook_form(A, n):
 
 def test_rank_one_writes_exactly(A):
     key, at, r = randn(M), randn(M, seed=3), randn(D, seed=4)
-    for solver in (None, lambda x: torch.linalg.solve(A, x)):
-        left, right = rank_one(key, at, r, solver)
+    for direction in (key, torch.linalg.solve(A, key)):
+        left, right = rank_one(at, r, direction)
         torch.testing.assert_close(left @ right.T @ at, r)
     with pytest.raises(ValueError, match="orthogonal"):
-        rank_one(torch.eye(M).double()[0], torch.eye(M).double()[1], r)
+        rank_one(torch.eye(M).double()[1], r, torch.eye(M).double()[0])
 
 
 @pytest.mark.parametrize("history", [0, 5])
@@ -43,14 +43,17 @@ def test_a_ridge_inside_a_null_space_is_the_published_system(history):
     plain = torch.linalg.solve(
         P @ (K @ K.T + H @ H.T) + 0.7 * torch.eye(M, dtype=torch.float64), P @ K @ R.T
     ).T
-    left, right = ridge(P @ K, R, remembering(0.7, P @ H if history else None))
+    solver = null_space_solver(0.7, P @ H if history else None)
+    left, right = ridge(P @ K, R, solver(P @ K))
     torch.testing.assert_close(left @ right.T, plain, rtol=1e-9, atol=1e-12)
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="same n"):
-        ridge(randn(M, 2), randn(D, 3), lambda x: x)
+        ridge(randn(M, 2), randn(D, 3), randn(M, 2))
     with pytest.raises(ValueError, match="not finite"):
-        ridge(randn(M, 1) * float("nan"), randn(D, 1), lambda x: x)
+        ridge(randn(M, 1) * float("nan"), randn(D, 1), randn(M, 1))
+    with pytest.raises(ValueError, match="the keys' shape"):
+        ridge(randn(M, 2), randn(D, 2), randn(M, 1))
     with pytest.raises(ValueError, match="weight 0"):
-        remembering(0)
+        null_space_solver(0)

@@ -22,7 +22,7 @@ from .keys import Walk, mean_key, prefix_weights
 from .moments import Moments
 from .request import Request
 from .search import Objective, target_vectors
-from .solve import Solver, remembering, ridge
+from .solve import Solver, null_space_solver, ridge
 
 SHARES = {"even": lambda left: 1 / left, "root": lambda left: left**-0.5}
 
@@ -63,13 +63,13 @@ class Stage:
             return (lambda x: x), moments.solver(layer, self.weight)
         project = moments.projector(layer, *self.null_space)
         if layer not in (history or {}):
-            return project, remembering(self.weight)
+            return project, null_space_solver(self.weight)
         keys = history[layer].to(moments[layer])
         if not (project(keys.sum(1)) - keys.sum(1)).norm() <= 1e-3 * keys.norm():
             raise ValueError(
                 f"the keys of earlier edits at layer {layer} are not in this null space: it has another threshold or moment"
             )
-        return project, remembering(self.weight, keys)
+        return project, null_space_solver(self.weight, keys)
 
     def check(
         self, lm: LM, moments: Moments, history: Mapping[int, Tensor] | None = None
@@ -149,7 +149,7 @@ def write(
         solved = solver(K).to(K)
         for g in groups.unique().tolist():
             mine = (groups == g).nonzero()[:, 0].to(K.device)
-            pair = ridge(K[:, mine], R[:, mine], lambda _: solved[:, mine])
+            pair = ridge(K[:, mine], R[:, mine], solved[:, mine])
             keys = {} if stage.null_space is None else {layer: K[:, mine].to(weights.dtype)}
             new[g] += Update({layer: Factors(*(t.to(weights.dtype) for t in pair))}, keys=keys)
     return new

@@ -98,7 +98,7 @@ class ROME:
                 targets.delta[-1],
             )
             for i, r in enumerate(now):
-                pair = rank_one(mean[i], at[i], R[i].double(), lambda _: U[:, i : i + 1])
+                pair = rank_one(at[i], R[i].double(), U[:, i])
                 updates[r.group] += Update({self.layer: Factors(*(t.to(R.dtype) for t in pair))})
         return signed(lm, self, groups, updates)
 
