@@ -1,7 +1,7 @@
-"""What a number depends on: hashes of the library's code and of the data, versions, machine.
+"""What a number depends on: hashes of the code and of the data, versions, machine.
 
-Only what can change a number counts: comments, docstrings and blank lines do not, nor do the modules that only start or time
-things. A chapter depends on the whole library; a row of an experiment on the modules that made it and all that they import.
+Code counts as its syntax tree: layout, comments, docstrings and the order of imports can change no number. A row of an
+experiment depends on the modules that compute it and on all that they import, and so does a chapter of the book.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
-import io
 import os
 import platform
 import subprocess
-import tokenize
 from datetime import datetime, timezone
 from functools import cache
+from itertools import groupby
 from pathlib import Path
-from typing import Iterable
+from typing import Collection, Iterable, Iterator
 
 ROOT = Path(
     os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent
@@ -33,26 +32,55 @@ MACHINERY = (
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
 
 
+#: Modules that keep records of numbers and can change none: nobody depends on them.
+APART = (
+    "acelib.provenance",
+    "acelib.atomic",
+    "acelib.files",
+    "acelib.study.store",
+    "acelib.study.rows",
+)
+
+
 def code(source: str) -> str:
-    """Python ``source`` without comments, docstrings and blank lines. Raises SyntaxError if it is no Python."""
-    lines, dropped = source.splitlines(), set()
-    for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            text = node.body[0]
-            if not lines[text.lineno - 1][
-                : text.col_offset
-            ].strip():  # not on the line of its "def"
-                dropped.update(range(text.lineno - 1, text.end_lineno))
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        row, column = token.start[0] - 1, token.start[1]
-        if token.type == tokenize.COMMENT:
-            lines[row] = lines[row][:column].rstrip()
-        if token.type in (tokenize.COMMENT, tokenize.NL) and not lines[row].strip():
-            dropped.add(row)
-    return "\n".join(line for i, line in enumerate(lines) if i not in dropped)
+    """The syntax tree of Python ``source`` as text, the same in every layout and in every version of Python.
+
+    Comments and docstrings are left out; imports that follow each other are in alphabetical order.
+    Raises SyntaxError if ``source`` is no Python.
+    """
+    return _text(ast.parse(source))
+
+
+def _text(part) -> str:
+    """A node as "Name(field=..., ...)", without what is empty: versions of Python differ in that."""
+    if isinstance(part, list):
+        return f"[{', '.join(_in_order(part))}]"
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    fields = dict(ast.iter_fields(part))
+    if _has_docstring(part):
+        fields["body"] = fields["body"][1:]
+    kept = [
+        f"{name}={_text(value)}"
+        for name, value in fields.items()
+        if name not in ("ctx", "kind", "type_comment")
+        and (value not in (None, []) or isinstance(part, ast.Constant))
+    ]
+    return f"{type(part).__name__}({', '.join(kept)})"
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, owners) and ast.get_docstring(node, clean=False) is not None
+
+
+def _in_order(nodes: list) -> Iterator[str]:
+    """The texts of nodes; imports that follow each other are sorted."""
+    for are_imports, run in groupby(
+        nodes, lambda node: isinstance(node, (ast.Import, ast.ImportFrom))
+    ):
+        texts = map(_text, run)
+        yield from sorted(texts) if are_imports else texts
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -78,34 +106,57 @@ def library_hash(root: Path = ROOT, of: tuple[str, ...] = ()) -> str:
     )
 
 
-def _reached(root: Path, names: Iterable[str]) -> set[Path]:
-    """The library's files that importing ``names`` can import, wherever in a file an import stands; machinery is not followed."""
-    found, todo = set(), list(names)
+@cache
+def code_hash(modules: tuple[str, ...], root: Path = ROOT) -> str:
+    """Hash of modules and of all that they import, as it was when first asked in this process.
+
+    modules: dotted names, ("acelib.study.judge", "acelib.editors.ace"). An import counts wherever in a file it stands; names
+    outside the library, and ``APART``, count for nothing. Raises ValueError for a name of the library that is no module.
+    """
+    for name in modules:
+        if name.startswith("acelib.") and _file(root, name) is None:
+            raise ValueError(f"{name!r} is no module of the library")
+    return digest(
+        part
+        for path in sorted(_reached(root, modules, APART))
+        for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8")))
+    )
+
+
+def imports(source: str, package: str = "") -> list[str]:
+    """Dotted names of all that Python ``source`` may import: of modules, and of what is taken from them.
+
+    package: where relative imports start.
+    """
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _file(root: Path, name: str) -> Path | None:
+    """The file of a module, or None."""
+    stem = root.joinpath(*name.split("."))
+    files = (stem.with_suffix(".py"), stem / "__init__.py")
+    return next((path for path in files if path.is_file()), None)
+
+
+def _reached(root: Path, names: Iterable[str], apart: Collection[str] = ()) -> set[Path]:
+    """The library's files that importing ``names`` can import; those of ``apart`` are left out and not followed."""
+    paths, todo = set(), list(names)
     while todo:
         name = todo.pop()
-        stem = root.joinpath(*name.split("."))
-        path = next(
-            (path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()),
-            None,
-        )
-        if (
-            not name.startswith("acelib.")
-            or path is None
-            or path in found
-            or path.name in MACHINERY
-        ):
+        path = _file(root, name) if name.startswith("acelib.") and name not in apart else None
+        if path is None or path in paths or (not apart and path.name in MACHINERY):
             continue
-        found.add(path)
+        paths.add(path)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                module = importlib.util.resolve_name(
-                    "." * node.level + (node.module or ""), package
-                )
-                todo += [module, *(f"{module}.{alias.name}" for alias in node.names)]
-    return found
+        todo += imports(path.read_text("utf-8"), package)
+    return paths
 
 
 @cache

@@ -1,0 +1,295 @@
+"""Rows that ship: numbers are computed once, kept in ``results/``, and read from there.
+
+An experiment is a set of series, a series is a set of items (cases, questions, edits) and a function that computes rows from
+them. A row counts as there if its item, all settings and all code that it depends on are today's; what is missing is computed
+and kept in ``runs/results/``, so that an interrupted run continues. With ``UPDATE`` set, series that are complete are moved to
+``results/``. Nothing here knows editors or models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from ..provenance import ROOT, circumstances, code_hash, digest
+from . import store
+from .store import Line
+
+UPDATE = (
+    "ACELIB_UPDATE_RESULTS"  #: environment variable; "1": complete series are written to results/
+)
+LOG = "ACELIB_ROWS_LOG"  #: environment variable: a file that gets one line per table, what was read and computed
+Progress = Callable[[int, int, str], object]  #: (items done, items in all, what)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Rows of one kind, computed under one set of settings: one file.
+
+    Raises ValueError if there is no name, if a name is empty, or if chunks are empty.
+    """
+
+    names: Mapping[
+        str, str
+    ]  #: {"model": "gptj-mini", "editor": "ACE"}: columns of each row, and the file's name
+    depends: Mapping[
+        str, str
+    ]  #: what values depend on besides code and item: model, settings, protocol, ...
+    code: tuple[str, ...]  #: dotted modules that compute the rows; what they import counts too
+    items: Mapping[str, object]  #: id -> item, in order
+    compute: Callable[
+        [list], list[list[dict]]
+    ]  #: items -> the rows of each; batches may not matter
+    chunk: int = 24  #: items that are computed at once and kept together
+
+    def __post_init__(self):
+        if not self.names or not all(self.names.values()):
+            raise ValueError(f"a series needs names that are not empty, got {dict(self.names)}")
+        if self.chunk < 1:
+            raise ValueError(f"chunks of {self.chunk} items: they must hold at least 1")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{kind} {name}" for kind, name in self.names.items())
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The digest of every item, by id."""
+        return {id_: store.item_key(item) for id_, item in self.items.items()}
+
+    @cached_property
+    def manifest(self) -> dict:
+        """What the rows depend on: the first line of a file, but for when and where it was computed."""
+        return {
+            "names": dict(self.names),
+            "depends": dict(self.depends),
+            "code": code_hash(tuple(self.code)),
+        }
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its suffix."""
+        return "--".join(re.sub(r"[^\w.+-]", "_", name) for name in self.names.values())
+
+    def rows(self, ids: list[str]) -> list[Line]:
+        """Rows of some items, computed now. Raises ValueError if ``compute`` gives another number of lists, or a column of ``names``."""
+        lists = self.compute([self.items[id_] for id_ in ids])
+        if len(lists) != len(ids):
+            raise ValueError(f"{self}: rows of {len(lists)} items were computed, not of {len(ids)}")
+        lines = [
+            Line(id_, self.keys[id_], store.as_stored(rows))
+            for id_, rows in zip(ids, lists, strict=True)
+        ]
+        taken = {"item", *self.names}
+        for line in lines:
+            for row in line.rows:
+                if clash := taken & row.keys():
+                    raise ValueError(f"{self}: a row has a column {min(clash)!r}, which is a name")
+        return lines
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Series that are shown together, and how much a recomputed value may differ.
+
+    Numbers are compared as |new - old| <= atol + rtol |old|; text, truth values and whole numbers exactly, unless their column
+    is in ``tolerances``. Raises ValueError for two series of one name.
+    """
+
+    name: str  #: of the folder in results/
+    series: tuple[Series, ...]
+    rtol: float = 1e-6
+    atol: float = 0.0
+    tolerances: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  #: column -> (rtol, atol)
+
+    def __post_init__(self):
+        stem, n = next(iter(Counter(series.stem for series in self.series).most_common(1)), ("", 0))
+        if n > 1:
+            raise ValueError(f"{n} series of {self.name!r} are called {stem!r}; names must differ")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where rows are: those that ship, which are only read but for ``UPDATE``, and those of this machine."""
+
+    shipped: Path = ROOT / "results"
+    local: Path = ROOT / "runs" / "results"
+
+    @property
+    def locks(self) -> Path:
+        return self.local / ".locks"
+
+    def shipped_file(self, experiment: Experiment, series: Series) -> Path:
+        return self.shipped / experiment.name / f"{series.stem}.jsonl"
+
+    def local_file(self, experiment: Experiment, series: Series) -> Path:
+        """Its name holds all that the rows depend on: other settings have another file."""
+        key = digest([json.dumps(series.manifest, sort_keys=True)])[:12]
+        return self.local / experiment.name / f"{series.stem}--{key}.jsonl"
+
+
+FOLDERS = Folders()
+
+
+@dataclass(frozen=True)
+class Source:
+    """How many rows of a table came from where: "results" and "runs" were read, "computed" were computed now."""
+
+    where: str
+    rows: int
+    computed: Mapping = field(
+        default_factory=dict
+    )  #: of rows read from results/: when, where, at which commit
+    certified: Mapping = field(
+        default_factory=dict
+    )  #: the same of the last check, if the code changed since
+
+
+_COUNTS: dict[str, list[Source]] = {}  # by experiment, of the last table of each
+
+
+def table(
+    experiment: Experiment, progress: Progress | None = None, folders: Folders | None = None
+) -> pd.DataFrame:
+    """All rows of an experiment, series by series and item by item: what is there is read, what is missing is computed.
+
+    Returns a frame with the series' names, ``item`` and the rows' own columns. Whatever happens, rows that have been computed
+    are kept; run again, it continues.
+    """
+    folders = folders or FOLDERS
+    total, done = sum(len(series.items) for series in experiment.series), 0
+    rows: list[dict] = []
+    sources: list[Source] = []
+    for series in experiment.series:
+        tell = progress and _from(progress, done, total, str(series))
+        lines, of_series = _filled(experiment, series, folders, tell)
+        sources += of_series
+        rows += [{**series.names, "item": line.item, **row} for line in lines for row in line.rows]
+        done += len(series.items)
+    _COUNTS[experiment.name] = sources
+    _log(experiment.name, sources)
+    return pd.DataFrame(rows)
+
+
+def stored(experiment: Experiment, series: Series, folders: Folders) -> dict[str, Line]:
+    """The rows of today's items that are kept under today's settings and code, by id, whether they ship or not."""
+    local = store.read(folders.local_file(experiment, series))
+    return {**_matching(series, local), **_matching(series, _shipped(experiment, series, folders))}
+
+
+def _filled(
+    experiment: Experiment, series: Series, folders: Folders, tell: Progress | None
+) -> tuple[list[Line], list[Source]]:
+    """The lines of a series in the order of its items, and where they came from."""
+    # 1. Read what ships.
+    shipped = _shipped(experiment, series, folders)
+    lines = _matching(series, shipped)
+    sources = [_read_from("results", lines, shipped.manifest)]
+    # 2. Read what this machine has computed, and compute the rest, chunk by chunk; another process may do the same.
+    path = folders.local_file(experiment, series)
+    known = {
+        id_: line for id_, line in _matching(series, store.read(path)).items() if id_ not in lines
+    }
+    sources.append(_read_from("runs", known))
+    computed: dict[str, Line] = {}
+    while True:
+        have = {**lines, **known, **computed}
+        if tell:
+            tell(len(have), len(series.items), str(series))
+        missing = [id_ for id_ in series.items if id_ not in have][: series.chunk]
+        if not missing:
+            break
+        new = series.rows(missing)
+        store.append(path, {**series.manifest, "computed": circumstances()}, new, folders.locks)
+        computed |= {line.item: line for line in new}
+        arrived = _matching(series, store.read(path)).items()
+        known |= {id_: line for id_, line in arrived if id_ not in lines and id_ not in computed}
+    sources.append(_read_from("computed", computed))
+    # 3. Ship the series, now that it is complete.
+    in_order = [have[id_] for id_ in series.items]
+    if os.environ.get(UPDATE) == "1" and (known or computed):
+        target, manifest = folders.shipped_file(experiment, series), store.read(path).manifest
+        store.publish(target, manifest, in_order, folders.locks)
+    return in_order, [source for source in sources if source.rows]
+
+
+def _shipped(experiment: Experiment, series: Series, folders: Folders) -> store.Stored:
+    """The shipped file of a series; nothing if it depends on other settings or on other code."""
+    found = store.read(folders.shipped_file(experiment, series))
+    return found if store.same(found.manifest, series.manifest) else store.Stored({}, {})
+
+
+def _matching(series: Series, found: store.Stored) -> dict[str, Line]:
+    """The lines of today's items, by id."""
+    keys = series.keys.items()
+    return {id_: found.lines[id_, key] for id_, key in keys if (id_, key) in found.lines}
+
+
+def _from(progress: Progress, done: int, total: int, what: str) -> Progress:
+    def tell(now: int, _: int, __: str):
+        progress(done + now, total, what)
+
+    return tell
+
+
+# ---------------------------------------------------------------------- what was read, what was computed
+
+
+def counts(name: str) -> str:
+    """Where the rows of the last table of an experiment came from, in one sentence. Raises ValueError if there was no table."""
+    if name not in _COUNTS:
+        raise ValueError(
+            f"no table of {name!r} in this process; there are: {', '.join(_COUNTS) or 'none'}"
+        )
+    return sentence(_COUNTS[name])
+
+
+def sentence(sources: list[Source]) -> str:
+    """ "120 rows read from results/ (computed 2026-11-27 at commit abc on cpu, certified 2026-11-28 at def on 12 rows), 0 computed"."""
+    groups: dict[str, int] = {}
+    for source in sources:
+        if source.where == "results":
+            when = f" ({', '.join(_when(source))})"
+            groups[when] = groups.get(when, 0) + source.rows
+    parts = [f"{_rows(n)} read from results/{when}" for when, n in groups.items()]
+    local, new = (
+        sum(source.rows for source in sources if source.where == where)
+        for where in ("runs", "computed")
+    )
+    parts += [f"{_rows(local)} read from runs/"] * bool(local)
+    return ", ".join([*parts, f"{new} computed" if parts else f"{_rows(new)} computed"])
+
+
+def _when(source: Source) -> Iterator[str]:
+    at = source.computed
+    commit = f" at commit {at['commit']}" if at.get("commit") else ""
+    yield f"computed {at.get('date', '')[:10]}{commit} on {at.get('device', 'an unknown device')}"
+    if check := source.certified:
+        commit = f" at {check['commit']}" if check.get("commit") else ""
+        yield f"certified {check['date'][:10]}{commit} on {_rows(check['rows'])}"
+
+
+def _rows(n: int) -> str:
+    return f"{n} row{'s' * (n != 1)}"
+
+
+def _read_from(where: str, lines: Mapping[str, Line], manifest: Mapping = {}) -> Source:
+    n = sum(len(line.rows) for line in lines.values())
+    return Source(where, n, manifest.get("computed", {}), manifest.get("certified", {}))
+
+
+def _log(name: str, sources: list[Source]) -> None:
+    """Tell who executes this notebook what was read."""
+    if path := os.environ.get(LOG):
+        with Path(path).open("a", encoding="utf-8") as file:
+            parts = [vars(source) for source in sources]
+            file.write(json.dumps({"experiment": name, "sources": parts}) + "\n")

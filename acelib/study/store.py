@@ -1,0 +1,157 @@
+"""Files of rows: a manifest in the first line, then one line per item; whole or absent, whoever writes and whoever is killed.
+
+A file holds the rows of one series: ``{"manifest": {...}}``, then ``{"item": id, "key": digest, "rows": [...]}`` for every item.
+Files are appended to under a lock, in whole lines. A last line that is torn counts as absent and is cut off by the next writer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..atomic import replacing
+from ..provenance import digest
+
+
+@dataclass(frozen=True)
+class Line:
+    """The rows of one item, under the digest that the item had when they were computed."""
+
+    item: str
+    key: str
+    rows: list[dict]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file of rows holds: its manifest, empty if there is no file, and its lines by (item, key), each once."""
+
+    manifest: dict
+    lines: dict[tuple[str, str], Line]
+
+
+def canonical(item: object) -> str:
+    """An item as JSON with sorted keys: dataclasses are their fields, tuples are lists. Raises ValueError for what JSON cannot hold."""
+
+    def plain(value):
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        if isinstance(value, (set, frozenset)):
+            return sorted(value)
+        raise ValueError(
+            f"an item cannot hold {value!r}; allowed: text, numbers, lists, mappings, dataclasses of them"
+        )
+
+    return json.dumps(item, sort_keys=True, default=plain)
+
+
+def item_key(item: object) -> str:
+    """Sixteen hex digits that change with anything in an item."""
+    return digest([canonical(item)])
+
+
+def as_stored(rows: list[dict]) -> list[dict]:
+    """Rows as they will be read back from a file, so that computed and read rows are the same."""
+
+    def plain(value):
+        if hasattr(value, "item"):  # of numpy and torch
+            return value.item()
+        raise ValueError(f"a row cannot hold {value!r}; allowed: text, numbers, and lists of them")
+
+    return json.loads(json.dumps(rows, default=plain))
+
+
+def read(path: Path) -> Stored:
+    """The manifest and the lines of ``path``; a file that is not there, or does not begin with a manifest, holds nothing.
+
+    Lines that cannot be read count as absent. Of two lines of an item the first counts.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: _whole_size(content)].split(b"\n")
+    parts = [part for part in map(_parsed, whole) if part]
+    if not parts or "manifest" not in parts[0]:
+        return Stored({}, {})
+    lines: dict[tuple[str, str], Line] = {}
+    for part in parts[1:]:
+        if part.keys() == {"item", "key", "rows"}:
+            lines.setdefault((part["item"], part["key"]), Line(**part))
+    return Stored(parts[0]["manifest"], lines)
+
+
+def same(one: Mapping, other: Mapping) -> bool:
+    """Whether rows under two manifests are the same rows: everything that they depend on, code included, is the same."""
+    return all(one.get(part) == other.get(part) for part in ("depends", "code"))
+
+
+def append(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) -> None:
+    """Add lines to ``path``, which is begun with ``manifest`` if it is not there.
+
+    Raises OSError if the disk is full or the folder cannot be written; the file then holds what it held.
+    """
+    text = "".join(_dumped(asdict(line)) for line in lines).encode()
+    with _lock(path, locks):
+        if not read(path).manifest:
+            _write_whole(path, _dumped({"manifest": manifest}))
+        with path.open("r+b", buffering=0) as file:
+            size = _whole_size(file.read())  # a torn last line is cut off
+            file.truncate(size)
+            file.seek(size)
+            try:
+                while text:
+                    text = text[file.write(text) :]
+            except OSError:
+                file.truncate(size)
+                raise
+
+
+def publish(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) -> None:
+    """Make ``path`` hold exactly ``lines``, then what it holds of other items under the same manifest; in one step.
+
+    What it held under another manifest is gone. A note that rows were certified stays.
+    """
+    with _lock(path, locks):
+        lines, stored = list(lines), read(path)
+        if same(stored.manifest, manifest):
+            items = {line.item for line in lines}
+            lines += [line for line in stored.lines.values() if line.item not in items]
+            if "certified" in stored.manifest:
+                manifest = {**manifest, "certified": stored.manifest["certified"]}
+        rewrite(path, manifest, lines)
+
+
+def rewrite(path: Path, manifest: Mapping, lines: Iterable[Line]) -> None:
+    """Write a file of rows anew, in one step."""
+    _write_whole(
+        path, _dumped({"manifest": manifest}) + "".join(_dumped(asdict(line)) for line in lines)
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, "utf-8", newline="\n")
+
+
+def _lock(path: Path, locks: Path) -> FileLock:
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{digest([str(path.resolve())])}.lock")
+
+
+def _whole_size(content: bytes) -> int:
+    """Bytes up to the last line break."""
+    return content.rfind(b"\n") + 1
+
+
+def _dumped(value: Mapping) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _parsed(line: bytes) -> dict | None:
+    try:
+        value = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        return None
+    return value if isinstance(value, dict) else None
