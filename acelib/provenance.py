@@ -1,7 +1,8 @@
 """What a number depends on: hashes of the code and of the data, versions, machine.
 
-Code counts as its syntax tree: layout, comments, docstrings and the order of imports can change no number. A row of an
-experiment depends on the modules that compute it and on all that they import, and so does a chapter of the book.
+Code counts as its syntax tree: layout, comments, docstrings and the order of imports can change no
+number. A row of an experiment depends on the modules that compute it and on all that they import,
+and so does a chapter of the book.
 """
 
 from __future__ import annotations
@@ -17,25 +18,17 @@ from datetime import datetime, timezone
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Collection, Iterable, Iterator
+from typing import Iterable, Iterator
 
 ROOT = Path(
     os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent
 )  #: the repository
-MACHINERY = (
-    "cli.py",
-    "console.py",
-    "chapters.py",
-    "provenance.py",
-    "speed.py",
-)  #: library files that no number depends on
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
 
 
 #: Modules that keep records of numbers and can change none: nobody depends on them.
 APART = (
     "acelib.provenance",
-    "acelib.atomic",
     "acelib.files",
     "acelib.study.store",
     "acelib.study.rows",
@@ -43,7 +36,8 @@ APART = (
 
 
 def code(source: str) -> str:
-    """The syntax tree of Python ``source`` as text, the same in every layout and in every version of Python.
+    """The syntax tree of Python ``source`` as text, the same in every layout and in every version
+    of Python.
 
     Comments and docstrings are left out; imports that follow each other are in alphabetical order.
     Raises SyntaxError if ``source`` is no Python.
@@ -52,7 +46,7 @@ def code(source: str) -> str:
 
 
 def _text(part) -> str:
-    """A node as "Name(field=..., ...)", without what is empty: versions of Python differ in that."""
+    """A node as "Name(field=..., ...)", without empty fields: versions of Python differ in them."""
     if isinstance(part, list):
         return f"[{', '.join(_in_order(part))}]"
     if not isinstance(part, ast.AST):
@@ -92,39 +86,22 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 @cache
-def library_hash(root: Path = ROOT, of: tuple[str, ...] = ()) -> str:
-    """Hash of the library's code as it was when first asked in this process: of all of it, or of some modules and what they import.
-
-    of: dotted names, ("acelib.study.experiments", "acelib.editors.ace"); all modules if none. Names outside the library count for nothing.
-    """
-    files = _reached(root, of) if of else (root / "acelib").rglob("*.py")
-    return digest(
-        part
-        for path in sorted(files)
-        if path.name not in MACHINERY
-        for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8")))
-    )
-
-
-@cache
 def code_hash(modules: tuple[str, ...], root: Path = ROOT) -> str:
     """Hash of modules and of all that they import, as it was when first asked in this process.
 
-    modules: dotted names, ("acelib.study.judge", "acelib.editors.ace"). An import counts wherever in a file it stands; names
-    outside the library, and ``APART``, count for nothing. Raises ValueError for a name of the library that is no module.
+    modules: dotted names, ("acelib.study.judge", "acelib.editors.ace"). An import counts wherever
+    in a file it stands; names outside the library, and ``APART``, count for nothing.
     """
-    for name in modules:
-        if name.startswith("acelib.") and _file(root, name) is None:
-            raise ValueError(f"{name!r} is no module of the library")
     return digest(
         part
-        for path in sorted(_reached(root, modules, APART))
+        for path in sorted(reached(modules, root))
         for part in (path.relative_to(root).as_posix(), code(path.read_text("utf-8")))
     )
 
 
 def imports(source: str, package: str = "") -> list[str]:
-    """Dotted names of all that Python ``source`` may import: of modules, and of what is taken from them.
+    """Dotted names of all that Python ``source`` may import: of modules, and of what is taken from
+    them.
 
     package: where relative imports start.
     """
@@ -138,20 +115,22 @@ def imports(source: str, package: str = "") -> list[str]:
     return names
 
 
-def _file(root: Path, name: str) -> Path | None:
-    """The file of a module, or None."""
+def module_file(name: str, root: Path = ROOT) -> Path | None:
+    """The file of a module of the library, by its dotted name; None for any other name."""
     stem = root.joinpath(*name.split("."))
     files = (stem.with_suffix(".py"), stem / "__init__.py")
-    return next((path for path in files if path.is_file()), None)
+    return next((path for path in files if name.startswith("acelib.") and path.is_file()), None)
 
 
-def _reached(root: Path, names: Iterable[str], apart: Collection[str] = ()) -> set[Path]:
-    """The library's files that importing ``names`` can import; those of ``apart`` are left out and not followed."""
-    paths, todo = set(), list(names)
+def reached(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
+    """The library's files that importing ``modules`` can import, but for ``APART``, which is not
+    followed either.
+    """
+    paths, todo = set(), list(modules)
     while todo:
         name = todo.pop()
-        path = _file(root, name) if name.startswith("acelib.") and name not in apart else None
-        if path is None or path in paths or (not apart and path.name in MACHINERY):
+        path = None if name in APART else module_file(name, root)
+        if path is None or path in paths:
             continue
         paths.add(path)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -161,7 +140,9 @@ def _reached(root: Path, names: Iterable[str], apart: Collection[str] = ()) -> s
 
 @cache
 def data_hash(root: Path = ROOT) -> str:
-    """Hash of ``data/**`` as it was when first asked in this process: all but ``*.md``, hidden files and the state of a training."""
+    """Hash of ``data/**`` as it was when first asked in this process: all but ``*.md``, hidden
+    files and the state of a training.
+    """
     files = sorted(
         path
         for path in (root / "data").rglob("*")
@@ -203,7 +184,9 @@ def commit(root: Path = ROOT) -> str:
 
 
 def default_device():
-    """Where models go unless told: the accelerator if there is one that has float64, which second moments and closed forms need; else the CPU."""
+    """Where models go unless told: the accelerator if there is one that has float64, which second
+    moments and closed forms need; else the CPU.
+    """
     import torch
 
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -24,7 +24,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from ..files import replacing
-from ..provenance import ROOT, circumstances, data_hash, digest, library_hash
+from ..provenance import ROOT, circumstances, code, code_hash, data_hash, digest, imports
 
 ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbval alike
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -100,16 +100,17 @@ def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
-    """Hashes of all that the outputs of a notebook depend on: the library, the data, its code cells; of ``LAST``, what it is handed."""
+    """Hashes of all that a notebook's outputs depend on: its code cells, the library that they reach, the data; of ``LAST``, what it is handed."""
     cells = [
-        cell
+        cell.source
         for cell in nbformat.read(notebook, 4).cells
         if cell.cell_type == "code" and "injected-parameters" not in _tags(cell)
     ]
+    modules = {name for cell in cells for name in imports(cell)}
     found = {
-        "library": library_hash(root),
+        "library": code_hash(tuple(sorted(modules)), root),
         "data": data_hash(root),
-        "notebook": digest(cell.source for cell in cells),
+        "notebook": digest(map(code, cells)),
     }
     if notebook.stem == LAST:
         found["references"] = digest(

@@ -22,7 +22,7 @@ from ..files import replacing
 from ..model.answers import generate, recall
 from ..model.lm import LM
 from ..model.update import Update
-from ..provenance import library_hash
+from ..provenance import code_hash
 from ..records import Case, Fact, Hop
 from ..world.wording import few_shot, first_answer, matches, parse_answer, single_hop_cloze
 from ..world.world import World, untouched
@@ -274,7 +274,7 @@ def _key(lm, world, editor, cases, moments, protocol) -> str:
 
 def _library(editor) -> str:
     """Hash of the code that rows depend on: this module, the editor's, and all that they import."""
-    return library_hash(of=(__name__, type(editor).__module__))
+    return code_hash((__name__, type(editor).__module__))
 
 
 def _moments_name(moments: Moments | None) -> str:

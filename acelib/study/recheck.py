@@ -1,8 +1,9 @@
-"""Rows that ship, recomputed: a sample in every test run, a larger one after a change of code, all of them on demand."""
+"""Rows that ship, recomputed: a sample in every test run, a larger one after a change of code, all
+of them on demand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, comb, isnan
 from random import Random
@@ -37,7 +38,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What became of one shipped file: "current", "certified", "different", "other settings" or "absent". Its text is a sentence."""
+    """What became of one shipped file: "current", "certified", "different", "other settings" or
+    "absent". Its text is a sentence.
+    """
 
     experiment: str
     series: str
@@ -58,7 +61,8 @@ class Certificate:
 
 
 def sample(experiment: Experiment, share: float, seed: int | str, at_least: int = 2) -> Sample:
-    """Items drawn from every series: ``share`` of them, rounded up, and ``at_least`` so many; in the series' order.
+    """Items drawn from every series: ``share`` of them, rounded up, and ``at_least`` so many; in
+    the series' order.
 
     Raises ValueError unless 0 <= share <= 1.
     """
@@ -74,7 +78,9 @@ def sample(experiment: Experiment, share: float, seed: int | str, at_least: int 
 
 
 def detection(n_rows: int, n_sampled: int, n_flipped: int = 1) -> float:
-    """Probability that a sample without replacement holds a flipped row: 1 - C(n - f, s) / C(n, s), which is s / n for one."""
+    """Probability that a sample without replacement holds a flipped row: 1 - C(n - f, s) / C(n, s),
+    which is s / n for one.
+    """
     return 1 - comb(n_rows - n_flipped, n_sampled) / comb(n_rows, n_sampled)
 
 
@@ -84,9 +90,11 @@ def recompute(
     progress: Progress | None = None,
     folders: Folders | None = None,
 ) -> list[Difference]:
-    """Compute the items of a sample anew and compare them with the rows that are kept; what is kept is never read for computing.
+    """Compute the items of a sample anew and compare them with the rows that are kept; what is kept
+    is never read for computing.
 
-    The code may be another than that of the kept rows, the settings may not. An item of which no row is kept is a difference.
+    The code may be another than that of the kept rows, the settings may not. An item of which no
+    row is kept is a difference.
     """
     folders, differences, done = folders or FOLDERS, [], 0
     for series in experiment.series:
@@ -110,7 +118,8 @@ def certify(
     progress: Progress | None = None,
     folders: Folders | None = None,
 ) -> list[Certificate]:
-    """Renew the code's hash of shipped files whose settings are today's but whose code is not, if a recomputed sample agrees.
+    """Renew the code's hash of shipped files whose settings are today's but whose code is not, if a
+    recomputed sample agrees.
 
     A file of which one value differs stays as it is. A file of other settings cannot be certified.
     """
@@ -153,7 +162,7 @@ def _certified(
     now = circumstances()
     note = {"date": now["date"], "commit": now["commit"], "rows": n}
     manifest = {**found.manifest, "code": series.manifest["code"], "certified": note}
-    store.rewrite(path, manifest, found.lines.values())
+    store.rewrite(path, manifest, found.lines.values(), folders.locks)
     return Certificate(experiment.name, str(series), "certified", n)
 
 
@@ -172,7 +181,9 @@ def _state(experiment: Experiment, series: Series, folders: Folders) -> tuple[st
 
 
 def _kept(experiment: Experiment, series: Series, folders: Folders) -> dict[str, store.Line]:
-    """The kept rows of today's items and settings, by id: those that ship under any code, else those of this machine."""
+    """The kept rows of today's items and settings, by id: those that ship under any code, else
+    those of this machine.
+    """
     shipped = store.read(folders.shipped_file(experiment, series))
     kept = stored(experiment, series, folders)
     if shipped.manifest.get("depends") == series.manifest["depends"]:

@@ -1,8 +1,9 @@
 """Rows that ship: numbers are computed once, kept in ``results/``, and read from there.
 
-An experiment is a set of series, a series is a set of items (cases, questions, edits) and a function that computes rows from
-them. A row counts as there if its item, all settings and all code that it depends on are today's; what is missing is computed
-and kept in ``runs/results/``, so that an interrupted run continues. With ``UPDATE`` set, series that are complete are moved to
+An experiment is a set of series, a series is a set of items (cases, questions, edits) and a
+function that computes rows from them. A row counts as there if its item, all settings and all code
+that it depends on are today's; what is missing is computed and kept in ``runs/results/``, so that
+an interrupted run continues. With ``UPDATE`` set, series that are complete are moved to
 ``results/``. Nothing here knows editors or models.
 """
 
@@ -19,14 +20,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..provenance import ROOT, circumstances, code_hash, digest
+from ..provenance import ROOT, circumstances, code_hash, digest, module_file
 from . import store
 from .store import Line
 
-UPDATE = (
-    "ACELIB_UPDATE_RESULTS"  #: environment variable; "1": complete series are written to results/
-)
-LOG = "ACELIB_ROWS_LOG"  #: environment variable: a file that gets one line per table, what was read and computed
+#: Environment variable; at "1" complete series are written to results/.
+UPDATE = "ACELIB_UPDATE_RESULTS"
+#: Environment variable: a file that gets one line per table, what was read and what computed.
+LOG = "ACELIB_ROWS_LOG"
 Progress = Callable[[int, int, str], object]  #: (items done, items in all, what)
 
 
@@ -34,27 +35,33 @@ Progress = Callable[[int, int, str], object]  #: (items done, items in all, what
 class Series:
     """Rows of one kind, computed under one set of settings: one file.
 
-    Raises ValueError if there is no name, if a name is empty, or if chunks are empty.
+    Raises ValueError if there is no name, if a name is empty, if chunks are empty, if an id is no
+    text, or for code that is no module.
     """
 
-    names: Mapping[
-        str, str
-    ]  #: {"model": "gptj-mini", "editor": "ACE"}: columns of each row, and the file's name
-    depends: Mapping[
-        str, str
-    ]  #: what values depend on besides code and item: model, settings, protocol, ...
-    code: tuple[str, ...]  #: dotted modules that compute the rows; what they import counts too
-    items: Mapping[str, object]  #: id -> item, in order
-    compute: Callable[
-        [list], list[list[dict]]
-    ]  #: items -> the rows of each; batches may not matter
-    chunk: int = 24  #: items that are computed at once and kept together
+    #: {"model": "gptj-mini", "editor": "ACE"}: columns of each row, and the file's name
+    names: Mapping[str, str]
+    #: what values depend on besides code and item: model, world, settings, protocol, ...
+    depends: Mapping[str, str]
+    #: dotted modules that compute the rows; what they import counts too
+    code: tuple[str, ...]
+    #: id -> item, in order
+    items: Mapping[str, object]
+    #: items -> the rows of each, whatever other items are computed with it
+    compute: Callable[[list], list[list[dict]]]
+    #: items that are computed at once and kept together
+    chunk: int = 24
 
     def __post_init__(self):
         if not self.names or not all(self.names.values()):
             raise ValueError(f"a series needs names that are not empty, got {dict(self.names)}")
         if self.chunk < 1:
             raise ValueError(f"chunks of {self.chunk} items: they must hold at least 1")
+        if wrong := [id_ for id_ in self.items if not isinstance(id_, str)]:
+            raise ValueError(f"{self}: the id of an item must be a text, got {wrong[0]!r}")
+        for name in self.code:
+            if name.startswith("acelib") and module_file(name) is None:
+                raise ValueError(f"{self}: {name!r} is no module of the library")
 
     def __str__(self) -> str:
         return ", ".join(f"{kind} {name}" for kind, name in self.names.items())
@@ -66,7 +73,7 @@ class Series:
 
     @cached_property
     def manifest(self) -> dict:
-        """What the rows depend on: the first line of a file, but for when and where it was computed."""
+        """What the rows depend on: a file's first line, but for when and where it was computed."""
         return {
             "names": dict(self.names),
             "depends": dict(self.depends),
@@ -79,7 +86,10 @@ class Series:
         return "--".join(re.sub(r"[^\w.+-]", "_", name) for name in self.names.values())
 
     def rows(self, ids: list[str]) -> list[Line]:
-        """Rows of some items, computed now. Raises ValueError if ``compute`` gives another number of lists, or a column of ``names``."""
+        """Rows of some items, computed now.
+
+        Raises ValueError if ``compute`` gives another number of lists, or a column of ``names``.
+        """
         lists = self.compute([self.items[id_] for id_ in ids])
         if len(lists) != len(ids):
             raise ValueError(f"{self}: rows of {len(lists)} items were computed, not of {len(ids)}")
@@ -99,17 +109,16 @@ class Series:
 class Experiment:
     """Series that are shown together, and how much a recomputed value may differ.
 
-    Numbers are compared as |new - old| <= atol + rtol |old|; text, truth values and whole numbers exactly, unless their column
-    is in ``tolerances``. Raises ValueError for two series of one name.
+    Numbers are compared as |new - old| <= atol + rtol |old|; text, truth values and whole numbers
+    exactly, unless their column is in ``tolerances``. Raises ValueError for two series of one name.
     """
 
     name: str  #: of the folder in results/
     series: tuple[Series, ...]
     rtol: float = 1e-6
     atol: float = 0.0
-    tolerances: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  #: column -> (rtol, atol)
+    #: column -> (rtol, atol)
+    tolerances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
         stem, n = next(iter(Counter(series.stem for series in self.series).most_common(1)), ("", 0))
@@ -119,7 +128,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where rows are: those that ship, which are only read but for ``UPDATE``, and those of this machine."""
+    """Where rows are: those that ship, and those that this machine has computed."""
 
     shipped: Path = ROOT / "results"
     local: Path = ROOT / "runs" / "results"
@@ -142,7 +151,7 @@ FOLDERS = Folders()
 
 @dataclass(frozen=True)
 class Source:
-    """How many rows of a table came from where: "results" and "runs" were read, "computed" were computed now."""
+    """How many rows of a table were read from "results" or "runs", or "computed"."""
 
     where: str
     rows: int
@@ -160,10 +169,10 @@ _COUNTS: dict[str, list[Source]] = {}  # by experiment, of the last table of eac
 def table(
     experiment: Experiment, progress: Progress | None = None, folders: Folders | None = None
 ) -> pd.DataFrame:
-    """All rows of an experiment, series by series and item by item: what is there is read, what is missing is computed.
+    """All rows of an experiment: what is there is read, what is missing is computed.
 
-    Returns a frame with the series' names, ``item`` and the rows' own columns. Whatever happens, rows that have been computed
-    are kept; run again, it continues.
+    Returns a frame, series by series and item by item, of the series' names, ``item`` and the rows'
+    own columns. Rows that have been computed are kept whatever happens; run again, it continues.
     """
     folders = folders or FOLDERS
     total, done = sum(len(series.items) for series in experiment.series), 0
@@ -181,7 +190,9 @@ def table(
 
 
 def stored(experiment: Experiment, series: Series, folders: Folders) -> dict[str, Line]:
-    """The rows of today's items that are kept under today's settings and code, by id, whether they ship or not."""
+    """The rows of today's items that are kept under today's settings and code, by id, whether they
+    ship or not.
+    """
     local = store.read(folders.local_file(experiment, series))
     return {**_matching(series, local), **_matching(series, _shipped(experiment, series, folders))}
 
@@ -194,7 +205,8 @@ def _filled(
     shipped = _shipped(experiment, series, folders)
     lines = _matching(series, shipped)
     sources = [_read_from("results", lines, shipped.manifest)]
-    # 2. Read what this machine has computed, and compute the rest, chunk by chunk; another process may do the same.
+    # 2. Read what this machine has computed, and compute the rest, chunk by chunk.
+    #    Another process may be doing the same: what it has done is read between chunks.
     path = folders.local_file(experiment, series)
     known = {
         id_: line for id_, line in _matching(series, store.read(path)).items() if id_ not in lines
@@ -241,11 +253,14 @@ def _from(progress: Progress, done: int, total: int, what: str) -> Progress:
     return tell
 
 
-# ---------------------------------------------------------------------- what was read, what was computed
+# ---------------------------------------------------------------- what was read, what was computed
 
 
 def counts(name: str) -> str:
-    """Where the rows of the last table of an experiment came from, in one sentence. Raises ValueError if there was no table."""
+    """Where the rows of the last table of an experiment came from, in one sentence.
+
+    Raises ValueError if there was no table.
+    """
     if name not in _COUNTS:
         raise ValueError(
             f"no table of {name!r} in this process; there are: {', '.join(_COUNTS) or 'none'}"
@@ -254,7 +269,9 @@ def counts(name: str) -> str:
 
 
 def sentence(sources: list[Source]) -> str:
-    """ "120 rows read from results/ (computed 2026-11-27 at commit abc on cpu, certified 2026-11-28 at def on 12 rows), 0 computed"."""
+    """ "120 rows read from results/ (computed 2026-11-27 at commit abc on cpu, certified 2026-11-28
+    at def on 12 rows), 0 computed".
+    """
     groups: dict[str, int] = {}
     for source in sources:
         if source.where == "results":

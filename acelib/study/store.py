@@ -1,7 +1,9 @@
-"""Files of rows: a manifest in the first line, then one line per item; whole or absent, whoever writes and whoever is killed.
+"""Files of rows: a manifest in the first line, then one line per item; whole or absent, whoever
+writes and whoever is killed.
 
-A file holds the rows of one series: ``{"manifest": {...}}``, then ``{"item": id, "key": digest, "rows": [...]}`` for every item.
-Files are appended to under a lock, in whole lines. A last line that is torn counts as absent and is cut off by the next writer.
+A file holds the rows of one series: ``{"manifest": {...}}``, then ``{"item": id, "key": digest,
+"rows": [...]}`` for every item. Files are appended to under a lock, in whole lines. A last line
+that is torn counts as absent and is cut off by the next writer.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..atomic import replacing
+from ..files import replacing
 from ..provenance import digest
 
 
@@ -28,14 +30,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file of rows holds: its manifest, empty if there is no file, and its lines by (item, key), each once."""
+    """What a file of rows holds: its manifest, empty if there is no file, and its lines by (item,
+    key), each once.
+    """
 
     manifest: dict
     lines: dict[tuple[str, str], Line]
 
 
 def canonical(item: object) -> str:
-    """An item as JSON with sorted keys: dataclasses are their fields, tuples are lists. Raises ValueError for what JSON cannot hold."""
+    """An item as JSON with sorted keys: dataclasses are their fields, tuples are lists.
+
+    Raises ValueError for what JSON cannot hold.
+    """
 
     def plain(value):
         if is_dataclass(value) and not isinstance(value, type):
@@ -43,7 +50,8 @@ def canonical(item: object) -> str:
         if isinstance(value, (set, frozenset)):
             return sorted(value)
         raise ValueError(
-            f"an item cannot hold {value!r}; allowed: text, numbers, lists, mappings, dataclasses of them"
+            f"an item cannot hold {value!r}; "
+            "allowed: text, numbers, lists, mappings, dataclasses of them"
         )
 
     return json.dumps(item, sort_keys=True, default=plain)
@@ -66,7 +74,8 @@ def as_stored(rows: list[dict]) -> list[dict]:
 
 
 def read(path: Path) -> Stored:
-    """The manifest and the lines of ``path``; a file that is not there, or does not begin with a manifest, holds nothing.
+    """The manifest and the lines of ``path``; a file that is not there, or does not begin with a
+    manifest, holds nothing.
 
     Lines that cannot be read count as absent. Of two lines of an item the first counts.
     """
@@ -83,19 +92,22 @@ def read(path: Path) -> Stored:
 
 
 def same(one: Mapping, other: Mapping) -> bool:
-    """Whether rows under two manifests are the same rows: everything that they depend on, code included, is the same."""
+    """Whether rows under two manifests are the same rows: everything that they depend on, code
+    included, is the same.
+    """
     return all(one.get(part) == other.get(part) for part in ("depends", "code"))
 
 
 def append(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) -> None:
     """Add lines to ``path``, which is begun with ``manifest`` if it is not there.
 
-    Raises OSError if the disk is full or the folder cannot be written; the file then holds what it held.
+    Raises OSError if the disk is full or the folder cannot be written; the file then holds what it
+    held.
     """
     text = "".join(_dumped(asdict(line)) for line in lines).encode()
     with _lock(path, locks):
         if not read(path).manifest:
-            _write_whole(path, _dumped({"manifest": manifest}))
+            _write_whole(path, manifest, [])
         with path.open("r+b", buffering=0) as file:
             size = _whole_size(file.read())  # a torn last line is cut off
             file.truncate(size)
@@ -109,7 +121,8 @@ def append(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) ->
 
 
 def publish(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) -> None:
-    """Make ``path`` hold exactly ``lines``, then what it holds of other items under the same manifest; in one step.
+    """Make ``path`` hold exactly ``lines``, then what it holds of other items under the same
+    manifest; in one step.
 
     What it held under another manifest is gone. A note that rows were certified stays.
     """
@@ -120,19 +133,19 @@ def publish(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) -
             lines += [line for line in stored.lines.values() if line.item not in items]
             if "certified" in stored.manifest:
                 manifest = {**manifest, "certified": stored.manifest["certified"]}
-        rewrite(path, manifest, lines)
+        _write_whole(path, manifest, lines)
 
 
-def rewrite(path: Path, manifest: Mapping, lines: Iterable[Line]) -> None:
-    """Write a file of rows anew, in one step."""
-    _write_whole(
-        path, _dumped({"manifest": manifest}) + "".join(_dumped(asdict(line)) for line in lines)
-    )
+def rewrite(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) -> None:
+    """Make ``path`` hold ``manifest`` and ``lines``, in one step."""
+    with _lock(path, locks):
+        _write_whole(path, manifest, lines)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, manifest: Mapping, lines: Iterable[Line]) -> None:
     with replacing(path) as part:
-        part.write_text(text, "utf-8", newline="\n")
+        texts = (_dumped({"manifest": manifest}), *(_dumped(asdict(line)) for line in lines))
+        part.write_text("".join(texts), "utf-8", newline="\n")
 
 
 def _lock(path: Path, locks: Path) -> FileLock:

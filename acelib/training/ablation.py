@@ -16,7 +16,7 @@ import pandas as pd
 from ..attribution.layers import locate, questions
 from ..files import replacing
 from ..model.lm import LM
-from ..provenance import ROOT, library_hash
+from ..provenance import ROOT, code_hash
 from ..world.world import World
 from . import bars
 from .train import Recipe, train
@@ -64,7 +64,7 @@ def ablate(
         )
         row, settings = (
             place / "row.json",
-            json.dumps([repr(recipe), world.digest, sizes, library_hash(of=(bars.__name__,))]),
+            json.dumps([repr(recipe), world.digest, sizes, code_hash((bars.__name__,))]),
         )
         if not row.exists() or json.loads(row.read_text())["settings"] != settings:
             told = []
