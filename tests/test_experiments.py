@@ -10,10 +10,12 @@ from pandas.testing import assert_frame_equal
 from test_update import bits, random_update, same_bits
 
 from acelib.editing.moments import Moments
+from acelib.editors import preset
 from acelib.model.answers import Recall
 from acelib.records import Case, Edit, Fact, Hop
-from acelib.study import experiments
-from acelib.study.experiments import Protocol, balanced, judge, known_cases, run, unrelated_facts
+from acelib.study import experiments, judge as judging
+from acelib.study.experiments import Corpus, balanced, comparison, known_cases, run
+from acelib.study.judge import Protocol, judge, lost_hop, unrelated_facts
 from acelib.world.cases import make_cases
 from acelib.world.world import Entity, Relation, World, load_world
 
@@ -103,7 +105,7 @@ def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
         progress=lambda *state: told.append(state),
     )
     assert same_bits(lm, before) and fake.calls == [4, 2]
-    assert told == [(4, 12, "base"), (6, 12, "base"), (10, 12, "fake"), (12, 12, "fake")]
+    assert [done for done, total, _ in told] == [0, 4, 6, 6, 10, 12] and told[0][1] == 12
     assert (
         frame.editor.tolist() == ["base"] * 6 + ["fake"] * 6
         and frame.case_id.tolist() == [case.case_id for case in cases] * 2
@@ -138,11 +140,11 @@ def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
     )
     first = f" So {case.new_hops[0].answer}. Answer: "
     monkeypatch.setattr(
-        experiments,
+        judging,
         "generate",
         lambda *_: [f"{first}The {said}!", f" Well.\nAnswer: it is {said} now", f"{first}{said}x"],
     )
-    monkeypatch.setattr(experiments, "recall", recall)
+    monkeypatch.setattr(judging, "recall", recall)
     (row,) = judge(tiny("gpt2"), world, [case], [None], PROTOCOL)
     assert (row["multi_hop"], row["multi_hop_each"], row["multi_hop_substring"]) == (1, 1 / 3, 1)
     assert (row["efficacy"], row["paraphrase"], row["specificity"]) == (1, 0, 0) and row[
@@ -168,9 +170,7 @@ def test_the_hop_at_which_a_chain_of_thought_is_lost():
         "Oslow in Norway": 1,
         "": 1,
     }
-    assert {
-        text: experiments.lost_hop(text, hops) for text in texts
-    } == texts and experiments.lost_hop("", []) == 0
+    assert {text: lost_hop(text, hops) for text in texts} == texts and lost_hop("", []) == 0
 
 
 def test_a_fact_that_an_edit_changes_through_its_inverse_is_not_unrelated():
@@ -215,7 +215,7 @@ def test_second_moments_of_another_model_are_refused(tiny, world, cases, tmp_pat
 def test_rows_that_two_runs_have_written_count_once(tiny, world, cases, tmp_path):
     lm = tiny("qwen3")
     whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.rglob("*.jsonl")
     head, *rows = path.read_text().splitlines(keepends=True)
     path.write_text(head + "".join(rows + rows[:3]))
     assert_frame_equal(
@@ -225,7 +225,7 @@ def test_rows_that_two_runs_have_written_count_once(tiny, world, cases, tmp_path
 
 def test_the_protocol_chooses_the_demonstrations(tiny, world, cases, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiments, "few_shot", lambda *given: asked.append(given) or given[1])
+    monkeypatch.setattr(judging, "few_shot", lambda *given: asked.append(given) or given[1])
     for protocol in (
         PROTOCOL,
         replace(PROTOCOL, n_shots=1),
@@ -255,10 +255,10 @@ def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
         progress=lambda *state: told.append(state),
     )
     assert_frame_equal(again, whole)
-    assert fake.calls == [2, 2] and told == [(4, 6, "fake"), (6, 6, "fake")]
+    assert fake.calls == [2, 2] and [state[:2] for state in told] == [(2, 6), (4, 6), (6, 6)]
     idle = Fake()
     assert_frame_equal(run(lm, world, {"fake": idle}, cases, None, tmp_path / "cut", **go), whole)
-    assert idle.calls == [] and len(list((tmp_path / "cut").iterdir())) == 1
+    assert idle.calls == [] and len(list((tmp_path / "cut").rglob("*.jsonl"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -268,35 +268,44 @@ def test_an_interrupted_run_continues(tiny, world, cases, tmp_path):
         (lambda text: text[:-1], 1),
         (lambda text: "", 6),
         (lambda text: text[:30], 6),
-        (lambda text: "{}\n" + text, 6),
-        (lambda text: text.replace('"case_id"', '"case_id', 1), 6),
+        (lambda text: "[]\n" + text[text.index("\n") :], 6),
+        (lambda text: text.replace('"case_id"', '"case_id', 1), 1),
     ],
     ids=["torn", "no newline", "empty", "torn manifest", "no manifest", "garbage"],
 )
 def test_a_damaged_file_loses_what_is_damaged(tiny, world, cases, tmp_path, damage, lost):
     lm = tiny("qwen3")
     whole = run(lm, world, {"fake": Fake()}, cases, None, tmp_path, protocol=PROTOCOL)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.rglob("*.jsonl")
     content = path.read_text()
     path.write_text(damage(content))
     fake = Fake()
     assert_frame_equal(
         run(lm, world, {"fake": fake}, cases, None, tmp_path, protocol=PROTOCOL), whole
     )
-    assert fake.calls == [lost] and path.read_text() == content
+    assert fake.calls == [lost] and run_again_is_idle(lm, world, cases, tmp_path)
     manifest = json.loads(content.split("\n")[0])["manifest"]
-    assert (
-        manifest["fingerprint"] == lm.fingerprint
-        and manifest["settings"] == "Fake(strength=0.1)"
-        and manifest["n_cases"] == 6
-    )
+    assert manifest["depends"]["model"] == f"{lm.fingerprint} torch.float64"
+    assert manifest["depends"]["settings"] == "Fake(strength=0.1)"
 
 
-def test_the_name_of_a_result_holds_all_it_depends_on(tiny, world, cases):
-    lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7, "model")
+def run_again_is_idle(lm, world, cases, folder) -> bool:
+    fake = Fake()
+    run(lm, world, {"fake": fake}, cases, None, folder, protocol=PROTOCOL)
+    return not fake.calls
+
+
+def test_what_rows_depend_on(tiny, world, cases):
+    lm, moments = tiny("qwen3"), Moments({0: torch.eye(48).double()}, 7)
     base = dict(lm=lm, world=world, editor=Fake(), cases=cases, moments=moments, protocol=PROTOCOL)
+
+    def manifest(editor, **given):
+        (series,) = comparison("m", editors={"e": editor}, **given)
+        return json.dumps([series.manifest, *series.keys.values()])
+
     changes = [
         dict(lm=tiny("qwen3", seed=1)),
+        dict(lm=tiny("qwen3", dtype=torch.float32)),
         dict(world=replace(world, facts=world.facts[1:])),
         dict(editor=Fake(0.2)),
         dict(editor=None),
@@ -305,11 +314,39 @@ def test_the_name_of_a_result_holds_all_it_depends_on(tiny, world, cases):
         dict(moments=None),
         dict(moments=replace(moments, tokens=8)),
         dict(moments=replace(moments, matrices={0: 2 * torch.eye(48)})),
+        dict(moments=Corpus(lm, ["a text"], [0])),
+        dict(moments=Corpus(lm, ["another text"], [0])),
         dict(protocol=replace(PROTOCOL, seed=1)),
         dict(protocol=replace(PROTOCOL, out_of_domain=True)),
     ]
-    assert experiments._key(**base) == experiments._key(**base | dict(editor=Fake(fail=3)))
-    assert len({experiments._key(**base | change) for change in [{}, *changes]}) == len(changes) + 1
+    assert manifest(**base) == manifest(**base | dict(editor=Fake(fail=3)))
+    assert len({manifest(**base | change) for change in [{}, *changes]}) == len(changes) + 1
+
+
+def test_second_moments_are_gathered_when_an_edit_needs_them(tiny, world, cases, monkeypatch):
+    gathered = []
+    monkeypatch.setattr(experiments, "second_moments", lambda *given: gathered.append(given) or 7)
+    lm, given = tiny("qwen3"), []
+
+    class Reader(Fake):
+        def each(self, lm, groups, moments):
+            given.append(moments)
+            return super().each(lm, groups, moments)
+
+    corpus = Corpus(lm, ["a text"], [0])
+    editors = {"Base": None, "reader": Reader()}
+    base, reader = comparison("m", lm, world, editors, cases[:2], corpus, PROTOCOL)
+    base.rows(list(base.items)[:1])
+    assert not gathered
+    reader.rows(list(reader.items)[:1]), reader.rows(list(reader.items)[1:])
+    assert gathered == [(lm, ["a text"], [0])] and given == [7, 7]
+
+
+def test_rows_depend_on_the_code_of_an_editor_and_of_its_settings(tiny, world, cases):
+    ace = preset("ACE", "gptj-mini")
+    base, edited = comparison("m", tiny("gpt2"), world, {"Base": None, "ACE": ace}, cases, None)
+    assert base.code == ("acelib.study.judge",)
+    assert {"acelib.editors.ace", "acelib.editing.search"} < set(edited.code)
 
 
 def test_known_cases_ask_for_every_fact_that_must_be_known(tiny, cases, monkeypatch):
@@ -354,8 +391,9 @@ def test_balanced_and_refusals(tiny, world, cases, tmp_path):
     lm = tiny("gpt2")
     base = {"base": None}
     for editors, chosen, chunk, said in (
-        (base, [], 4, "no case to judge"),
-        ({}, cases, 4, "0 editors"),
+        (base, [], 4, "0 cases, 1 editors"),
+        ({}, cases, 4, "6 cases, 0 editors"),
+        (base, [*cases, cases[0]], 4, "7 cases have 6 different ids"),
         (base, cases, 0, "chunks of 0"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -50,7 +50,7 @@ def test_models_share_the_cores(hosts, monkeypatch):
 
 def test_an_error_of_one_model_is_the_error(hosts, monkeypatch):
     monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
-    with pytest.raises(ValueError, match="no case to judge"):
+    with pytest.raises(ValueError, match="0 cases"):
         parallel.per_model(
             hosts,
             lambda name, host: experiments.run(host, None, {"Base": None}, [], None, "nowhere"),

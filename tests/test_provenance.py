@@ -130,7 +130,7 @@ def test_code_reads_the_same_in_every_python():
 
 def test_rows_depend_on_the_judge_and_on_the_editor():
     def modules(editor):
-        paths = reached(("acelib.study.experiments", editor))
+        paths = reached(("acelib.study.judge", editor))
         return {path.relative_to(ROOT).with_suffix("").as_posix() for path in paths}
 
     judged, memit, ace = map(modules, ("builtins", "acelib.editors.memit", "acelib.editors.ace"))

@@ -10,7 +10,8 @@ from acelib.measures import probe
 from acelib.model import lm
 from acelib.model.answers import recall
 from acelib.model.update import applied
-from acelib.study.experiments import Protocol, judge, known_cases
+from acelib.study.experiments import known_cases
+from acelib.study.judge import Protocol, judge
 from acelib.training import bars
 from acelib.world.cases import make_cases
 from acelib.world.text import documents

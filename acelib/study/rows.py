@@ -130,15 +130,15 @@ class Experiment:
 class Folders:
     """Where rows are: those that ship, and those that this machine has computed."""
 
-    shipped: Path = ROOT / "results"
+    shipped: Path | None = ROOT / "results"  #: None: nothing ships
     local: Path = ROOT / "runs" / "results"
 
     @property
     def locks(self) -> Path:
         return self.local / ".locks"
 
-    def shipped_file(self, experiment: Experiment, series: Series) -> Path:
-        return self.shipped / experiment.name / f"{series.stem}.jsonl"
+    def shipped_file(self, experiment: Experiment, series: Series) -> Path | None:
+        return self.shipped and self.shipped / experiment.name / f"{series.stem}.jsonl"
 
     def local_file(self, experiment: Experiment, series: Series) -> Path:
         """Its name holds all that the rows depend on: other settings have another file."""
@@ -228,8 +228,9 @@ def _filled(
     sources.append(_read_from("computed", computed))
     # 3. Ship the series, now that it is complete.
     in_order = [have[id_] for id_ in series.items]
-    if os.environ.get(UPDATE) == "1" and (known or computed):
-        target, manifest = folders.shipped_file(experiment, series), store.read(path).manifest
+    target = folders.shipped_file(experiment, series)
+    if os.environ.get(UPDATE) == "1" and target and (known or computed):
+        manifest = store.read(path).manifest
         store.publish(target, manifest, in_order, folders.locks)
     return in_order, [source for source in sources if source.rows]
 

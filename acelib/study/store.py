@@ -73,13 +73,13 @@ def as_stored(rows: list[dict]) -> list[dict]:
     return json.loads(json.dumps(rows, default=plain))
 
 
-def read(path: Path) -> Stored:
+def read(path: Path | None) -> Stored:
     """The manifest and the lines of ``path``; a file that is not there, or does not begin with a
     manifest, holds nothing.
 
     Lines that cannot be read count as absent. Of two lines of an item the first counts.
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes() if path and path.exists() else b""
     whole = content[: _whole_size(content)].split(b"\n")
     parts = [part for part in map(_parsed, whole) if part]
     if not parts or "manifest" not in parts[0]:

@@ -24,7 +24,9 @@ from ..provenance import ROOT
 from ..records import Case
 from ..world.cases import make_cases
 from ..world.world import World
-from .experiments import Progress, Protocol, balanced, known_cases, run
+from .experiments import balanced, known_cases, run
+from .judge import Protocol
+from .rows import Progress
 
 SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
 
