@@ -399,3 +399,14 @@ def test_balanced_and_refusals(tiny, world, cases, tmp_path):
         with pytest.raises(ValueError, match=said):
             run(lm, world, editors, chosen, None, tmp_path, chunk=chunk)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_rows_depend_on_is_said_for_series_of_other_kinds(tiny, world):
+    lm, ace = tiny("gptj"), preset("ACE", "gptj-mini")
+    corpus = Corpus(lm, ["a text"], [1])
+    said = experiments.depends(lm, world, ace, corpus)
+    assert said["settings"] == repr(ace) and said["moments"] == str(corpus)
+    assert lm.fingerprint in said["model"] and said["world"] == world.digest
+    assert experiments.depends(lm, world, None, corpus)["moments"] == ""
+    assert experiments.modules(ace) == tuple(sorted(set(experiments.modules(ace))))
+    assert "acelib.editors.ace" in experiments.modules(ace) and experiments.modules(None) == ()

@@ -104,13 +104,10 @@ def comparison(
         Series(
             names={"model": name, "editor": editor_name},
             depends={
-                "model": f"{lm.fingerprint} {lm.dtype}",
-                "world": world.digest,
-                "settings": repr(editor),
-                "moments": "" if editor is None else _named(moments),
+                **depends(lm, world, editor, moments),
                 "protocol": json.dumps(asdict(protocol)),
             },
-            code=("acelib.study.judge", *sorted(set(_modules(editor)))),
+            code=("acelib.study.judge", *modules(editor)),
             items=items,
             compute=partial(compute, editor),
             chunk=chunk,
@@ -155,6 +152,27 @@ def _named(moments: Moments | Corpus | None) -> str:
     matrices = sorted(moments.matrices.items())
     traces = [(layer, f"{C.trace().item():.6g}") for layer, C in matrices]
     return f"{moments.model} {moments.tokens} {traces}"
+
+
+def depends(
+    lm: LM, world: World, editor: object | None, moments: Moments | Corpus | None
+) -> dict[str, str]:
+    """What rows about a model that ``editor`` has edited depend on, besides code, edits and
+    questions; for ``Series.depends``.
+    """
+    return {
+        "model": f"{lm.fingerprint} {lm.dtype}",
+        "world": world.digest,
+        "settings": repr(editor),
+        "moments": "" if editor is None else _named(moments),
+    }
+
+
+def modules(editor: object | None) -> tuple[str, ...]:
+    """The modules of an editor's class and of the settings that it holds, by name, for
+    ``Series.code``; none for the unedited model.
+    """
+    return tuple(sorted(set(_modules(editor))))
 
 
 def _modules(editor) -> Iterable[str]:
