@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from acelib.bench.latency import exponents
 from acelib.paper.published import published
-from acelib.study import figures
+from acelib.study import drawing, figures
 from acelib.study.stats import Mean
 from acelib.study.tables import layers_table, paired_table
 
@@ -267,7 +267,7 @@ def test_the_bars_are_the_means_in_the_editors_colours():
     wanted = 100 * means.loc[["Base", "MEMIT", "ACE"]].to_numpy().ravel()
     assert [bar.get_height() for bar in bars] == pytest.approx(wanted)
     assert [to_hex(bars[i].get_facecolor()).upper() for i in (0, 5, 10)] == [
-        figures.EDITORS[name] for name in ("Base", "MEMIT", "ACE")
+        drawing.EDITORS[name] for name in ("Base", "MEMIT", "ACE")
     ]
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
         "Base",
@@ -281,10 +281,10 @@ def test_the_bars_are_the_means_in_the_editors_colours():
 
 
 def test_editors_have_their_own_colours():
-    assert len(set(figures.EDITORS.values())) == len(figures.EDITORS)
+    assert len(set(drawing.EDITORS.values())) == len(drawing.EDITORS)
     assert (
-        figures._hue("ACE (PMET)") == figures._hue("ACE") != figures._hue("ACE (AlphaEdit)")
-        and figures._hue("Mine") == figures.OTHER
+        drawing.hue("ACE (PMET)") == drawing.hue("ACE") != drawing.hue("ACE (AlphaEdit)")
+        and drawing.hue("Mine") == drawing.OTHER
     )
 
 

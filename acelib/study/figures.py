@@ -1,4 +1,4 @@
-"""Figures: DataFrame in, matplotlib Figure out; one look, one colour an editor, white paper.
+"""Figures that several chapters share: DataFrame in, matplotlib Figure out.
 
 A figure is the last line of its cell, ``multi_hop_bars(rows)``; pyplot has closed it, so it is shown once. Number, caption and alt text
 are metadata of that cell, which papermill keeps and myst-nb, also with execution off, renders as a figure for ``{numref}`fig-hops` ``:
@@ -10,9 +10,8 @@ The caption is MyST. All that the cell shows goes into the figure, so such a cel
 
 from __future__ import annotations
 
-from functools import wraps
 from itertools import product
-from typing import Callable, Mapping, Sequence
+from typing import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,76 +23,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..world.world import CATEGORIES
+from .drawing import EDITORS, HUES, INK, OTHER, SCALE, bars, figure, heatmap, hue, legend, whiskers
+from .drawing import HOPS as HOPS, VERDICTS as VERDICTS  # chapters colour by them
 from .stats import POINTS, SHARE, Mean, interval
-from .tables import BASELINE, BLOCKS
+from .tables import BLOCKS
 
-#: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
-EDITORS = {
-    BASELINE: "#8C8C8C",
-    "FT": "#999933",
-    "KN": "#AA4499",
-    "ROME": "#56B4E9",
-    "MEMIT": "#0072B2",
-    "PMET": "#009E73",
-    "AlphaEdit": "#E69F00",
-    "IFMET": "#CC79A7",
-    "ACE": "#D55E00",
-    "ACE (AlphaEdit)": "#882255",
-    "ACE (located)": "#332288",
-}
-HUES = EDITORS | {
-    "attn": "#E69F00",
-    "ffn": "#0072B2",
-    "top": "#D55E00",
-    "random": "#9A9A9A",
-    "plain": "#7A7A7A",
-    "acelib": "#0072B2",
-    "implicit": "#CC79A7",
-    "answer": "#0072B2",
-}
-HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then from dark to bright
-VERDICTS = {
-    "holds": "#009E73",
-    "holds in part": "#56B4E9",
-    "undecided": "#E69F00",
-    "does not hold": "#D55E00",
-    "cannot be tested here": "#8C8C8C",
-    "not tested yet": "#C8C8C8",
-}  #: of ``claims.verdict`` and ``claims.overall``
-OTHER, INK, SCALE = (
-    "#444444",
-    "#333333",
-    "mako_r",
-)  #: what has no colour of its own; text, lines, published values; maps
-LOOK = (
-    sns.axes_style("whitegrid")
-    | sns.plotting_context("notebook", font_scale=0.85)
-    | {
-        "figure.dpi": 144,
-        "figure.facecolor": "white",
-        "savefig.facecolor": "white",
-        "figure.constrained_layout.use": True,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "axes.edgecolor": "#BBBBBB",
-        "axes.linewidth": 0.8,
-        "grid.color": "#E6E6E6",
-        "grid.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "patch.linewidth": 0,
-        "errorbar.capsize": 2.5,
-    }
-)
 BARS = {
     "cloze": "statement",
     "qa": "question",
@@ -104,21 +38,7 @@ BARS = {
 }  #: what a training log's measurements ask for, without their number of hops
 
 
-def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws under ``LOOK``, whatever the notebook has set, and leaves pyplot as it was."""
-
-    @wraps(draw)
-    def drawn(*args, **kwargs) -> Figure:
-        with plt.rc_context(LOOK):
-            fig = draw(*args, **kwargs)
-            fig.canvas.draw()
-            plt.close(fig)
-        return fig
-
-    return drawn
-
-
-@_figure
+@figure
 def multi_hop_bars(
     rows: pd.DataFrame,
     quoted: pd.DataFrame | None = None,
@@ -146,7 +66,7 @@ def multi_hop_bars(
                 interval(100 * part[metric][part.editor == editor], seed, bounds=SHARE)
                 for part in parts.values()
             ]
-            x = _bars(ax, means, i, len(editors), editor)
+            x = bars(ax, means, i, len(editors), editor)
             if quoted is not None:
                 of = quoted[(quoted.editor == editor) & (quoted.model == whose)].set_index(
                     "n_edits"
@@ -177,10 +97,10 @@ def multi_hop_bars(
             title=", ".join(title),
         )
     ax.set_xlabel("edits in the case")
-    return _legend(fig, axes[0, 0])
+    return legend(fig, axes[0, 0])
 
 
-@_figure
+@figure
 def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> Figure:
     """Importance by layer, a row a role, a column a model and a colour a block, with 95 % intervals where there are several rows.
 
@@ -205,7 +125,7 @@ def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> 
         layers = sorted(panel.layer.unique())
         for i, block in enumerate(blocks):
             of = panel[panel.block == block]
-            _bars(
+            bars(
                 ax,
                 [interval(of.importance[of.layer == layer]) for layer in layers],
                 i,
@@ -220,10 +140,10 @@ def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> 
             xticklabels=layers,
             xlabel="layer" if row + 1 == len(roles) else "",
         )
-    return _legend(fig, axes[0, 0])
+    return legend(fig, axes[0, 0])
 
 
-@_figure
+@figure
 def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
     """Categories x layers, a panel a block, a row a model: summed importance as a share of the row's greatest.
 
@@ -254,7 +174,7 @@ def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
     fig, axes = plt.subplots(len(models), len(blocks), figsize=size, sharey="row", squeeze=False)
     for ax, (model, block), share in zip(axes.flat, product(models, blocks), shares):
         ranks = share.rank(axis=1, ascending=False, method="first")
-        _map(
+        heatmap(
             ax,
             share,
             ranks.map(lambda rank: f"{rank:.0f}" if rank <= top else ""),
@@ -270,7 +190,7 @@ def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
     return fig
 
 
-@_figure
+@figure
 def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int = 0) -> Figure:
     """Figure 2: what zeroing neurons costs, by category, related and unrelated questions apart, a row a model, with 95 % intervals.
 
@@ -292,7 +212,7 @@ def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int =
                 & (rows.zeroed == kind)
                 & ((rows.model == model) if model else True)
             ]
-            _bars(
+            bars(
                 ax,
                 [
                     interval(100 * of["drop"][of.category == name], seed, bounds=POINTS)
@@ -325,10 +245,10 @@ def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int =
             ha="right",
             rotation_mode="anchor",
         )
-    return _legend(fig, axes[0, 0])
+    return legend(fig, axes[0, 0])
 
 
-@_figure
+@figure
 def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     """How alike two categories are, in percent: category x category, a panel a measure, a row a model, one colour scale for all.
 
@@ -360,14 +280,14 @@ def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             .iloc[1:, :-1]
         )
         text = lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
-        _map(ax, lower, text, list(lower.index), **scale)
+        heatmap(ax, lower, text, list(lower.index), **scale)
         ax.set(title=f"{model}: {title}" if model and not column else title, xlabel="", ylabel="")
         ax.tick_params(axis="x", rotation=0)
     fig.colorbar(ax.collections[0], ax=axes, label="similarity (%)", pad=0.02)
     return fig
 
 
-@_figure
+@figure
 def causal_trace_map(
     traces: pd.DataFrame, clean: float | None = None, corrupted: float | None = None
 ) -> Figure:
@@ -387,7 +307,7 @@ def causal_trace_map(
             "probability"
         ].mean().unstack().reindex(roles)
         text = wide.map(lambda p: "" if pd.isna(p) else f"{p:.0f}")
-        _map(
+        heatmap(
             ax,
             wide,
             text,
@@ -403,7 +323,7 @@ def causal_trace_map(
     return fig
 
 
-@_figure
+@figure
 def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
     """Loss, and shares of right answers, over tokens seen; a row a model.
 
@@ -462,10 +382,10 @@ def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) 
         right.set(ylabel="right answers (%)", ylim=(-2, 102))
     for ax in axes[-1]:
         ax.set(xlabel="tokens seen (millions)")
-    return _legend(fig, axes[0, 1], "outside right center", 1)
+    return legend(fig, axes[0, 1], "outside right center", 1)
 
 
-@_figure
+@figure
 def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     """Differences of one editor to others on the same cases with 95 % intervals, a panel a metric; right of zero, the first is better.
 
@@ -491,11 +411,11 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
                 ax.errorbar(
                     cell.mean,
                     y,
-                    xerr=_whiskers([cell]),
+                    xerr=whiskers([cell]),
                     fmt="o",
                     ms=6,
                     lw=2,
-                    color=_hue(name.rpartition(" − ")[2]),
+                    color=hue(name.rpartition(" − ")[2]),
                 )
             ax.axvline(0, color=INK, lw=1, zorder=1)
             title = (f"{model}\n" if model and ax is row[0] else "") + metric.replace("_", "-")
@@ -510,7 +430,7 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
     return fig
 
 
-@_figure
+@figure
 def failure_map(
     rows: pd.DataFrame,
     by: str,
@@ -544,7 +464,7 @@ def failure_map(
             index=editors, columns=labels
         )
         counts = part[part.editor == editors[0]][by].value_counts()
-        _map(
+        heatmap(
             ax,
             wide,
             wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"),
@@ -598,7 +518,7 @@ def _pale(ax, column: int) -> None:
     plt.setp([text for text in ax.texts if column < text.get_position()[0] < column + 1], color=INK)
 
 
-@_figure
+@figure
 def accuracy_curves(
     rows: pd.DataFrame,
     by: str,
@@ -628,14 +548,14 @@ def accuracy_curves(
     for column, (model, part) in zip(axes.T, models.items()):
         whose = (quoted_model or {}).get(model)
         for i, editor in enumerate(editors):
-            style = dict(color=_hue(editor), marker="osD^v"[i % 5], ms=5, lw=1.6)
+            style = dict(color=hue(editor), marker="osD^v"[i % 5], ms=5, lw=1.6)
             of = part[part.editor == editor].groupby(by)[metric]
             means = [interval(100 * values, seed, bounds=SHARE) for _, values in of]
             x = np.array(list(of.groups), dtype=float) + 0.07 * (i - (len(editors) - 1) / 2)
             column[0].errorbar(
                 x,
                 [mean.mean for mean in means],
-                yerr=_whiskers(means).reshape(2, -1),
+                yerr=whiskers(means).reshape(2, -1),
                 elinewidth=1,
                 label=editor,
                 **style,
@@ -651,10 +571,10 @@ def accuracy_curves(
                 ylabel=f"{metric.replace('_', '-')} (%)" if ax in axes[:, 0] else "",
             )
         column[-1].set_xlabel(label)
-    return _legend(fig, axes[0, 0])
+    return legend(fig, axes[0, 0])
 
 
-@_figure
+@figure
 def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
     """Share of right answers after an edit, editors x categories, means over edits in percent; beside it the facts that one edit damages,
     with 95 % intervals; a row a model. Left of the white line answers must change, right of it they must stay. In brackets: edits; questions.
@@ -675,7 +595,7 @@ def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
             shares.groupby(["editor", "category"], observed=False).mean().unstack().reindex(editors)
         )
         text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.1f}".removesuffix(".0"))
-        _map(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
+        heatmap(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
         left.axvline(part.category[~part.change].cat.codes.min(), color="white", lw=6)
         labels = [f"{name} ({n_edits[name]}; {n_asked[name]})" for name in shares.columns]
         left.set_xticks(
@@ -692,9 +612,9 @@ def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
         stay = part[~part.change]
         for y, name in enumerate(editors):
             mean = interval((~stay.right[stay.editor == name]).groupby(stay.edit).sum(), seed)
-            right.barh(y, mean.mean, color=_hue(name), zorder=2)
+            right.barh(y, mean.mean, color=hue(name), zorder=2)
             right.errorbar(
-                mean.mean, y, xerr=_whiskers([mean]), fmt="none", ecolor=INK, elinewidth=1, zorder=3
+                mean.mean, y, xerr=whiskers([mean]), fmt="none", ecolor=INK, elinewidth=1, zorder=3
             )
         right.set(ylim=(len(editors) - 0.5, -0.5), yticks=[], title="damaged facts")
         right.grid(visible=False, axis="y")
@@ -704,7 +624,7 @@ def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
     return fig
 
 
-@_figure
+@figure
 def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> Figure:
     """Seconds over size, both logarithmic, a panel a quantity that grows and a line a procedure ("plain", "acelib").
 
@@ -749,10 +669,10 @@ def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> 
                 handletextpad=0.4,
                 borderpad=0,
             )
-    return fig if exponents is not None else _legend(fig, axes[0, 0])
+    return fig if exponents is not None else legend(fig, axes[0, 0])
 
 
-@_figure
+@figure
 def error_curves(
     rows: pd.DataFrame,
     exponents: Mapping[tuple[str, str], Mean] | None = None,
@@ -778,7 +698,7 @@ def error_curves(
             ax.errorbar(
                 means.index,
                 [mean.mean for mean in means],
-                _whiskers(list(means)),
+                whiskers(list(means)),
                 marker="osD^"[i % 4],
                 ms=4.5,
                 lw=1.6,
@@ -800,7 +720,7 @@ def error_curves(
     return fig
 
 
-@_figure
+@figure
 def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
     """Figure 6: score of every attention head, layers x heads, a panel a model, each on its own scale.   scores: (l, n_heads), nats."""
     fig, axes = plt.subplots(1, len(scores), figsize=(0.6 + 3.6 * len(scores), 3.3), squeeze=False)
@@ -822,7 +742,7 @@ def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
     return fig
 
 
-@_figure
+@figure
 def counts(
     rows: pd.DataFrame,
     by: str,
@@ -866,7 +786,7 @@ def counts(
     return fig
 
 
-@_figure
+@figure
 def dots(
     rows: pd.DataFrame,
     x: str,
@@ -909,7 +829,7 @@ def dots(
             ax.errorbar(
                 places,
                 [mean.mean for mean in means],
-                _whiskers(means),
+                whiskers(means),
                 fmt="osD^v"[i % 5],
                 ms=4.5,
                 lw=1.5,
@@ -930,10 +850,10 @@ def dots(
             title=model if ax in axes[0] else "",
             xlim=(-0.5, len(levels) - 0.5),
         )
-    return _legend(fig, axes[0, 0])
+    return legend(fig, axes[0, 0])
 
 
-@_figure
+@figure
 def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Figure:
     """Tables 14, 15: the best layers by category, best first, coloured where ``against`` has another layer at this rank.
 
@@ -968,7 +888,7 @@ def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Fi
             .where((new != old).fillna(False).astype(bool), 0)
             .where(new.notna())
         )
-        _map(
+        heatmap(
             ax,
             where,
             new.astype("string").fillna(""),
@@ -986,68 +906,5 @@ def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Fi
         handles=[Patch(color=shade, label=name) for name, shade in shades.items()],
         loc="outside upper center",
         ncols=3,
-    )
-    return fig
-
-
-def _hue(name: str) -> str:
-    """Its own colour, or that of its first word: "top 2 %" is as "top 1 %", "ACE (PMET)" as "ACE"."""
-    return HUES.get(name) or HUES.get(name.split(" ")[0], OTHER)
-
-
-def _bars(ax, means: Sequence[Mean], i: int, of: int, name: str) -> np.ndarray:
-    """The i-th of ``of`` bars in each group, with whiskers; returns where they stand."""
-    x, heights = (
-        np.arange(len(means)) + (i - (of - 1) / 2) * 0.82 / of,
-        [mean.mean for mean in means],
-    )
-    ax.bar(x, heights, 0.74 / of, color=_hue(name), label=BLOCKS.get(name, name), zorder=2)
-    ax.errorbar(x, heights, yerr=_whiskers(means), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
-    ax.grid(visible=False, axis="x")
-    return x
-
-
-def _whiskers(means: Sequence[Mean]) -> np.ndarray:
-    """Lengths below and above, (2, n); nan, which draws nothing, where there is no interval."""
-    return np.array(
-        [
-            [max(mean.mean - mean.low, 0), max(mean.high - mean.mean, 0)]
-            if mean.n > 1
-            else [np.nan] * 2
-            for mean in means
-        ]
-    ).T
-
-
-def _map(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], **scale) -> None:
-    sns.heatmap(
-        values,
-        ax=ax,
-        annot=text,
-        fmt="",
-        cbar=False,
-        linewidths=0.6,
-        linecolor="white",
-        annot_kws={"size": 8},
-        xticklabels=True,
-        yticklabels=names,
-        **scale,
-    )
-    ax.tick_params(length=0, rotation=0)
-    ax.grid(visible=False)
-
-
-def _legend(fig: Figure, ax, loc: str = "outside upper center", ncols: int = 6) -> Figure:
-    handles, labels = zip(
-        *sorted(zip(*ax.get_legend_handles_labels()), key=lambda entry: "published" in entry[1])
-    )
-    fig.legend(
-        handles,
-        labels,
-        loc=loc,
-        ncols=ncols,
-        columnspacing=1.4,
-        handlelength=1.6,
-        handletextpad=0.5,
     )
     return fig
