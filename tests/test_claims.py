@@ -30,7 +30,7 @@ def folder(tmp_path):
             for key in KEYS
             if key[0] in bound
         }
-        check.assert_table(claims.measured(rows), tmp_path / f"{chapter}_claims.json", update=True)
+        check.assert_table(claims.measured(rows), tmp_path / f"{chapter}.json", update=True)
     return tmp_path
 
 
@@ -185,10 +185,10 @@ def test_a_claim_without_a_row_is_named(folder):
     "row", [["ace_leads_best", "gptj-mini"], ["zeroing_random", "both"], ["new", "both"]]
 )
 def test_a_row_that_no_claim_expects_is_named(folder, row):
-    path = folder / "01_storage_claims.json"
+    path = folder / "01_storage.json"
     kept = json.loads(path.read_text())
     path.write_text(json.dumps(kept | {"rows": [[row, [1, 0, 2, "9"]]]}))
-    with pytest.raises(ValueError, match=f"01_storage_claims.json: claim '{row[0]}' on '{row[1]}'"):
+    with pytest.raises(ValueError, match=f"01_storage.json: claim '{row[0]}' on '{row[1]}'"):
         claims.handed_over(folder)
 
 
@@ -224,7 +224,7 @@ def test_measured():
 def test_every_claim_of_the_book_is_measured_and_its_verdict_follows():
     """The committed references: all rows are there, and the chapter's verdicts are those of today's numbers."""
     table = claims.table(claims.handed_over())
-    kept = json.loads((ROOT / "tests" / "reference" / "claims.json").read_text("utf-8"))
+    kept = json.loads((ROOT / "results" / "checks" / "claims.json").read_text("utf-8"))
     assert sorted(row[0] for row in kept["rows"]) == sorted(table.index)
     assert {row[0]: row[1][kept["columns"].index("verdict")] for row in kept["rows"]} == dict(
         table.verdict

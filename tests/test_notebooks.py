@@ -109,22 +109,33 @@ def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
     ]
 
 
-def test_a_run_with_other_parameters_has_no_check_cells(root):
-    """A check cell compares with numbers of the default parameters: it would fail in any other run, and is wanted in the default one."""
+def test_the_page_says_what_was_read_and_what_was_computed(root):
+    """Rows that ship make a chapter stale when they change, not when they are certified."""
     chapter = find("01_one", root)
     notebook = nbformat.read(chapter, 4)
-    notebook.cells.append(
-        new_code_cell(
-            "from types import SimpleNamespace\ntesting = SimpleNamespace(assert_table=lambda *_: 1 / (n == 3))\n"
-            "testing.assert_table(None)"
-        )
-    )
+    cell = """import os
+from acelib.study import rows
+folders = rows.Folders(rows.Path("../results").resolve(), rows.Path("../runs/results").resolve())
+series = rows.Series({"model": "m"}, {}, (), {str(i): i for i in range(n)},
+                     lambda items: [[{"square": i * i}] for i in items])
+print(len(rows.table(rows.Experiment("01_one", (series,)), folders=folders)))"""
+    notebook.cells.append(new_code_cell(cell))
     nbformat.write(notebook, chapter)
-    execute(chapter, {"n": 2}, root / "other.ipynb", root=root)
-    assert "assert_table" not in (root / "other.ipynb").read_text()
-    execute(chapter, {}, root / "default.ipynb", root=root)
-    assert "assert_table" in (root / "default.ipynb").read_text()
-    assert "assert_table" in chapter.read_text()  # the chapter itself keeps it
+
+    record = execute(chapter, {"n": 2}, root / "other.ipynb", root=root)
+    assert record["rows"] == {"01_one": "2 rows computed"} and not (root / "results").exists()
+    record = execute(chapter, root=root)  # in place: rows ship
+    assert record["rows"] == {"01_one": "2 rows read from runs/, 1 computed"}
+    (shipped,) = (root / "results" / "01_one").glob("*.jsonl")
+    assert not stale(chapter, root=root)
+    assert "3 rows read from results/ (computed 20" in execute(chapter, root=root)["rows"]["01_one"]
+    assert "3 rows read from results/" in nbformat.read(chapter, 4).cells[-1].source
+
+    text = shipped.read_text()
+    shipped.write_text(text.replace('"manifest": {', '"manifest": {"certified": {}, '))
+    assert not stale(chapter, root=root)
+    shipped.write_text(text.replace('"square": 4', '"square": 5'))
+    assert stale(chapter, root=root) == ["the rows changed"]
 
 
 def test_a_corrupted_run_is_run_again(root):
@@ -252,13 +263,11 @@ def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root)
     assert dict(
         run(names, {}, folder, progress=False, root=root, sizes=sizes, jobs=2)
     ) == dict.fromkeys(names)
-    (root / "tests" / "reference").mkdir(parents=True)
-    (root / "tests" / "reference" / "01_one_claims.json").write_text(
+    (root / "results" / "claims").mkdir(parents=True)
+    (root / "results" / "claims" / "01_one.json").write_text(
         "{}"
     )  # what a chapter hands over is no data, and yet it counts
-    assert stale(find("claims", root), {}, folder / "claims.ipynb", root) == [
-        "the references changed"
-    ]
+    assert stale(find("claims", root), {}, folder / "claims.ipynb", root) == ["the claims changed"]
     with pytest.raises(ChapterError, match="01_one stopped in cell 3: ZeroDivisionError"):
         list(
             run(
@@ -275,7 +284,7 @@ def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root)
 
 def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root):
     """Whether ``LAST`` is up to date is asked when the others have run, not before."""
-    chapter, reference = find("01_one", root), root / "tests" / "reference" / "01_one_claims.json"
+    chapter, reference = find("01_one", root), root / "results" / "claims" / "01_one.json"
     metadata = nbformat.read(chapter, 4).metadata
     write = [
         new_code_cell("n = 1", metadata={"tags": ["parameters"]}),

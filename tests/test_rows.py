@@ -204,7 +204,24 @@ def test_a_table_is_logged_for_who_executes_the_notebook(folders, ship, monkeypa
     sources = [rows.Source(**part) for part in line["sources"]]
     assert line["experiment"] == "exp"
     assert [(source.where, source.rows) for source in sources] == [("results", 2), ("computed", 5)]
-    assert rows.sentence(sources) == counts("exp")
+    assert rows.sentence(sources) == counts("exp") == rows.logged(tmp_path / "log.jsonl")["exp"]
+    table(experiment(series("two", 3)), folders=folders)
+    table(experiment(), folders=folders)  # read now; the first time it was computed
+    (said,) = rows.logged(tmp_path / "log.jsonl").values()
+    assert said.startswith("2 rows read from results/") and said.endswith("8 computed")
+    assert rows.logged(tmp_path / "nothing") == {}
+
+
+def test_models_side_by_side_are_those_one_after_another(folders, tmp_path):
+    def parts():
+        names = [{"model": model, "editor": editor} for editor in "ab" for model in "mn"]
+        return experiment(*(series(n=3 + i, names=some) for i, some in enumerate(names)))
+
+    aside = table(parts(), folders=folders, jobs=2)
+    assert counts("exp") == "18 rows computed"
+    assert table(parts(), folders=Folders(None, tmp_path / "other")).equals(aside)
+    assert table(parts(), folders=folders).equals(aside)
+    assert counts("exp") == "18 rows read from runs/, 0 computed"
 
 
 # ---------------------------------------------------------------------- interruptions

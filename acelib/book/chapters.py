@@ -1,8 +1,10 @@
 """Chapters: notebooks that papermill executes, with a record of everything their numbers depend on.
 
-papermill is the only thing that writes outputs. Each executed notebook carries, in ``metadata.acelib`` and on its last cell, its
-provenance: parameters, hashes of the library, the data and its own code, versions, device, time. A chapter is stale when the
-parameters or one of the hashes differ from today's; prose, comments and docstrings may change without making it so.
+papermill is the only thing that writes outputs. Each executed notebook carries, in
+``metadata.acelib`` and on its last cell, its provenance: parameters, hashes of its code cells, of
+the library that they reach, of the data and of the rows that it reads; versions, device, time; how
+many rows were read and how many computed. A chapter is stale when the parameters or one of the
+hashes differ from today's; prose, layout, comments and docstrings may change without making it so.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from nbformat.v4 import new_markdown_cell
 
 from ..files import replacing
 from ..provenance import ROOT, circumstances, code, code_hash, data_hash, digest, imports
+from ..study import rows
+from ..study.parameters import chapter_of
 
 ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbval alike
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -100,7 +104,11 @@ def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
-    """Hashes of all that a notebook's outputs depend on: its code cells, the library that they reach, the data; of ``LAST``, what it is handed."""
+    """Hashes of all that a notebook's outputs depend on.
+
+    notebook: its code cells; library: the modules that they reach; data; rows: those in results/
+    that are the chapter's; claims: what ``LAST`` is handed.
+    """
     cells = [
         cell.source
         for cell in nbformat.read(notebook, 4).cells
@@ -108,16 +116,25 @@ def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
     ]
     modules = {name for cell in cells for name in imports(cell)}
     found = {
+        "notebook": digest(map(code, cells)),
         "library": code_hash(tuple(sorted(modules)), root),
         "data": data_hash(root),
-        "notebook": digest(map(code, cells)),
+        "rows": _rows_hash(notebook.stem, root),
     }
     if notebook.stem == LAST:
-        found["references"] = digest(
-            path.read_bytes()
-            for path in sorted((root / "tests" / "reference").glob("*_claims.json"))
-        )
+        handed = sorted((root / "results" / "claims").glob("*.json"))
+        found["claims"] = digest(path.read_bytes() for path in handed)
     return found
+
+
+def _rows_hash(chapter: str, root: Path) -> str:
+    """Hash of the rows that ship for a chapter; not of their manifests, which certifying renews."""
+    return digest(
+        part
+        for path in sorted((root / "results").glob("*/*.jsonl"))
+        if chapter_of(path.parent.name, root) == chapter
+        for part in (path.relative_to(root).as_posix(), path.read_bytes().partition(b"\n")[2])
+    )
 
 
 def record_of(path: Path) -> dict:
@@ -152,8 +169,9 @@ def provenance_block(record: Mapping) -> str:
     given = ", ".join(
         f"`{key} = {json.dumps(value)}`" for key, value in record["parameters"].items()
     )
-    rows = {
+    lines = {
         "Parameters": given or "the defaults in the parameters cell",
+        **{f"Rows of {name}": text for name, text in record.get("rows", {}).items()},
         "Hashes": join(record["hashes"]),
         "Versions": join(record["versions"]),
         "Commit": f"`{record['commit']}`" if record["commit"] else "not in a git repository",
@@ -161,7 +179,7 @@ def provenance_block(record: Mapping) -> str:
         "Executed": f"{record['date']}, in {record['wall_time_s']:.0f} s",
     }
     table = "\n".join(
-        "| {} | {} |".format(name, text.replace("|", "\\|")) for name, text in rows.items()
+        "| {} | {} |".format(name, text.replace("|", "\\|")) for name, text in lines.items()
     )
     return f":::{{admonition}} Provenance of this page\n:class: dropdown provenance\n\n| | |\n|---|---|\n{table}\n:::"
 
@@ -176,26 +194,29 @@ def execute(
     progress: bool = False,
     root: Path = ROOT,
 ) -> dict:
-    """Run a chapter under papermill and write it, with its provenance, in one step to ``output`` (default: in place).
+    """Run a chapter under papermill and write it, with its provenance, in one step to ``output``.
 
-    chosen: parameters that differ from the defaults.   progress: show a bar, one step a cell.
-    Returns the record. Raises ValueError (unknown parameter), ChapterError (a cell failed; the part executed is kept in ``runs/.partial``),
-    KeyboardInterrupt. In all three cases ``output`` is as it was.
+    chosen: parameters that differ from the defaults.   output: default: in place; rows that are
+    computed then ship, in results/.   progress: show a bar, one step per cell.
+    Returns the record. Raises ValueError (unknown parameter), ChapterError (a cell failed; the part
+    executed is kept in ``runs/.partial``), KeyboardInterrupt. In all three cases ``output`` is as
+    it was.
     """
-    chosen, found = (
-        checked(notebook, chosen or {}),
-        hashes(notebook, root),
-    )  # of what runs, not of what stands there when it is done
+    # 1. The hashes are of what runs, not of what stands there when it is done.
+    chosen, found = checked(notebook, chosen or {}), hashes(notebook, root)
     partial = root / "runs" / ".partial" / str(os.getpid()) / notebook.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(notebook, 4)
     source.cells = [cell for cell in source.cells if "provenance" not in _tags(cell)]
-    if chosen:  # check cells compare with numbers measured at the default parameters
-        source.cells = [cell for cell in source.cells if "testing.assert_table(" not in cell.source]
     source.metadata.pop("acelib", None)
     nbformat.write(_canonical(source), partial)
+    log = partial.with_suffix(".rows.jsonl")
+    log.unlink(missing_ok=True)
+    output = output or notebook
+    environment = {rows.LOG: str(log.resolve()), rows.UPDATE: str(int(output == notebook))}
+    # 2. Run it.
     start = time.perf_counter()
-    with _kernel_environment():
+    with _kernel_environment(environment):
         try:
             nb = papermill.execute_notebook(
                 str(partial),
@@ -212,7 +233,15 @@ def execute(
                 f"{where}: {err.ename}: {err.evalue} (the part executed is in {partial})"
             ) from err
     seconds = round(time.perf_counter() - start, 1)
-    record = {"parameters": chosen, "hashes": found, "wall_time_s": seconds, **circumstances()}
+    # 3. Keep it, with all that it depends on; rows that it has computed are rows that it read.
+    found["rows"] = _rows_hash(notebook.stem, root)
+    record = {
+        "parameters": chosen,
+        "hashes": found,
+        "rows": rows.logged(log),
+        "wall_time_s": seconds,
+        **circumstances(),
+    }
     nb = _canonical(nb)
     nb.metadata["acelib"] = record
     nb.cells.append(
@@ -220,8 +249,9 @@ def execute(
             provenance_block(record), id="provenance", metadata={"tags": ["provenance"]}
         )
     )
-    _write(nb, output or notebook)
+    _write(nb, output)
     partial.unlink()
+    log.unlink(missing_ok=True)
     with suppress(OSError):  # another chapter of this process is there
         partial.parent.rmdir()
     return record
@@ -325,9 +355,10 @@ def _write(nb: NotebookNode, path: Path):
 
 
 @contextmanager
-def _kernel_environment():
-    before = {key: os.environ.get(key) for key in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+def _kernel_environment(more: Mapping[str, str]):
+    values = {**ENVIRONMENT, **more}
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -1,23 +1,27 @@
-"""Check cells: a table just measured against the one kept in the repository, ``tests/reference/<name>.json``, a line a row.
+"""Check cells: a table just measured against the one kept in ``results/checks/<name>.json``.
 
-A check prints one stable line, which nbval compares; the tolerance lives here, not in luck.
+A check prints one stable line, which nbval compares; the tolerance lives here, not in luck. What
+chapters hand over to the page of claims is kept in ``results/claims/<chapter>.json``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, is_dataclass
 from math import inf, isnan
 from pathlib import Path
-from typing import Sequence
 
 import pandas as pd
 
 from ..files import replacing
 from ..provenance import ROOT
+from .parameters import chapter_of, defaults, differing
 
-UPDATE = "ACELIB_UPDATE_REFERENCES"  #: environment variable; set to 1, references that are missing or differ are written anew
+#: Environment variable; at "1", references that are missing or differ are written anew.
+UPDATE = "ACELIB_UPDATE_REFERENCES"
 
 
 def assert_table(
@@ -27,47 +31,77 @@ def assert_table(
     atol: float | Sequence[float] = 0.0,
     update: bool = False,
 ) -> None:
-    """Print "OK: name, N values" if every cell of ``df`` agrees with the reference: |found - expected| <= atol + rtol |expected|.
+    """Print "OK: name, N values" if all cells agree: |found - expected| <= atol + rtol |expected|.
 
-    Numbers, also those in a ``Mean`` or a list, are compared so (to ten digits at most), nan equals nan; text, labels and order exactly.
-    reference: a name or a path to a .json file.   atol: one for all cells, or one a row.
-    update: write a reference that is missing or differs, as ``UPDATE`` does.
-    Raises AssertionError naming the worst cell; FileNotFoundError without a reference; ValueError for a cell neither number nor text.
+    Numbers, also those in a ``Mean`` or a list, are compared so (to ten digits at most), nan equals
+    nan; text, labels and order exactly. In a notebook whose parameters are not those that the
+    reference was measured with, nothing is compared, and it prints "skipped: name, other ...".
+    reference: "03_ace_metrics", a name that begins with the chapter's, or a path to a .json file;
+    a name that ends in "_claims" is what a chapter hands over.   atol: one for all cells, or one
+    per row.   update: write a reference that is missing or differs, as ``UPDATE`` does.
+    Raises AssertionError naming the worst cell; FileNotFoundError without a reference; ValueError
+    for a cell that is neither number nor text.
     """
-    path = (
-        ROOT / "tests" / "reference" / f"{reference}.json"
-        if not str(reference).endswith(".json")
-        else Path(reference)
-    )
+    path, name = reference_file(reference), Path(reference).stem
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
     update = update or os.environ.get(UPDATE) == "1"
-    if not path.exists() and not update:
+    # 1. Are these the parameters that the reference was, or will be, measured with?
+    chapter = chapter_of(str(reference)) if path.is_relative_to(ROOT / "results") else ""
+    now = defaults(chapter) if chapter else {}
+    changed = differing(_notebook(now), now if update else kept.get("parameters", now))
+    if changed:
+        print(f"skipped: {name}, other {', '.join(changed)}")
+        return
+    if not kept and not update:
         raise FileNotFoundError(
-            f"no reference {path.stem!r} to compare with; run with {UPDATE}=1 to write it ({path})"
+            f"no reference {name!r} to compare with; run with {UPDATE}=1 to write it ({path})"
         )
+    # 2. Compare.
     rows = [
         [_plain(label), _plain(values)]
-        for label, values in zip(df.index, df.itertuples(index=False, name=None))
+        for label, values in zip(df.index, df.itertuples(index=False, name=None), strict=True)
     ]
     found = {"columns": _plain(list(df.columns)), "rows": rows}
-    within = (
-        (1e-9, 0.0) if update else (rtol, atol)
-    )  # a reference that is written is written whenever it differs at all
-    fault = (
-        _fault(found, json.loads(path.read_text("utf-8")), *within) if path.exists() else "missing"
-    )
+    # a reference that is written is written whenever it differs at all
+    within = (1e-9, 0.0) if update else (rtol, atol)
+    fault = _fault(found, kept, *within) if kept else "missing"
     if fault and not update:
-        raise AssertionError(f"{path.stem}: {fault}")
-    if fault:
-        columns, *lines = [
-            json.dumps(part, ensure_ascii=False) for part in (found["columns"], *rows)
-        ]
-        with replacing(path) as part:
-            part.write_text(
-                f'{{"columns": {columns},\n "rows": [\n  ' + ",\n  ".join(lines) + "\n]}\n",
-                "utf-8",
-                newline="\n",
-            )
-    print(f"OK: {path.stem}, {df.size} values")
+        raise AssertionError(f"{name}: {fault}")
+    if fault or (update and kept.get("parameters", {}) != now):
+        _write(path, now, found)
+    print(f"OK: {name}, {df.size} values")
+
+
+def reference_file(name: str | Path) -> Path:
+    """The file of a reference: "03_ace_claims" is results/claims/03_ace.json, others are checks."""
+    if str(name).endswith(".json"):
+        return Path(name)
+    if str(name).endswith("_claims"):
+        return ROOT / "results" / "claims" / f"{str(name).removesuffix('_claims')}.json"
+    return ROOT / "results" / "checks" / f"{name}.json"
+
+
+def _notebook(otherwise: Mapping[str, object]) -> Mapping[str, object]:
+    """The variables of the notebook that runs, whoever runs it; ``otherwise`` outside of one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell.user_ns if shell else otherwise
+
+
+def _write(path: Path, parameters: Mapping[str, object], found: Mapping) -> None:
+    """A reference, one line per row, so that a difference can be read."""
+
+    def text(value) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    rows = ",\n  ".join(map(text, found["rows"]))
+    head = f'"parameters": {text(parameters)},\n ' if parameters else ""
+    with replacing(path) as part:
+        part.write_text(
+            f'{{{head}"columns": {text(found["columns"])},\n "rows": [\n  {rows}\n]}}\n',
+            "utf-8",
+            newline="\n",
+        )
 
 
 def _plain(value):
@@ -104,7 +138,8 @@ def _fault(found: dict, expected: dict, rtol: float, atol: float | Sequence[floa
         return ""
     row, column, value, wanted, more = cells[excess.index(max(excess))]
     return (
-        f"{wrong} of {len(cells)} values differ; worst in row {row!r}, column {column!r}: expected {wanted!r}, found {value!r}, "
+        f"{wrong} of {len(cells)} values differ; worst in row {row!r}, column {column!r}: "
+        f"expected {wanted!r}, found {value!r}, "
         f"tolerance {more:g} + {rtol:g} |expected|"
     )
 

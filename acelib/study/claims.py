@@ -20,7 +20,7 @@ from ..provenance import ROOT
 from .stats import POINTS, SHARE, Mean, agreed
 
 BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
-SUFFIX = "_claims"  #: of the reference that a chapter hands over in
+SUFFIX = "_claims"  #: of the name of a check in which a chapter hands over
 PAPER = {
     "gptj": "GPT-J",
     "qwen3": "Qwen3-8B",
@@ -88,17 +88,17 @@ def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
     ]
 
 
-def handed_over(folder: Path = ROOT / "tests" / "reference") -> dict[tuple[str, str], Mean]:
+def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, str], Mean]:
     """What the chapters keep in ``folder``, by claim and model.
 
     Raises ValueError naming file and row for a claim that is unknown or another chapter's, or a model that the claim is not tested on.
     """
     known, found = listed(), {}
-    for path in sorted(Path(folder).glob(f"*{SUFFIX}.json")):
+    for path in sorted(Path(folder).glob("*.json")):
         for (claim, model), value in json.loads(path.read_text("utf-8"))["rows"]:
             if (
                 claim not in known.index
-                or f"{known.chapter[claim]}{SUFFIX}" != path.stem
+                or known.chapter[claim] != path.stem
                 or model not in known.models[claim].split("; ")
             ):
                 raise ValueError(

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from ..provenance import ROOT, circumstances, code_hash, digest, module_file
 from . import store
@@ -153,6 +155,7 @@ FOLDERS = Folders()
 class Source:
     """How many rows of a table were read from "results" or "runs", or "computed"."""
 
+    series: str
     where: str
     rows: int
     computed: Mapping = field(
@@ -167,26 +170,37 @@ _COUNTS: dict[str, list[Source]] = {}  # by experiment, of the last table of eac
 
 
 def table(
-    experiment: Experiment, progress: Progress | None = None, folders: Folders | None = None
+    experiment: Experiment,
+    progress: Progress | None = None,
+    folders: Folders | None = None,
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """All rows of an experiment: what is there is read, what is missing is computed.
 
+    jobs: processes; series of one first name (the model) are computed in one of them.
     Returns a frame, series by series and item by item, of the series' names, ``item`` and the rows'
     own columns. Rows that have been computed are kept whatever happens; run again, it continues.
     """
     folders = folders or FOLDERS
-    total, done = sum(len(series.items) for series in experiment.series), 0
-    rows: list[dict] = []
-    sources: list[Source] = []
-    for series in experiment.series:
-        tell = progress and _from(progress, done, total, str(series))
-        lines, of_series = _filled(experiment, series, folders, tell)
-        sources += of_series
-        rows += [{**series.names, "item": line.item, **row} for line in lines for row in line.rows]
-        done += len(series.items)
+    if jobs > 1:
+        filled = _side_by_side(experiment, folders, jobs)
+    else:
+        total, done, filled = sum(len(series.items) for series in experiment.series), 0, []
+        for series in experiment.series:
+            tell = progress and _from(progress, done, total, str(series))
+            filled.append(_filled(experiment, series, folders, tell))
+            done += len(series.items)
+    sources = [source for _, of_series in filled for source in of_series]
     _COUNTS[experiment.name] = sources
     _log(experiment.name, sources)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            {**series.names, "item": line.item, **row}
+            for series, (lines, _) in zip(experiment.series, filled, strict=True)
+            for line in lines
+            for row in line.rows
+        ]
+    )
 
 
 def stored(experiment: Experiment, series: Series, folders: Folders) -> dict[str, Line]:
@@ -204,14 +218,14 @@ def _filled(
     # 1. Read what ships.
     shipped = _shipped(experiment, series, folders)
     lines = _matching(series, shipped)
-    sources = [_read_from("results", lines, shipped.manifest)]
+    sources = [_read_from(series, "results", lines, shipped.manifest)]
     # 2. Read what this machine has computed, and compute the rest, chunk by chunk.
     #    Another process may be doing the same: what it has done is read between chunks.
     path = folders.local_file(experiment, series)
     known = {
         id_: line for id_, line in _matching(series, store.read(path)).items() if id_ not in lines
     }
-    sources.append(_read_from("runs", known))
+    sources.append(_read_from(series, "runs", known))
     computed: dict[str, Line] = {}
     while True:
         have = {**lines, **known, **computed}
@@ -225,7 +239,7 @@ def _filled(
         computed |= {line.item: line for line in new}
         arrived = _matching(series, store.read(path)).items()
         known |= {id_: line for id_, line in arrived if id_ not in lines and id_ not in computed}
-    sources.append(_read_from("computed", computed))
+    sources.append(_read_from(series, "computed", computed))
     # 3. Ship the series, now that it is complete.
     in_order = [have[id_] for id_ in series.items]
     target = folders.shipped_file(experiment, series)
@@ -233,6 +247,24 @@ def _filled(
         manifest = store.read(path).manifest
         store.publish(target, manifest, in_order, folders.locks)
     return in_order, [source for source in sources if source.rows]
+
+
+def _side_by_side(
+    experiment: Experiment, folders: Folders, jobs: int
+) -> list[tuple[list[Line], list[Source]]]:
+    """``_filled`` of every series, groups of one first name in processes of their own."""
+    groups: dict[str, list[int]] = {}
+    for i, series in enumerate(experiment.series):
+        groups.setdefault(next(iter(series.names.values())), []).append(i)
+
+    def work(group: list[int]):
+        return [_filled(experiment, experiment.series[i], folders, None) for i in group]
+
+    jobs = min(jobs, len(groups))
+    with parallel_config("loky", inner_max_num_threads=max(1, cpu_count() // max(1, jobs))):
+        parts = Parallel(jobs)(delayed(work)(group) for group in groups.values())
+    filled = dict(zip(chain(*groups.values()), chain(*parts), strict=True))
+    return [filled[i] for i in range(len(experiment.series))]
 
 
 def _shipped(experiment: Experiment, series: Series, folders: Folders) -> store.Stored:
@@ -300,9 +332,13 @@ def _rows(n: int) -> str:
     return f"{n} row{'s' * (n != 1)}"
 
 
-def _read_from(where: str, lines: Mapping[str, Line], manifest: Mapping = {}) -> Source:
+def _read_from(
+    series: Series, where: str, lines: Mapping[str, Line], manifest: Mapping = {}
+) -> Source:
     n = sum(len(line.rows) for line in lines.values())
-    return Source(where, n, manifest.get("computed", {}), manifest.get("certified", {}))
+    return Source(
+        series.stem, where, n, manifest.get("computed", {}), manifest.get("certified", {})
+    )
 
 
 def _log(name: str, sources: list[Source]) -> None:
@@ -311,3 +347,16 @@ def _log(name: str, sources: list[Source]) -> None:
         with Path(path).open("a", encoding="utf-8") as file:
             parts = [vars(source) for source in sources]
             file.write(json.dumps({"experiment": name, "sources": parts}) + "\n")
+
+
+def logged(path: Path) -> dict[str, str]:
+    """What a ``LOG`` says: a sentence per experiment, about the first table of each series."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    tables: dict[str, dict[str, list[Source]]] = {}
+    for entry in map(json.loads, lines):
+        told = tables.setdefault(entry["experiment"], {})
+        new: dict[str, list[Source]] = {}
+        for part in entry["sources"]:
+            new.setdefault(part["series"], []).append(Source(**part))
+        tables[entry["experiment"]] = {**new, **told}
+    return {name: sentence([*chain(*told.values())]) for name, told in tables.items()}
