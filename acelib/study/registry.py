@@ -1,0 +1,74 @@
+"""The experiments whose rows ship: which module builds each, at the parameters of its chapter."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from ..model.lm import LM, load
+from ..world.world import World, load_world
+from .parameters import chapter_of, defaults
+from .rows import Experiment
+
+#: Name -> "module:function". The name is the chapter's, or begins with it; the function takes the
+#: models by name, the world, and parameters that are called as in the chapter's notebook.
+EXPERIMENTS: dict[str, str] = {}
+
+
+def names() -> tuple[str, ...]:
+    """The experiments, in the order of their names."""
+    return tuple(sorted(EXPERIMENTS))
+
+
+def experiment(name: str, **changes: object) -> Experiment:
+    """An experiment at the default parameters of its chapter, but for ``changes``.
+
+    Raises ValueError for an unknown experiment, or a parameter that it does not have.
+    """
+    function, values = builder(name), defaults(chapter_of(name))
+    known = [*_parameters(function), "models"]
+    if unknown := [key for key in changes if key not in known]:
+        raise ValueError(f"{name} has no parameter {unknown[0]!r}; known: {', '.join(known)}")
+    values |= changes
+    wanted = {key: values[key] for key in _parameters(function)}
+    hosts = {model: _host(model) for model in values.get("models", ())}
+    built = function(hosts, _world(), **wanted)
+    if built.name != name:
+        raise ValueError(f"the experiment {name!r} calls itself {built.name!r}")
+    return built
+
+
+def builder(name: str) -> Callable[..., Experiment]:
+    """The function that builds an experiment. Raises ValueError for an unknown experiment."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(names()) or 'none'}")
+    module, _, function = EXPERIMENTS[name].partition(":")
+    return getattr(import_module(module), function)
+
+
+def unread(results: Path, experiments: Mapping[str, Experiment]) -> list[Path]:
+    """Files of rows in ``results`` that no series of the experiments reads."""
+    stems = {(name, series.stem) for name, one in experiments.items() for series in one.series}
+    return [
+        path
+        for path in sorted(results.glob("*/*.jsonl"))
+        if (path.parent.name, path.stem) not in stems
+    ]
+
+
+def _parameters(function: Callable) -> list[str]:
+    """The parameters of a function that stand in a notebook: all but the models and the world."""
+    return list(inspect.signature(function).parameters)[2:]
+
+
+@cache
+def _host(model: str) -> LM:
+    return load(model)
+
+
+@cache
+def _world() -> World:
+    return load_world()
