@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from acelib.model.states import KINDS, Site, last, positions, trace
+from acelib.model.states import KINDS, Site, last, position_ids, trace
 
 TEXTS = ("Tim Duncan plays the sport of", "The capital of France", "Apple")
 
@@ -39,7 +39,7 @@ def hooked(lm, ids, mask, patches):
                 )
             )
     logits = lm.model(
-        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
     ).logits
     for hook in hooks:
         hook.remove()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 from ..model.lm import LM
-from ..model.states import Site, trace
+from ..model.states import Site, replaced, trace
 from .scores import first_tokens
 
 
@@ -115,16 +115,15 @@ def ablate(lm: LM, neurons: Iterable[tuple[int, int] | tuple[int, int, float]]) 
                 f"neuron {index} of layer {layer} does not exist: the FFN has neurons 0 to {lm.d_mlp - 1}"
             )
         silent.setdefault(layer, []).append(index)
-    hooks = []
-    try:
-        for layer, indices in silent.items():
-            index = torch.tensor(indices, device=lm.device)
-            hooks.append(
-                lm.fc2(layer).register_forward_pre_hook(
-                    lambda _, args, index=index: (args[0].index_fill(-1, index, 0.0),)
-                )
-            )
+
+    def silencer(indices: list[int]) -> Callable[[Tensor], Tensor]:
+        index = torch.tensor(indices, device=lm.device)
+
+        def zero(key: Tensor) -> Tensor:
+            return key.index_fill(-1, index, 0.0)
+
+        return zero
+
+    patches = {Site("key", layer): silencer(indices) for layer, indices in silent.items()}
+    with replaced(lm, patches):
         yield lm
-    finally:
-        for hook in hooks:
-            hook.remove()

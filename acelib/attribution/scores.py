@@ -224,9 +224,8 @@ class Reader:
     """The final norm and the head. N(h) = gain (h - mean) / scale + bias, with mean and scale of ``final``, or of h if it is None."""
 
     def __init__(self, lm: LM, final: Tensor | None):
-        self.gain, shift = lm.norm.weight, getattr(lm.norm, "bias", None)
+        self.lm, self.gain, shift = lm, lm.norm.weight, getattr(lm.norm, "bias", None)
         self.layer_norm = isinstance(lm.norm, nn.LayerNorm)
-        self.eps = lm.norm.eps if self.layer_norm else lm.norm.variance_epsilon
         self.head = lm.head.weight
         bias, self.bias = (
             getattr(lm.head, "bias", None),
@@ -235,15 +234,13 @@ class Reader:
         if bias is not None:
             self.bias = self.bias + bias
         self.exact = final is None
-        self.mean, self.scale = (None, None) if self.exact else self._moments(final)
-
-    def _moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        mean = h.mean(-1, keepdim=True) if self.layer_norm else torch.zeros_like(h[..., :1])
-        return mean, ((h - mean).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        self.mean, self.scale = (None, None) if self.exact else lm.norm_moments(lm.norm, final)
 
     def place(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Where h (b, d) stands: h - mean, scale (b, 1), its logits before scaling, its logits (b, v)."""
-        mean, scale = self._moments(h) if self.exact else (self.mean, self.scale)
+        mean, scale = self.mean, self.scale
+        if self.exact:
+            mean, scale = self.lm.norm_moments(self.lm.norm, h)
         raw = ((h - mean) * self.gain) @ self.head.T
         return h - mean, scale, raw, raw / scale + self.bias
 

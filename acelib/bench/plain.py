@@ -15,7 +15,7 @@ from ..editing.keys import prefix_weights
 from ..editing.request import Request
 from ..editing.search import Objective
 from ..model.lm import LM
-from ..model.states import reading
+from ..model.states import Site, read, replaced
 
 
 def target_vectors(
@@ -57,30 +57,27 @@ def target_vectors(
         None,
     )
 
-    def push(_, args, out):
-        h = (out[0] if isinstance(out, tuple) else out).clone()
+    def push(h: Tensor) -> Tensor:
+        h = h.clone()
         if not start:
             start.append(h[each, at][::per].detach().clone())
         h[each, at] = h[each, at] + delta[owner]
-        return (h, *out[1:]) if isinstance(out, tuple) else h
+        return h
 
     if frozen:
-        with torch.no_grad(), reading(lm, [("out", layer)]) as values:
+        with torch.no_grad(), read(lm, [Site("out", layer)]) as values:
             lm.between(0, layer)(input_ids=ids, attention_mask=mask, use_cache=False)
         kept, above = values["out", layer], lm.above(layer)
-        run = lambda: (
-            above(
-                inputs_embeds=push(None, (), kept), attention_mask=mask, use_cache=False
-            ).last_hidden_state
-        )
-        hook = None
-    else:
-        hook = lm.blocks[layer].register_forward_hook(push)
-        run = lambda: (
-            lm.stack(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        )
+
+    def run() -> Tensor:
+        if frozen:
+            part, start_at = above, dict(inputs_embeds=push(kept))
+        else:
+            part, start_at = lm.stack, dict(input_ids=ids)
+        return part(**start_at, attention_mask=mask, use_cache=False).last_hidden_state
+
     adam = torch.optim.Adam([delta], lr=objective.lr)
-    try:
+    with replaced(lm, {} if frozen else {Site("out", layer): push}):
         for step in range(objective.steps):
             states = run()
             if logits == "all":
@@ -108,9 +105,6 @@ def target_vectors(
                 delta.data *= (
                     objective.clamp * start[0].norm(dim=-1) / delta.data.norm(dim=-1)
                 ).clamp(max=1)[:, None]
-    finally:
-        if hook:
-            hook.remove()
     return start[0] + delta.detach()
 
 
@@ -162,7 +156,7 @@ def _read(lm: LM, texts: Sequence[tuple[str, int]], site: tuple[str, int], size:
     for first in range(0, len(texts), size):
         some = texts[first : first + size]
         ids, mask = lm.encode([text for text, _ in some])
-        with reading(lm, [site]) as values:
+        with read(lm, [site]) as values:
             lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
         parts.append(values[site][range(len(some)), [lm.token_at(*text) for text in some]])
     return torch.cat(parts)
@@ -173,7 +167,7 @@ def scores(
     lm: LM, ids: Tensor, mask: Tensor, words: Tensor, neurons: Sequence[tuple[int, int, int]]
 ) -> Tensor:
     """I(v) = log p(w | h + v) - log p(w | h) of (prompt, layer, index), one at a time, nats; right-padded prompts. Source: ACE Eq. 9."""
-    with reading(
+    with read(
         lm, [(kind, layer) for layer in range(lm.n_layers) for kind in ("in", "attn", "key")]
     ) as seen:
         lm.stack(input_ids=ids, attention_mask=mask, use_cache=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model.lm import LM
-from ..model.states import chunked, reading
+from ..model.states import chunked, position_ids, read
 from ..model.update import Update, overlaid
 from .request import Request
 
@@ -77,8 +77,8 @@ class Batch:
     ) -> dict[str, Tensor]:
         """Keyword arguments of a forward over ``columns``: the mask up to their end, the positions of a row's real tokens."""
         mask = self.mask[rows]
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return dict(attention_mask=mask[:, : columns.stop], position_ids=positions[:, columns])
+        positions = position_ids(mask)[:, columns]
+        return dict(attention_mask=mask[:, : columns.stop], position_ids=positions)
 
 
 def tokens(lm: LM, text: str, end: int) -> tuple[list[int], int]:
@@ -149,7 +149,7 @@ class Walk:
             )
             with (
                 overlaid(self.lm, overlay_of(updates, [self.groups[i] for i in rows])),
-                reading(self.lm, sites) as values,
+                read(self.lm, sites) as values,
             ):
                 part(**start, **self.batch.inputs(rows=rows), use_cache=False)
             return {site: v if site[0] == "in" else v[:, -1:].clone() for site, v in values.items()}

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..model.lm import LM
+from ..model.states import Site, replaced
 from ..model.update import load_tensors, save_tensors
 from .solve import Solver
 
@@ -189,24 +190,23 @@ def _accumulate(
     )
     part, sums, mask = lm.between(0, max(layers)), {}, None
 
-    def tally(layer: int):
-        def hook(_, args):
-            keys = args[0][mask.bool()].double()  # the mask of the batch now running
+    def tally(layer: int) -> Callable[[Tensor], None]:
+        def add(key: Tensor) -> None:
+            keys = key[mask.bool()].double()  # the mask of the batch now running
             sums[layer] = keys.T @ keys if layer not in sums else sums[layer].addmm_(keys.T, keys)
 
-        return hook
+        return add
 
-    hooks = [lm.fc2(layer).register_forward_pre_hook(tally(layer)) for layer in layers]
-    try:
-        done = count = 0
+    done = count = 0
+    with replaced(lm, {Site("key", layer): tally(layer) for layer in layers}):  # or only looked at
         while done < len(rows):
+            # 1. As many texts as the budget of tokens allows; the longest come first.
             step = max(1, min(budget // len(rows[done]), len(rows) - done))
             ids, mask = lm.pad(rows[done : done + step])
+            # 2. One forward; on the way every layer adds its keys, without padding, to its sum.
             part(input_ids=ids, attention_mask=mask, use_cache=False)
+            # 3. The mean is over tokens: count them.
             done, count = done + step, count + int(mask.sum())
             if progress:
                 progress(done, len(rows))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return sums, count

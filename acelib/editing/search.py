@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..model.lm import LM
-from ..model.states import chunked, reading
+from ..model.states import chunked, read
 from ..model.update import Update, overlaid
 from .keys import overlay_of, prefix_weights, tokens
 from .request import Request
@@ -214,7 +214,7 @@ class _Search:
                     use_cache=True,
                 )
             self.past = [(slot.keys, slot.values) for slot in past.layers]
-            with reading(lm, sites) as values, fixed(lm, layer) as self.fixed:
+            with read(lm, sites) as values, fixed(lm, layer) as self.fixed:
                 tail, last = batch.inputs(slice(at, None)), min(layer + 1, lm.n_layers - 1)
                 lean(lm, 0, last, batch.ids.shape[1])(
                     input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at)

@@ -10,8 +10,8 @@ Source: ROME Appendix E.1 and its released code.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Sequence
 
 import torch
@@ -21,7 +21,7 @@ from ..editing.keys import Batch
 from ..editing.moments import Moments
 from ..editing.request import Request, requests
 from ..model.lm import LM
-from ..model.states import chunked, reading
+from ..model.states import added, chunked, read
 from ..model.update import Factors, Update
 from ..records import Edit
 from .base import signed
@@ -109,7 +109,7 @@ class _Training:
         below, self.above = lm.between(0, first), lm.above(first)
 
         def forward(piece: range) -> tuple[Tensor, Tensor]:
-            with torch.no_grad(), reading(lm, [("key", first), ("out", first)]) as values:
+            with torch.no_grad(), read(lm, [("key", first), ("out", first)]) as values:
                 below(
                     input_ids=self.batch.ids[piece],
                     **self.batch.inputs(rows=piece),
@@ -135,19 +135,14 @@ class _Training:
             torch.tensor([i for piece in chosen for i in piece], device=self.row.device),
         )
 
-        def added(x: Tensor, layer: int) -> Tensor:
+        def product(x: Tensor, layer: int) -> Tensor:
             parts = zip(x.to(self.precision).split(sizes), (self.change[layer][g] for g in groups))
             return torch.cat([part @ change.T for part, change in parts]).to(x.dtype)
 
         first, *others = self.layers
-        with ExitStack() as stack:
-            for layer in others:
-                hook = self.lm.fc2(layer).register_forward_hook(
-                    lambda _, args, out, layer=layer: out + added(args[0], layer)
-                )
-                stack.callback(hook.remove)
+        with added(self.lm, {layer: partial(product, layer=layer) for layer in others}):
             states = self.above(
-                inputs_embeds=self.out[rows] + added(self.key[rows], first),
+                inputs_embeds=self.out[rows] + product(self.key[rows], first),
                 **self.batch.inputs(rows=rows),
                 use_cache=False,
             ).last_hidden_state

@@ -26,7 +26,7 @@ from ..editing.keys import aligned
 from ..editing.moments import Moments
 from ..editing.request import request, requests
 from ..model.lm import LM
-from ..model.states import chunked, reading
+from ..model.states import chunked, read
 from ..model.update import Factors, Update
 from ..records import Edit
 from .base import signed
@@ -170,7 +170,7 @@ def integrated_gradients(
                 use_cache=True,
             )
         prefix = [(slot.keys, slot.values) for slot in past.layers]
-        with reading(
+        with read(
             lm, [(kind, layer) for kind in ("in", "attn", "key", "mlp", "out") for layer in layers]
         ) as values:
             lm.stack(

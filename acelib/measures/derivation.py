@@ -12,7 +12,7 @@ from typing import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
 from ..attribution.scores import Reader, addends, gain, states_at_last, value_scores
@@ -22,7 +22,7 @@ from ..editing.request import Request
 from ..editing.search import target_vectors
 from ..editing.write import SHARES, Stage, write
 from ..model.lm import LM
-from ..model.states import Site, last, reading, trace
+from ..model.states import Site, last, read, trace
 from ..model.update import Update
 
 SIZES = tuple(2.0**k for k in range(-5, 3))  #: of a push, in multiples of a neuron's output
@@ -50,7 +50,7 @@ def logits(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor) -> pd.DataFrame:
             mean, scale = (
                 (0.0, 1.0)
                 if norm == "none"
-                else _moments(lm.norm, final if norm == "frozen" else h)
+                else lm.norm_moments(lm.norm, final if norm == "frozen" else h)
             )
             return ((h - mean) / scale * e).sum(-1)
 
@@ -177,8 +177,8 @@ def queries(
         )
         chosen = outputs[(outputs @ key).abs().topk(n).indices]
         pushed = h + h.new_tensor([0.0, *sizes])[:, None] * chosen[:, None]  # (n, 1 + sizes, d)
-        mean, scale = _moments(lm.ffn_norm(layer), pushed)
-        with reading(lm, [("key", layer)]) as seen:
+        mean, scale = lm.norm_moments(lm.ffn_norm(layer), pushed)
+        with read(lm, [Site("key", layer)]) as seen:
             lm.mlp(layer)(lm.ffn_norm(layer)(pushed))
         ends = torch.stack([(pushed - mean) / scale @ key, seen["key", layer][..., k]])
         found.append(
@@ -276,16 +276,6 @@ def writes(
         now = now + Update({layer: update.factors[layer]})
     measures = dict(zip(("formula", "error", "cosine", "reach", "logit"), torch.stack(found, 1)))
     return _rows(dict(layer=layers, request=range(len(given))), **measures)
-
-
-def _moments(norm: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale (..., 1) that a norm takes from h (..., d)."""
-    centred = isinstance(norm, nn.LayerNorm)
-    mean = h.mean(-1, keepdim=True) if centred else torch.zeros_like(h[..., :1])
-    return mean, (
-        (h - mean).square().mean(-1, keepdim=True)
-        + (norm.eps if centred else norm.variance_epsilon)
-    ).sqrt()
 
 
 def _rows(axes: Mapping[str, Sequence], **values: Tensor) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 
 from .lm import LM
+from .states import position_ids
 from .update import Update, overlaid
 
 
@@ -109,7 +110,7 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
         open_ = [True] * len(alive)
         with overlaid(lm, [updates[i] for i in alive] if updates else []):
             while left and sum(open_) > 0.7 * len(alive):  # then the rows that are done leave
-                positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+                positions = position_ids(mask)[:, -ids.shape[1] :]
                 hidden = lm.stack(
                     input_ids=ids,
                     attention_mask=mask,
@@ -179,7 +180,7 @@ def _start(
         lm.stack(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            position_ids=position_ids(mask),
             past_key_values=cache,
             use_cache=True,
         )

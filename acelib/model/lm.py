@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 import torch
 from safetensors import SafetensorError
@@ -269,6 +270,16 @@ class LM:
             part._modules[self.family.positions] = _NoPositions()
         return part
 
+    def norm_moments(self, norm: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale (..., 1) that ``norm``, one of the model's, takes from h (..., d).
+
+        A LayerNorm gives gain (h - mean) / scale + bias; an RMSNorm has no mean: it is 0.
+        """
+        centred = isinstance(norm, nn.LayerNorm)
+        mean = h.mean(-1, keepdim=True) if centred else torch.zeros_like(h[..., :1])
+        eps = norm.eps if centred else norm.variance_epsilon
+        return mean, ((h - mean).square().mean(-1, keepdim=True) + eps).sqrt()
+
     @cached_property
     def traced(self):
         """The stack under nnsight, for ``trace``; wrapping is slow (tens of ms), so it is done once."""
@@ -341,6 +352,29 @@ class LM:
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @contextmanager
+    def changing(self, layers: Iterable[int]) -> Iterator[Callable[[], None]]:
+        """Change the second FFN matrices of ``layers`` inside; on the way out they are as before.
+
+        Gives a function: once it is called, the change stays. The fingerprint follows the weights.
+        """
+        saved = {layer: self.weight(layer).detach().clone() for layer in layers}
+        fingerprint, stays = self.__dict__.pop("fingerprint", None), []
+
+        def keep() -> None:
+            stays.append(True)
+
+        try:
+            yield keep
+        finally:
+            self.__dict__.pop("fingerprint", None)
+            if not stays:
+                with torch.no_grad():
+                    for layer, weight in saved.items():
+                        self.weight(layer).copy_(weight)
+                if fingerprint:
+                    self.__dict__["fingerprint"] = fingerprint
 
 
 def copied(module: nn.Module, **parts: nn.Module) -> nn.Module:

@@ -1,18 +1,19 @@
-"""Look inside one forward pass, and change what is seen: the states of a transformer block, by name, for any architecture.
+"""The states of a transformer block, by name, for any architecture: read them, replace them.
 
     h^l = h^{l-1} + A^l + F^l,   F^l = fc2 m^l (+ bias)        (ACE, Eq. 1 and 3)
 
-Reading and replacing is nnsight's work; this file only says which module's input or output each letter is. The pass stops after the
-last state asked for, and only the logits asked for are computed.
+``trace`` runs one forward and gives the states of it; it is nnsight's work, and stops after the last
+state that is wanted. ``read`` and ``replaced`` are plain hooks, for forwards that the caller runs
+(a part of the stack, many of them in a row).
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Callable, Iterable, Iterator, Mapping, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .lm import LM
 
@@ -23,22 +24,29 @@ KINDS = ("in", "heads", "attn", "key", "mlp", "out")
 class Site(NamedTuple):
     """A state of one layer (p positions).
 
-    kind: "in" h^{l-1} (b, p, d); "heads" the input of attention's output projection (b, p, n_heads d_head); "attn" A^l (b, p, d);
-    "key" m^l, the input of fc2 (b, p, m); "mlp" F^l with its bias (b, p, d); "out" h^l (b, p, d).
+    kind: "in" h^{l-1} (b, p, d); "heads" the input of attention's output projection
+    (b, p, n_heads d_head); "attn" A^l (b, p, d); "key" m^l, the input of fc2 (b, p, m);
+    "mlp" F^l with its bias (b, p, d); "out" h^l (b, p, d).
     """
 
     kind: str
     layer: int
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Position ids (b, p) of a batch padded on any side: the first real token of each row is at 0.   mask: (b, p), 1 for tokens."""
+def position_ids(mask: Tensor) -> Tensor:
+    """Position ids (b, p) of a batch padded on any side: each row's first token is at 0.
+
+    mask: (b, p), 1 for tokens.
+    """
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def last(mask: Tensor) -> Tensor:
     """Column of each row's last token, (b,), whatever the padding.   mask: (b, p)."""
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
+
+
+# ---------------------------------------------------------------------- one forward
 
 
 def trace(
@@ -52,25 +60,24 @@ def trace(
 ) -> dict[Site, Tensor]:
     """The states at ``sites`` in one forward pass, some of them replaced on the way.
 
-    ids, mask: (b, p), padded on any side.   patches: for a site, a function from its state (b, p, .) to the state to go on with;
-    a site both patched and read gives the new state.   logits: None, "last" (at each row's last token) or "all".
+    ids, mask: (b, p), padded on any side.   patches: for a site, a function from its state
+    (b, p, .) to the state to go on with; a site both patched and read gives the new state.
+    logits: None, "last" (at each row's last token) or "all".
     at: a column of each row (b,): only there are states kept.
-    Returns {site: (b, p, .)}, or (b, .) if ``at`` is given; the logits, (b, v) or (b, p, v), are under ``Site("logits", lm.n_layers)``.
+    Returns {site: (b, p, .)}, or (b, .) if ``at`` is given; the logits, (b, v) or (b, p, v), are
+    under ``Site("logits", lm.n_layers)``.
     Raises ValueError for an unknown kind, a layer the model does not have, or another ``logits``.
     """
     patches, sites = dict(patches or {}), set(sites)
     if logits not in (None, "last", "all"):
         raise ValueError(f"logits {logits!r} is unknown; allowed: None, 'last', 'all'")
-    for site in {*sites, *patches}:
-        if site.kind not in KINDS:
-            raise ValueError(f"site kind {site.kind!r} is unknown; allowed: {', '.join(KINDS)}")
-        lm.layers([site.layer])
+    _check(lm, {*sites, *patches})
     states = {}
     with lm.traced.trace(
-        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
     ) as tracer:
         for site in sorted({*sites, *patches}, key=lambda s: (s.layer, KINDS.index(s.kind))):
-            module, port = _port(lm, site)
+            module, port = _port(lm, lm.traced, site)
             value = getattr(module, port)
             state, rest = (value[0], value[1:]) if isinstance(value, tuple) else (value, None)
             if site in patches:
@@ -90,10 +97,97 @@ def trace(
     return states
 
 
-def _port(lm: LM, site: Site):
-    """The traced module of a site, and which end of it: "input" or "output"."""
+# ---------------------------------------------------------------------- forwards of the caller
+
+
+@contextmanager
+def read(lm: LM, sites: Iterable[Site | tuple[str, int]]) -> Iterator[dict[Site, Tensor]]:
+    """Fill a dict with the states (b, p, .) at ``sites`` of the last forward inside.
+
+    Raises ValueError for an unknown kind or a layer the model does not have.
+    """
+    states: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> Callable[[Tensor], None]:
+        def store(state: Tensor) -> None:
+            states[site] = state
+
+        return store
+
+    with replaced(lm, {site: keep(Site(*site)) for site in sites}):
+        yield states
+
+
+@contextmanager
+def replaced(
+    lm: LM, patches: Mapping[Site | tuple[str, int], Callable[[Tensor], Tensor | None]]
+) -> Iterator[LM]:
+    """The model with some states replaced in every forward inside.
+
+    patches: for a site, a function from its state (b, p, .) to the state to go on with; None goes
+    on with the state as it is.
+    Raises ValueError for an unknown kind or a layer the model does not have.
+    """
+    patches = {Site(*site): patch for site, patch in patches.items()}
+    _check(lm, patches)
+    with ExitStack() as hooks:  # a hook's handle takes it off on the way out
+        for site, patch in patches.items():
+            module, port = _port(lm, lm.stack, site)
+            if port == "input":
+                hooks.enter_context(module.register_forward_pre_hook(_before(patch)))
+            else:
+                hooks.enter_context(module.register_forward_hook(_after(patch)))
+        yield lm
+
+
+@contextmanager
+def added(lm: LM, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[LM]:
+    """The model whose fc2 of layer l is fc2(x) + changes[l](x) in every forward inside.
+
+    changes: functions from x, the input of fc2 (b, p, m), to (b, p, d).
+    """
+    with ExitStack() as hooks:
+        for layer, change in changes.items():
+            hooks.enter_context(lm.fc2(layer).register_forward_hook(_plus(change)))
+        yield lm
+
+
+def _before(patch: Callable[[Tensor], Tensor | None]):
+    def hook(_module: nn.Module, args: tuple):
+        state = patch(args[0])
+        return None if state is None else (state, *args[1:])
+
+    return hook
+
+
+def _after(patch: Callable[[Tensor], Tensor | None]):
+    def hook(_module: nn.Module, _args: tuple, output):
+        if not isinstance(output, tuple):
+            return patch(output)
+        state = patch(output[0])
+        return None if state is None else (state, *output[1:])
+
+    return hook
+
+
+def _plus(change: Callable[[Tensor], Tensor]):
+    def hook(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return output + change(args[0])
+
+    return hook
+
+
+def _check(lm: LM, sites: Iterable[Site]) -> None:
+    for site in sites:
+        if site.kind not in KINDS:
+            raise ValueError(f"site kind {site.kind!r} is unknown; allowed: {', '.join(KINDS)}")
+        lm.layers([site.layer])
+
+
+def _port(lm: LM, stack, site: Site):
+    """The module of a site in ``stack`` (plain or traced), and its end: "input" or "output"."""
     family = lm.family
-    block = getattr(lm.traced, family.layers)[site.layer]
+    block = getattr(stack, family.layers)[site.layer]
     attn, mlp = getattr(block, family.attn), getattr(block, family.mlp)
     return {
         "in": (block, "input"),
@@ -105,42 +199,14 @@ def _port(lm: LM, site: Site):
     }[site.kind]
 
 
-@contextmanager
-def reading(lm: LM, sites: Iterable[tuple[str, int]]) -> Iterator[dict[tuple[str, int], Tensor]]:
-    """Fill a dict with activations (b, p, .) of the forward inside: "in", "out" of a block, "attn", "mlp" output, "key" (fc2's input)."""
-    values, hooks = {}, []
-    where = {
-        "in": lambda i: lm.blocks[i],
-        "out": lambda i: lm.blocks[i],
-        "attn": lm.attn,
-        "mlp": lm.mlp,
-        "key": lm.fc2,
-    }
-    try:
-        for site in sites:
-            kind, layer = site
-            if kind in ("in", "key"):
-                hooks.append(
-                    where[kind](layer).register_forward_pre_hook(
-                        lambda _, args, site=site: values.__setitem__(site, args[0])
-                    )
-                )
-            else:
-                hooks.append(
-                    where[kind](layer).register_forward_hook(
-                        lambda _, args, out, site=site: values.__setitem__(
-                            site, out[0] if isinstance(out, tuple) else out
-                        )
-                    )
-                )
-        yield values
-    finally:
-        for hook in hooks:
-            hook.remove()
+# ---------------------------------------------------------------------- memory
 
 
 def chunked(function: Callable[[range], object], n: int, size: int) -> list:
-    """``function`` of consecutive index ranges that cover ``range(n)``, at most ``size`` long; out of memory halves it and retries."""
+    """``function`` of consecutive index ranges, at most ``size`` long, that cover ``range(n)``.
+
+    Running out of memory halves the size and tries again.
+    """
     start, results = 0, []
     while start < n:
         try:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replacing
+from ..records import Edit
 from .lm import LM
+from .states import added
 
 
 class Factors(NamedTuple):
@@ -36,7 +38,7 @@ class Update:
 
     factors: Mapping[int, Factors] = field(default_factory=dict)
     editor: str = ""
-    edits: tuple = ()
+    edits: tuple[Edit, ...] = ()
     model: str = ""
     keys: Mapping[int, Tensor] = field(
         default_factory=dict
@@ -82,7 +84,7 @@ class Update:
         """Write the update to ``path`` (safetensors with JSON metadata), all or nothing. Raises ValueError if that is a folder."""
         if Path(path).is_dir():
             raise ValueError(f"{str(path)!r} is a folder; name a file for the update")
-        edits = [asdict(e) if is_dataclass(e) else vars(e) for e in self.edits]
+        edits = [asdict(e) for e in self.edits]
         factors = {
             f"{side}.{layer}": getattr(pair, side)
             for layer, pair in self.factors.items()
@@ -97,8 +99,6 @@ class Update:
     @classmethod
     def load(cls, path: str | Path, lm: LM) -> Update:
         """The update saved at ``path``. Raises ValueError if it is unreadable or was made for a model other than ``lm``."""
-        from ..records import Edit  # facts are records; only a saved update needs to rebuild them
-
         try:
             tensors, meta = load_tensors(path)
             left, right, keys = (
@@ -136,7 +136,7 @@ class Update:
 def commit(lm: LM, update: Update):
     """Write ``update`` into the weights for good, W_l <- W_l + dW_l, all layers or none. Raises ValueError if the shapes do not fit."""
     _fits(lm, update)
-    with _restoring(lm, update) as keep:
+    with lm.changing(update.factors) as keep:
         _add(lm, update)
         keep()
 
@@ -168,55 +168,56 @@ def applied(lm: LM, update: Update) -> Iterator[LM]:
     Raises ValueError if the shapes do not fit (nothing is written).
     """
     _fits(lm, update)
-    with _restoring(lm, update):
+    with lm.changing(update.factors):
         _add(lm, update)
         yield lm
 
 
 @contextmanager
 def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
-    """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for row b of every batch run inside.
+    """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for each row b.
 
-    updates: one for each row (rows may share one; None leaves a row alone), or a single one for all rows.
-    Raises ValueError if the shapes do not fit, or a batch has another number of rows than updates that differ.
+    updates: one for each row of every batch run inside (rows may share one; None leaves a row
+    alone), or a single one for all rows.
+    Raises ValueError if the shapes do not fit, or a batch has another number of rows than updates
+    that differ.
     """
-    distinct = list({id(u): u for u in updates if u is not None}.values())
-    for update in distinct:
+    different = list({id(u): u for u in updates if u is not None}.values())
+    for update in different:
         _fits(lm, update)
-    number = {id(u): i + 1 for i, u in enumerate(distinct)}  # 0: no update
+    number = {id(u): i for i, u in enumerate(different, 1)}  # 0: no update
     index = torch.tensor([number.get(id(u), 0) for u in updates], dtype=torch.long)
-    hooks = []
-    try:
-        for layer in sorted({layer for u in distinct for layer in u.factors}):
-            hooks.append(
-                lm.fc2(layer).register_forward_hook(_correction(lm, layer, distinct, index))
-            )
+    layers = sorted({layer for u in different for layer in u.factors})
+    with added(lm, {layer: _correction(lm, layer, different, index) for layer in layers}):
         yield lm
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _correction(lm: LM, layer: int, distinct: list[Update], index: Tensor):
-    """A forward hook that adds every row's correction: those of low rank in one product, one of full rank (FT's) as it is, uncopied."""
-    pairs, dtype = (
-        [u.factors.get(layer) for u in distinct],
-        torch.promote_types(lm.dtype, torch.float32),
-    )
-    every, index = (
-        len(pairs) == 1 and bool((index == 1).all()),
-        index.to(lm.device),
-    )  # one update, all rows
-    alone = {i for i, p in enumerate(pairs, 1) if p and (every or p.left.shape[1] >= lm.d_model)}
+def _correction(
+    lm: LM, layer: int, updates: list[Update], index: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """x (b, p, m) -> every row's correction (b, p, d) of fc2.
+
+    Those of low rank are added in one product, one of full rank (FT's) as it is, uncopied.
+    index: number of each row's update, from 1; 0 for none.
+    """
+    pairs = [u.factors.get(layer) for u in updates]
+    dtype = torch.promote_types(lm.dtype, torch.float32)
+    shared = len(pairs) == 1 and bool((index == 1).all())  # one update for all rows
+    index = index.to(lm.device)
+
+    # 1. Updates that are multiplied as they are: all rows' only one, and those of full rank.
+    alone = {i for i, p in enumerate(pairs, 1) if p and (shared or p.left.shape[1] >= lm.d_model)}
     terms = [
         (
-            slice(None) if every else (index == i).nonzero()[:, 0],
-            *(t.to(lm.device, dtype) for t in pairs[i - 1]),
+            slice(None) if shared else (index == i).nonzero()[:, 0],
+            *(factor.to(lm.device, dtype) for factor in pairs[i - 1]),
         )
         for i in alone
     ]
+
+    # 2. The others, padded with zeros to one rank (number 0 is all zeros), then one copy per row.
     low = {i: p for i, p in enumerate(pairs, 1) if p and i not in alone}
-    if low:  # zero-padded to one rank, number 0 for "no update", then one copy a row
+    if low:
         rank = max(p.left.shape[1] for p in low.values())
         left, right = (
             torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device)
@@ -226,18 +227,19 @@ def _correction(lm: LM, layer: int, distinct: list[Update], index: Tensor):
             left[i, :, : pair.left.shape[1]], right[i, :, : pair.right.shape[1]] = pair
         terms.append((slice(None), left[index], right[index]))
 
-    def add(_, args, out):
-        x = args[0].to(dtype)
-        if not every and len(x) != len(index):
+    def correction(x: Tensor) -> Tensor:
+        if not shared and len(x) != len(index):
             raise ValueError(
-                f"the batch has {len(x)} rows, the overlay {len(index)}; give one update a row, or one for all"
+                f"the batch has {len(x)} rows, the overlay {len(index)}; "
+                "give one update for each row, or one for all"
             )
-        change = torch.zeros_like(out, dtype=dtype)
+        dtype_out, x = x.dtype, x.to(dtype)
+        change = x.new_zeros(*x.shape[:-1], lm.d_model)
         for rows, left, right in terms:
             change[rows] += (x[rows] @ right) @ left.mT
-        return out + change.to(out.dtype)
+        return change.to(dtype_out)
 
-    return add
+    return correction
 
 
 def _joined(one: Factors, other: Factors) -> Factors:
@@ -246,27 +248,6 @@ def _joined(one: Factors, other: Factors) -> Factors:
         return Factors(*(torch.cat(pair, 1) for pair in zip(one, other)))
     eye = torch.eye(len(one.left), dtype=one.left.dtype, device=one.left.device)
     return Factors(eye, torch.addmm(one.right @ one.left.T, other.right, other.left.T))
-
-
-@contextmanager
-def _restoring(lm: LM, update: Update):
-    """Put the weights of ``update.factors`` and the cached fingerprint back on the way out, unless ``keep()`` was called."""
-    saved, print_, kept = (
-        {layer: lm.weight(layer).detach().clone() for layer in update.factors},
-        lm.__dict__.get("fingerprint"),
-        [],
-    )
-    try:
-        lm.__dict__.pop("fingerprint", None)
-        yield lambda: kept.append(True)
-    finally:
-        if not kept:
-            with torch.no_grad():
-                for layer, weight in saved.items():
-                    lm.weight(layer).copy_(weight)
-            lm.__dict__.pop("fingerprint", None)
-            if print_:
-                lm.__dict__["fingerprint"] = print_
 
 
 def _add(lm: LM, update: Update):
