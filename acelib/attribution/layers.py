@@ -6,7 +6,7 @@ into a run whose subject is drowned in noise (Meng et al., 2022), ``ablate`` sil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Callable, Sequence
 
@@ -34,6 +34,21 @@ class Located:
     n_prompts: int
     n_query: int = 3  #: query layers wanted
     n_value: int = 3  #: value layers wanted
+
+    def __add__(self, other: Located) -> Located:
+        """The scores of both sets of prompts; the numbers of layers wanted are this one's."""
+        count = zip(self.value_count_by_layer, other.value_count_by_layer, strict=True)
+        return replace(
+            self,
+            value=self.value + other.value,
+            query=self.query + other.query,
+            value_count_by_layer=tuple(a + b for a, b in count),
+            n_prompts=self.n_prompts + other.n_prompts,
+        )
+
+    def __radd__(self, zero: int) -> Located:
+        """``sum`` begins with 0."""
+        return self if zero == 0 else NotImplemented
 
     @property
     def value_by_layer(self) -> tuple[float, ...]:

@@ -1,17 +1,117 @@
-"""What a sentence of a page says of several models at once."""
+"""Sentences with numbers: the wording in a template beside the notebooks, the numbers from a dict.
+
+``notebooks/text/<chapter>.md.j2`` holds a chapter's sentences as named jinja2 blocks:
+
+    {% block verdict %}
+    ACE answers {{ hits | num(1, " %") | each }} of the questions; {{ missed | listed }} fail.
+    {% endblock %}
+
+A block sees the values that it is rendered with and nothing else: macros stand in a file of their
+own and are imported inside the block.
+"""
 
 from __future__ import annotations
 
-from typing import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from IPython.display import Markdown, display
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
+
+from ..provenance import ROOT
+from .stats import Mean
+
+FOLDER = ROOT / "notebooks" / "text"
 
 
-def each(said: Mapping[str, str]) -> str:
-    """Of every model its own: {"a": "95 %", "b": "83 %"} -> "95 % (a) and 83 % (b)"."""
-    return " and ".join(f"{words} ({model})" for model, words in said.items())
+def each(words: Mapping[str, str]) -> str:
+    """For every model its own: {"a": "95 %", "b": "83 %"} -> "95 % (a) and 83 % (b)"."""
+    return listed(f"{text} ({model})" for model, text in words.items())
 
 
-def together(said: Mapping[str, str]) -> str:
-    """Once where all models agree: "holds on both" or, of one model, "holds"; else "holds on a, is undecided on b"."""
-    if len(set(said.values())) > 1:
-        return ", ".join(f"{words} on {model}" for model, words in said.items())
-    return next(iter(said.values()), "") + {0: "", 1: "", 2: " on both"}.get(len(said), " on all")
+def together(words: Mapping[str, str]) -> str:
+    """Once where all models agree, by model where they differ.
+
+    "holds on both" or, of one model, "holds"; else "holds on a, is undecided on b".
+    """
+    if len(set(words.values())) > 1:
+        return ", ".join(f"{text} on {model}" for model, text in words.items())
+    where = {0: "", 1: "", 2: " on both"}.get(len(words), " on all")
+    return next(iter(words.values()), "") + where
+
+
+def listed(words: Iterable[object], last: str = "and") -> str:
+    """Words as an English list: "a", "a and b", "a, b and c"."""
+    *rest, final = [str(word) for word in words] or [""]
+    return f"{', '.join(rest)} {last} {final}" if rest else final
+
+
+def num(value, places: int = 1, unit: str = ""):
+    """A number, or a ``Mean`` with its interval, with ``places`` decimals and its unit.
+
+    A mapping is formatted value by value, so that ``each`` or ``together`` can follow.
+    """
+    if isinstance(value, Mapping):
+        return {name: num(one, places, unit) for name, one in value.items()}
+    if isinstance(value, Mean) and not value.n or value != value:
+        return "–"
+    return f"{value:.{places}f}{unit}"
+
+
+class Text:
+    """The sentences of one chapter.
+
+    chapter: name of the notebook.   folder: where templates are.
+    Raises ValueError if there is no such template, or if it is not a valid one.
+    """
+
+    def __init__(self, chapter: str, folder: Path = FOLDER):
+        self.file = f"{chapter}.md.j2"
+        try:
+            self.template = _environment(folder).get_template(self.file)
+        except TemplateNotFound:
+            there = listed(sorted(path.name for path in folder.glob("*.md.j2"))) or "none"
+            raise ValueError(
+                f"no template {self.file!r} in {folder.name}/; there are: {there}"
+            ) from None
+        except TemplateSyntaxError as error:
+            raise ValueError(f"{error.filename}, line {error.lineno}: {error.message}") from error
+
+    def render(self, block: str, **values) -> str:
+        """The Markdown of a block.
+
+        Raises ValueError naming file and block for an unknown block or a value that is missing.
+        """
+        blocks = self.template.blocks
+        if block not in blocks:
+            known = listed(blocks) or "none"
+            raise ValueError(f"{self.file} has no block {block!r}; it has: {known}")
+        try:
+            return _tidy("".join(blocks[block](self.template.new_context(values))))
+        except UndefinedError as error:
+            raise ValueError(f"{self.file}, block {block!r}: {error.message}") from error
+
+    def show(self, block: str, **values) -> None:
+        """Displays a block as Markdown, which the book renders as it does a Markdown cell."""
+        display(Markdown(self.render(block, **values)))
+
+
+def _environment(folder: Path) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {"each": each, "together": together, "listed": listed, "num": num}
+    return environment
+
+
+def _tidy(text: str) -> str:
+    """Without the blank lines and doubled spaces that conditions leave behind."""
+    text = re.sub(r"(?<=\S) {2,}(?=\S)", " ", text)
+    text = re.sub(r"[ \t]+\n", "\n", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
