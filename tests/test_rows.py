@@ -15,7 +15,7 @@ import pytest
 
 from acelib.provenance import ROOT, code_hash
 from acelib.study import recheck, rows, store
-from acelib.study.recheck import certify, detection, recompute, sample
+from acelib.study.recheck import certify, detection, recompute, sample, todays_seed
 from acelib.study.rows import Experiment, Folders, Series, counts, table
 
 
@@ -354,7 +354,25 @@ def test_an_item_without_kept_rows_is_a_difference(folders, ship):
     ship(experiment(series(n=2)))
     exp = experiment(series(n=3))
     (difference,) = recompute(exp, sample(exp, 1.0, 0), folders=folders)
-    assert "item i2: the number of rows is kept as 0" in str(difference)
+    assert str(difference) == "exp, model m, editor one, item i2: no rows are kept"
+
+
+def test_samples_of_models_side_by_side_are_those_one_after_another(folders, ship):
+    ship(experiment(series("one"), series("two")))
+    exp = experiment(series("one"), series("two", compute=Squares([], off=1.0)))
+    drawn, told = sample(exp, 0.5, 0), []
+    alone = recompute(exp, drawn, folders=folders)
+    assert len(alone) == 4 and {difference.names["editor"] for difference in alone} == {"two"}
+    progress = lambda *state: told.append(state[:2])
+    assert recompute(exp, drawn, progress, folders, jobs=2) == alone
+    assert told == [(4, 8), (8, 8)]
+
+
+def test_the_seed_of_a_test_run_is_its_date_or_what_is_set(monkeypatch):
+    monkeypatch.delenv(recheck.SEED, raising=False)
+    assert todays_seed()[:2] == "20"
+    monkeypatch.setenv(recheck.SEED, "7")
+    assert todays_seed() == "7"
 
 
 @pytest.mark.parametrize(
@@ -428,12 +446,12 @@ def test_certified_rows_are_read_again_and_say_so(folders, ship):
     renamed(path)
     squares, exp = Squares([]), experiment(series(n=20))
     told = []
-    (certificate,) = certify(exp, 0.2, 0, lambda *state: told.append(state), folders)
-    assert str(certificate) == "exp, model m, editor one: certified, 4 recomputed rows agree"
-    assert told[-1][:2] == (4, 4)
+    (certificate,) = certify(exp, 0.4, 0, lambda *state: told.append(state), folders)
+    assert str(certificate) == "exp, model m, editor one: certified, 8 recomputed rows agree"
+    assert told[-1][:2] == (8, 8)
     table(experiment(series(n=20, compute=squares)), folders=folders)
     assert not squares.calls
-    assert "certified 20" in counts("exp") and "on 4 rows), 0 computed" in counts("exp")
+    assert "certified 20" in counts("exp") and "on 8 rows), 0 computed" in counts("exp")
 
 
 def test_one_difference_and_nothing_of_that_file_is_renewed(folders, ship):
@@ -444,8 +462,18 @@ def test_one_difference_and_nothing_of_that_file_is_renewed(folders, ship):
     exp = experiment(good, series("bad", compute=Squares([], off=1.0)))
     first, second = certify(exp, folders=folders)
     assert (first.state, second.state) == ("certified", "different")
-    assert "2 values differ" in str(second) and second.differences[0].names["editor"] == "bad"
+    assert "5 values differ" in str(second) and second.differences[0].names["editor"] == "bad"
     assert path.read_bytes() == before
+
+
+def test_only_kept_items_are_asked_of_a_certificate(folders, ship):
+    renamed(ship(experiment(series(n=3))))
+    (certificate,) = certify(experiment(series(n=50)), 0.2, 0, None, folders)
+    assert (certificate.state, certificate.rows) == ("certified", 3)
+    other = experiment(series(items={"x": Item(99)}))
+    renamed(folders.shipped_file(other, other.series[0]))
+    (certificate,) = certify(other, 0.2, 0, None, folders)
+    assert "cannot be certified, none of its items is asked today" in str(certificate)
 
 
 def test_other_settings_cannot_be_certified(folders, ship):

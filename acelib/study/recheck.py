@@ -4,14 +4,21 @@ of them on demand.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from math import ceil, comb, isnan
 from random import Random
+
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from ..provenance import circumstances
 from . import store
 from .rows import FOLDERS, Experiment, Folders, Progress, Series, stored
 
+#: Environment variable: the seed of the samples that tests recompute.
+SEED = "ACELIB_SAMPLE_SEED"
 Sample = list[tuple[Series, str]]  #: (series, id of an item)
 
 
@@ -22,16 +29,19 @@ class Difference:
     experiment: str
     names: dict[str, str]
     item: str
-    column: str
-    expected: object  #: as kept
-    found: object  #: as computed now
+    column: str = ""  #: "": no rows are kept
+    expected: object = None  #: as kept
+    found: object = None  #: as computed now
     tolerance: str = ""
 
     def __str__(self) -> str:
         where = [self.experiment, *(f"{kind} {name}" for kind, name in self.names.items())]
+        place = f"{', '.join(where)}, item {self.item}"
+        if not self.column:
+            return f"{place}: no rows are kept"
         within = f" ({self.tolerance})" if self.tolerance else ""
         return (
-            f"{', '.join(where)}, item {self.item}: {self.column} is kept as {self.expected!r}, "
+            f"{place}: {self.column} is kept as {self.expected!r}, "
             f"computed now it is {self.found!r}{within}"
         )
 
@@ -60,6 +70,11 @@ class Certificate:
         return f"{self.experiment}, {self.series}: {told[self.state]}"
 
 
+def todays_seed() -> str:
+    """What the samples of a test run are drawn with: ``SEED`` if it is set, else the date."""
+    return os.environ.get(SEED) or datetime.now(timezone.utc).strftime("%Y-%m-%d")
+
+
 def sample(experiment: Experiment, share: float, seed: int | str, at_least: int = 2) -> Sample:
     """Items drawn from every series: ``share`` of them, rounded up, and ``at_least`` so many; in
     the series' order.
@@ -68,13 +83,24 @@ def sample(experiment: Experiment, share: float, seed: int | str, at_least: int 
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share {share} of the items must lie between 0 and 1")
-    drawn = []
-    for series in experiment.series:
-        ids = list(series.items)
-        n = min(len(ids), max(at_least, ceil(share * len(ids) - 1e-9)))
-        chosen = set(Random(f"{seed}/{experiment.name}/{series.stem}").sample(ids, n))
-        drawn += [(series, id_) for id_ in ids if id_ in chosen]
-    return drawn
+    return [
+        (series, id_)
+        for series in experiment.series
+        for id_ in _drawn(experiment, series, list(series.items), share, seed, at_least)
+    ]
+
+
+def _drawn(
+    experiment: Experiment,
+    series: Series,
+    ids: Sequence[str],
+    share: float,
+    seed: int | str,
+    at_least: int,
+) -> list[str]:
+    n = min(len(ids), max(at_least, ceil(share * len(ids) - 1e-9)))
+    chosen = set(Random(f"{seed}/{experiment.name}/{series.stem}").sample(ids, n))
+    return [id_ for id_ in ids if id_ in chosen]
 
 
 def detection(n_rows: int, n_sampled: int, n_flipped: int = 1) -> float:
@@ -89,25 +115,68 @@ def recompute(
     sample: Sample,
     progress: Progress | None = None,
     folders: Folders | None = None,
+    jobs: int = 1,
 ) -> list[Difference]:
-    """Compute the items of a sample anew and compare them with the rows that are kept; what is kept
-    is never read for computing.
+    """Compute the items of a sample anew and compare them with the rows that are kept.
 
-    The code may be another than that of the kept rows, the settings may not. An item of which no
-    row is kept is a difference.
+    What is kept is never read for computing. Its code may be another than today's, its settings may
+    not. An item of which no rows are kept is a difference, and is not computed.
+    jobs: processes; each takes a series at a time.
     """
-    folders, differences, done = folders or FOLDERS, [], 0
-    for series in experiment.series:
-        ids = [id_ for of, id_ in sample if of is series]
-        kept = _kept(experiment, series, folders) if ids else {}
-        for start in range(0, len(ids), series.chunk):
-            chunk = ids[start : start + series.chunk]
-            for line in series.rows(chunk):
-                old = kept[line.item].rows if line.item in kept else None
-                differences += _compared(experiment, series, line.item, old, line.rows)
-            done += len(chunk)
-            if progress:
-                progress(done, len(sample), str(series))
+    folders = folders or FOLDERS
+    parts = [(series, [id_ for of, id_ in sample if of is series]) for series in experiment.series]
+    return [
+        difference
+        for _, differences in _by_series(experiment, parts, progress, folders, jobs)
+        for difference in differences
+    ]
+
+
+def _by_series(
+    experiment: Experiment,
+    parts: Sequence[tuple[Series, list[str]]],
+    progress: Progress | None,
+    folders: Folders,
+    jobs: int,
+) -> Iterator[tuple[Series, list[Difference]]]:
+    """The differences of some items of each series, as soon as they are known."""
+    done, total = 0, sum(len(ids) for _, ids in parts)
+    jobs = min(jobs, len(parts))
+    if jobs < 2:
+        for series, ids in parts:
+            tell = progress and _further(progress, done, total)
+            yield series, _recomputed(experiment, series, ids, tell, folders)
+            done += len(ids)
+        return
+    with parallel_config("loky", inner_max_num_threads=max(1, cpu_count() // jobs)):
+        results = Parallel(jobs, return_as="generator")(
+            delayed(_recomputed)(experiment, series, ids, None, folders) for series, ids in parts
+        )
+    for (series, ids), differences in zip(parts, results, strict=True):
+        done += len(ids)
+        if progress:
+            progress(done, total, str(series))
+        yield series, differences
+
+
+def _recomputed(
+    experiment: Experiment,
+    series: Series,
+    ids: list[str],
+    progress: Progress | None,
+    folders: Folders,
+) -> list[Difference]:
+    """The differences of some items of one series."""
+    kept = _kept(experiment, series, folders)
+    names = dict(series.names)
+    differences = [Difference(experiment.name, names, id_) for id_ in ids if id_ not in kept]
+    todo = [id_ for id_ in ids if id_ in kept]
+    for start in range(0, len(todo), series.chunk):
+        chunk = todo[start : start + series.chunk]
+        for line in series.rows(chunk):
+            differences += _compared(experiment, series, line.item, kept[line.item].rows, line.rows)
+        if progress:
+            progress(start + len(chunk), len(ids), str(series))
     return differences
 
 
@@ -117,48 +186,50 @@ def certify(
     seed: int | str = 0,
     progress: Progress | None = None,
     folders: Folders | None = None,
+    jobs: int = 1,
+    at_least: int = 5,
 ) -> list[Certificate]:
-    """Renew the code's hash of shipped files whose settings are today's but whose code is not, if a
-    recomputed sample agrees.
+    """Recompute a sample of the shipped files whose settings are today's but whose code is not.
 
-    A file of which one value differs stays as it is. A file of other settings cannot be certified.
+    The code's hash of a file that agrees is renewed; one of which a value differs stays as it is. A
+    file of other settings cannot be certified. Interrupted, it keeps what it has certified.
     """
     folders = folders or FOLDERS
-    states = {id(series): _state(experiment, series, folders) for series in experiment.series}
-    todo = [series for series in experiment.series if states[id(series)][0] == "certified"]
-    drawn = sample(experiment, share, seed)
-    drawn = [(series, id_) for series, id_ in drawn if any(series is one for one in todo)]
-    done, result = 0, []
+    certificates: dict[str, Certificate] = {}
+    parts = []
     for series in experiment.series:
-        state, why = states[id(series)]
-        if state != "certified":
-            result.append(Certificate(experiment.name, str(series), state, why=why))
-            continue
-        part = [(of, id_) for of, id_ in drawn if of is series]
-        tell = progress and _further(progress, done, len(drawn))
-        result.append(_certified(experiment, series, part, tell, folders))
-        done += len(part)
-    return result
+        # 1. What is there to do? Only items that are kept can be compared.
+        state, why = _state(experiment, series, folders)
+        kept = store.read(folders.shipped_file(experiment, series)).lines
+        ids = [id_ for id_, key in series.keys.items() if (id_, key) in kept]
+        if state == "certified" and not ids:
+            state, why = "other settings", "none of its items is asked today"
+        if state == "certified":
+            parts.append((series, _drawn(experiment, series, ids, share, seed, at_least)))
+        certificates[series.stem] = Certificate(experiment.name, str(series), state, why=why)
+    # 2. Recompute, and renew what agrees.
+    drawn = {series.stem: ids for series, ids in parts}
+    for series, differences in _by_series(experiment, parts, progress, folders, jobs):
+        certificates[series.stem] = _certified(
+            experiment, series, drawn[series.stem], differences, folders
+        )
+    return list(certificates.values())
 
 
 def _certified(
     experiment: Experiment,
     series: Series,
-    part: Sample,
-    progress: Progress | None,
+    ids: list[str],
+    differences: list[Difference],
     folders: Folders,
 ) -> Certificate:
-    """Recompute a sample of one series and, if it agrees, renew the file's manifest."""
-    differences = tuple(recompute(experiment, part, progress, folders))
+    """Renew the manifest of a file if its recomputed sample agrees."""
     path = folders.shipped_file(experiment, series)
     found = store.read(path)
-    n = sum(
-        len(found.lines[id_, series.keys[id_]].rows)
-        for _, id_ in part
-        if (id_, series.keys[id_]) in found.lines
-    )
+    n = sum(len(found.lines[id_, series.keys[id_]].rows) for id_ in ids)
     if differences:
-        return Certificate(experiment.name, str(series), "different", n, differences)
+        where = experiment.name, str(series), "different"
+        return Certificate(*where, rows=n, differences=tuple(differences))
     now = circumstances()
     note = {"date": now["date"], "commit": now["commit"], "rows": n}
     manifest = {**found.manifest, "code": series.manifest["code"], "certified": note}
@@ -193,17 +264,17 @@ def _kept(experiment: Experiment, series: Series, folders: Folders) -> dict[str,
 
 
 def _compared(
-    experiment: Experiment, series: Series, item: str, old: list[dict] | None, new: list[dict]
+    experiment: Experiment, series: Series, item: str, old: list[dict], new: list[dict]
 ) -> list[Difference]:
-    """What differs between the kept and the computed rows of an item; without kept rows, that."""
+    """What differs between the kept and the computed rows of an item."""
 
     def difference(column: str, expected, found, tolerance: str = "") -> Difference:
         return Difference(
             experiment.name, dict(series.names), item, column, expected, found, tolerance
         )
 
-    if old is None or len(old) != len(new):
-        return [difference("the number of rows", len(old or ()), len(new))]
+    if len(old) != len(new):
+        return [difference("the number of rows", len(old), len(new))]
     result = []
     for i, (before, after) in enumerate(zip(old, new, strict=True)):
         row = f" of row {i}" if len(new) > 1 else ""
