@@ -14,9 +14,11 @@ from acelib.bench.speed import Timing
 from acelib.book import cli, console
 from acelib.editing.search import Objective
 from acelib.editors import MEMIT
+from acelib.study import recheck, registry, rows
+from acelib.study.rows import Experiment, Folders, Series
 from acelib.training.bars import BARS
 
-COMMANDS = ("run", "book", "edit", "locate", "tune", "pretrain", "bench")
+COMMANDS = ("run", "book", "certify", "verify", "edit", "locate", "tune", "pretrain", "bench")
 
 
 def call(*words: str):
@@ -62,6 +64,8 @@ EDIT = (
             "--update writes the book at its default parameters",
         ),
         (("run", "a", "--name", "../up"), "run name '../up' is not a folder name"),
+        (("certify", "no_such"), "unknown experiment 'no_such'; known:"),
+        (("verify", "no_such"), "unknown experiment 'no_such'; known:"),
         (("book", "--runs", "no_such_run"), "runs/no_such_run holds no executed chapter"),
         (
             (*EDIT, "--editor", "surgeon"),
@@ -354,3 +358,47 @@ def test_bench_shows_its_rows(monkeypatch):
     monkeypatch.setattr("acelib.bench.speed.bench", lambda what, progress: rows * len(what))
     shown = call("bench", "targets").stdout
     assert all(word in shown for word in ("targets", "18.0", "0.5", "[x]"))
+
+
+# ---------------------------------------------------------------------- rows that ship
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Rows of an experiment of older code that ship; gives a function that breaks the code."""
+    state = {"off": 0}
+
+    def build(name):
+        compute = lambda items: [[{"square": i * i + state["off"]}] for i in items]
+        names, items = {"model": "m", "editor": "e"}, {str(i): i for i in range(30)}
+        return Experiment("03_ace", (Series(names, {}, state.get("code", ()), items, compute),))
+
+    folders = Folders(tmp_path / "results", tmp_path / "runs")
+    for module in (rows, recheck):
+        monkeypatch.setattr(module, "FOLDERS", folders)
+    monkeypatch.setattr(registry, "EXPERIMENTS", {"03_ace": "json:dumps"})
+    monkeypatch.setattr(registry, "experiment", build)
+    monkeypatch.setenv(rows.UPDATE, "1")
+    rows.table(build("03_ace"))
+    return state
+
+
+def test_certify_and_verify(shipped):
+    result = call("certify", "--jobs", "1")
+    assert result.exit_code == 0 and "its code is today's; nothing to certify" in result.output
+    shipped["code"] = ("acelib.records",)
+    result = call("certify", "--share", "0.5", "--seed", "3", "--jobs", "1")
+    assert result.exit_code == 0 and "at least 5 items of every file, seed 3" in result.output
+    assert "03_ace, model m, editor e: certified, 15 recomputed rows agree" in result.output
+    assert "03_ace: 30 items recomputed, 0 values differ" in call("verify", "--jobs", "1").output
+
+
+def test_a_number_that_moved_is_named_and_nothing_is_certified(shipped):
+    shipped |= {"code": ("acelib.records",), "off": 1}
+    result = call("certify", "03_ace", "--jobs", "1")
+    assert result.exit_code == 1 and "not certified, 6 values differ" in result.output
+    assert "6 values differ; what they belong to was not certified" in result.stderr
+    result = call("verify", "03_ace", "--jobs", "1")
+    assert result.exit_code == 1 and "30 values differ" in result.stderr
+    said = "03_ace, model m, editor e, item 5: square is kept as 25, computed now it is 26"
+    assert said in result.output.replace("\n", " ")

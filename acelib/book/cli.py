@@ -1,4 +1,4 @@
-"""The command line: ``acelib run | book | edit | locate | tune | pretrain | bench``.
+"""The command line: ``acelib run | book | certify | verify | edit | locate | tune | ...``.
 
 Commands read their arguments and call the library; ``console`` shows what comes back. They compute nothing themselves. Heavy modules
 are imported inside the commands, so that ``--help`` is immediate.
@@ -225,6 +225,103 @@ def _build(source: Path, output: Path):
     if done.returncode:
         fail("the book was not built; its warnings are above", 1)
     say(f"[bold green]the book is at {output / '_build' / 'html' / 'index.html'}")
+
+
+# ---------------------------------------------------------------------- rows that ship
+
+Experiments = Annotated[
+    Optional[list[str]],
+    typer.Argument(help="Names of experiments, as the folders in results/; default: all."),
+]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", "-j", min=0, help="Processes; 0: one per core, one on an accelerator."),
+]
+
+
+@app.command(
+    help=examples(
+        "Vouch for rows in results/ after a change of code that should move no number.\n\n"
+        "Rows count only under the code that computed them. For every file whose settings are "
+        "today's and whose code is not, a sample of rows is recomputed. If all agree, the file "
+        "says that it was certified, when, and on how many rows; it is read again. If one differs, "
+        "it is printed and the file stays as it is: compute it anew with acelib run --update.",
+        "certify",
+        "certify 03_ace --share 0.5",
+    )
+)
+def certify(
+    experiments: Experiments = None,
+    share: Annotated[
+        float,
+        typer.Option("--share", min=0, max=1, help="Share of the rows that are recomputed."),
+    ] = 0.2,
+    seed: Annotated[
+        Optional[str], typer.Option("--seed", help="Seed of the sample; default: the date.")
+    ] = None,
+    jobs: Jobs = 0,
+):
+    from ..study import recheck
+
+    seed = seed or recheck.todays_seed()
+    say(f"samples of {share:.0%}, at least 5 items of every file, seed {seed}")
+    differences = 0
+    for experiment in _experiments(experiments):
+        with bar(experiment.name) as tell:
+            result = recheck.certify(experiment, share, seed, tell, jobs=_processes(jobs))
+        for certificate in result:
+            say(escape(str(certificate)))
+            differences += _differences(certificate.differences)
+    if differences:
+        fail(f"{differences} values differ; what they belong to was not certified", 1)
+
+
+@app.command(
+    help=examples(
+        "Recompute every row in results/ and compare it with the one that ships.\n\n"
+        "Takes as long as computing them did; what is kept is only compared, never read instead. "
+        "Each value that differs beyond its tolerance is one line: experiment, model, editor, item.",
+        "verify",
+        "verify 03_ace",
+    )
+)
+def verify(experiments: Experiments = None, jobs: Jobs = 0):
+    from ..study import recheck
+
+    differences = 0
+    for experiment in _experiments(experiments):
+        drawn = recheck.sample(experiment, 1.0, 0)
+        with bar(experiment.name) as tell:
+            found = recheck.recompute(experiment, drawn, tell, jobs=_processes(jobs))
+        say(f"{experiment.name}: {len(drawn)} items recomputed, {len(found)} values differ")
+        differences += _differences(found)
+    if differences:
+        fail(f"{differences} values differ", 1)
+
+
+def _differences(differences) -> int:
+    """Print differences; returns how many there are."""
+    for difference in differences:
+        say(f"[red]{escape(str(difference))}")
+    return len(differences)
+
+
+def _experiments(names: list[str] | None):
+    """Experiments one after another; all names are checked before the first is built."""
+    from ..study import registry
+
+    for name in names or ():
+        registry.builder(name)
+    _no_foreign_bars()
+    for name in names or registry.names():
+        yield registry.experiment(name)
+
+
+def _processes(jobs: int) -> int:
+    import torch
+    from joblib import cpu_count
+
+    return jobs or (1 if torch.accelerator.is_available() else cpu_count())
 
 
 # ---------------------------------------------------------------------- one edit
