@@ -199,7 +199,7 @@ def certify(
     parts = []
     for series in experiment.series:
         # 1. What is there to do? Only items that are kept can be compared.
-        state, why = _state(experiment, series, folders)
+        state, why = status(experiment, series, folders)
         kept = store.read(folders.shipped_file(experiment, series)).lines
         ids = [id_ for id_, key in series.keys.items() if (id_, key) in kept]
         if state == "certified" and not ids:
@@ -237,7 +237,7 @@ def _certified(
     return Certificate(experiment.name, str(series), "certified", n)
 
 
-def _state(experiment: Experiment, series: Series, folders: Folders) -> tuple[str, str]:
+def status(experiment: Experiment, series: Series, folders: Folders) -> tuple[str, str]:
     """What ``certify`` has to do with a series, and why it cannot."""
     manifest = store.read(folders.shipped_file(experiment, series)).manifest
     if not manifest:
