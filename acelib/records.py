@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
-def _require_slot(template: str, owner: str) -> None:
+def check_template(template: str, owner: str) -> None:
+    """Raises ValueError, naming ``owner``, unless ``template`` has one place for a subject."""
     if not isinstance(template, str) or template.count("{}") != 1:
         raise ValueError(f"{owner}: a template must hold exactly one '{{}}', got {template!r}")
 
@@ -21,17 +23,21 @@ class Fact:
 
 @dataclass(frozen=True)
 class Edit:
-    """What every editor consumes: (s, r, o) -> (s, r, o*); raises ValueError if the subject, the templates or the targets are unusable."""
+    """What every editor consumes: (s, r, o) -> (s, r, o*).
+
+    Raises ValueError if the subject, a template or a target is unusable.
+    """
 
     subject: str
-    prompt: str  #: template whose filled text ends right before the object
+    #: template whose filled text ends right before the object
+    prompt: str
     target_new: str
     target_true: str = ""
-    paraphrases: tuple[str, ...] = ()  #: other templates of the same fact
+    #: other templates of the same fact
+    paraphrases: tuple[str, ...] = ()
     relation: str = ""
-    hops: tuple[
-        str, ...
-    ] = ()  #: complete multi-hop prompts that end in this fact: "The sport of the spouse of X is"
+    #: complete multi-hop prompts that end in this fact: "The sport of the spouse of X is"
+    hops: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ("subject", "target_new"):
@@ -41,7 +47,8 @@ class Edit:
                 )
         if not isinstance(self.target_true, str):
             raise ValueError(
-                f"target_true of the edit of {self.subject!r} must be a text, '' if it is not known, got {self.target_true!r}"
+                f"target_true of the edit of {self.subject!r} must be a text, "
+                f"'' if it is not known, got {self.target_true!r}"
             )
         for name in ("paraphrases", "hops"):
             texts = getattr(self, name)
@@ -51,10 +58,11 @@ class Edit:
                 )
             object.__setattr__(self, name, tuple(texts))
         for template in (self.prompt, *self.paraphrases):
-            _require_slot(template, f"edit of {self.subject!r}")
+            check_template(template, f"edit of {self.subject!r}")
         if self.target_new.strip() == self.target_true.strip():
             raise ValueError(
-                f"target_new of the edit of {self.subject!r} is already the answer: {self.target_new!r}"
+                f"target_new of the edit of {self.subject!r} is already the answer: "
+                f"{self.target_new!r}"
             )
 
     @property
@@ -70,20 +78,29 @@ class Chain:
     facts: tuple[Fact, ...]
 
     def __post_init__(self):
-        for one, next_one in zip(self.facts, self.facts[1:]):
+        for one, next_one in pairwise(self.facts):
             if one.object != next_one.subject:
                 raise ValueError(f"a chain is broken: {one} is followed by {next_one}")
 
-    subject = property(lambda self: self.facts[0].subject)
-    answer = property(lambda self: self.facts[-1].object)
-    path = property(
-        lambda self: tuple(fact.relation for fact in self.facts),
-        doc="Relation keys, first hop first.",
-    )
-    entities = property(
-        lambda self: (self.subject, *(fact.object for fact in self.facts)),
-        doc="Start, bridges, answer.",
-    )
+    @property
+    def subject(self) -> str:
+        """Where the chain starts."""
+        return self.facts[0].subject
+
+    @property
+    def answer(self) -> str:
+        """Where it ends."""
+        return self.facts[-1].object
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Relation keys, first hop first."""
+        return tuple(fact.relation for fact in self.facts)
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """Start, bridges, answer."""
+        return (self.subject, *(fact.object for fact in self.facts))
 
 
 @dataclass(frozen=True)
@@ -111,12 +128,18 @@ class Case:
     new_hops: tuple[Hop, ...]
     chain: tuple[tuple[str, str, str], ...]  #: (subject, relation label, object)
     new_chain: tuple[tuple[str, str, str], ...]
-    relations: tuple[
-        str, ...
-    ]  #: keys (or Wikidata ids where the world has no such relation), one per hop
+    #: keys (or Wikidata ids where the world has no such relation), one per hop
+    relations: tuple[str, ...]
 
-    n_hops = property(lambda self: len(self.hops))
-    n_edits = property(lambda self: len(self.edits))
+    @property
+    def n_hops(self) -> int:
+        """How many facts the chain has."""
+        return len(self.hops)
+
+    @property
+    def n_edits(self) -> int:
+        """How many of them are edited."""
+        return len(self.edits)
 
     @property
     def entities(self) -> frozenset[str]:

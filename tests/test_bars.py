@@ -5,6 +5,7 @@ import torch
 
 from acelib.attribution.interventions import CausalTrace
 from acelib.attribution.layers import ROLES
+from acelib.model import answers
 from acelib.model.answers import Recall
 from acelib.training import bars
 from acelib.training.bars import (
@@ -37,7 +38,8 @@ def asked(monkeypatch):
         seen["multi_hop"] += prompts
         return [seen["says"](prompt) for prompt in prompts]
 
-    monkeypatch.setattr(bars, "recall", recall)
+    for module in (bars, answers):
+        monkeypatch.setattr(module, "recall", recall)
     monkeypatch.setattr(bars, "multi_hop", multi_hop)
     return seen
 
@@ -129,7 +131,8 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
         return Recall([True] * len(prompts), [0.0] * len(prompts))
 
     owners = []
-    monkeypatch.setattr(bars, "recall", recall)
+    for module in (bars, answers):
+        monkeypatch.setattr(module, "recall", recall)
     monkeypatch.setattr(bars, "early_site", lambda *_, **__: (0, 1, 2, 3, 4))
     monkeypatch.setattr(bars, "second_moments", lambda *_: None)
     for editor in (bars.MEMIT, bars.ROME):

@@ -11,12 +11,13 @@ from scipy.stats import linregress
 from test_update import bits, same_bits
 
 from acelib.bench import latency, plain, speed
-from acelib.bench.speed import ALGEBRA, BENCHMARKS, GROUPS, Timing, edits_of
+from acelib.bench.speed import ALGEBRA, BENCHMARKS, GROUPS, Timing
 from acelib.editing.keys import values_at
 from acelib.editing.moments import Moments
 from acelib.editing.request import Request, requests
 from acelib.editing.search import Objective
 from acelib.editors import ACE, MEMIT
+from acelib.world.cases import single_edits
 from acelib.world.world import load_world
 
 SMALL = dict(
@@ -85,7 +86,7 @@ def test_a_difference_is_an_error(tiny, monkeypatch):
 
 def test_the_plain_target_does_what_it_is_for(tiny):
     """It starts at the block's output and moves within its ball."""
-    lm, r = tiny("gpt2"), requests(edits_of(WORLD, 1))[0]
+    lm, r = tiny("gpt2"), requests(single_edits(WORLD, 1))[0]
     still, near, far = (
         plain.target_vectors(lm, [r], 1, Objective(steps=steps, lr=0.5, clamp=clamp, floor=None))[0]
         for steps, clamp in ((1, 1), (4, 0.1), (4, None))
@@ -124,21 +125,6 @@ def test_refusals(tiny):
             speed.targets(tiny("qwen3"), **SMALL["targets"] | dict(sample=sample))
     with pytest.raises(ValueError, match="m=0"):
         speed.update(m=0)
-    for n in (0, 10**6):
-        with pytest.raises(ValueError, match=f"{n} facts asked for"):
-            edits_of(WORLD, n)
-
-
-def test_edits_are_counterfactual_and_repeatable():
-    edits = edits_of(WORLD, 30)
-    assert edits == edits_of(WORLD, 30) != edits_of(WORLD, 30, seed=1)
-    assert all(
-        edit.target_new != edit.target_true
-        and WORLD.lookup(edit.subject, f.relation) == edit.target_true
-        for edit in edits
-        for f in WORLD.about(edit.subject)
-        if WORLD.relations[f.relation].cloze[0] == edit.prompt
-    )
 
 
 def test_cost_grows_with_what_is_said_to_grow(tiny, monkeypatch):
@@ -207,7 +193,7 @@ def test_exponents_are_slopes():
 
 
 def test_stages_of_an_edit_have_a_cost(tiny):
-    lm, edits = tiny("llama"), edits_of(WORLD, 2)
+    lm, edits = tiny("llama"), single_edits(WORLD, 2)
     moments = Moments(
         {layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(4)}, tokens=100
     )

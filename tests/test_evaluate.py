@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_update import bits, random_update, same_bits
 
-from acelib.model.answers import generate, recall
+from acelib.model import answers
+from acelib.model.answers import Recall, generate, known_items, recall
 from acelib.model.update import Factors, Update, applied
 from acelib.training.bars import multi_hop
 from acelib.world.wording import first_answer
@@ -67,6 +68,15 @@ def test_recall_equals_generating_one_by_one(any_lm):
             sum(logp[t, token].item() for t, token in enumerate(tail)), rel=1e-4
         )
     assert not all(got.correct)
+
+
+def test_known_items_are_those_recalled(tiny, monkeypatch):
+    right = {"Tim Duncan plays the": True, "Apple": False, "The capital of": True}
+    monkeypatch.setattr(
+        answers, "recall", lambda lm, prompts, _: Recall([*map(right.get, prompts)], [])
+    )
+    assert known_items(None, [*right], lambda text: (text, "x")) == [t for t in right if right[t]]
+    assert known_items(None, [], None) == []
 
 
 def test_recall_says_yes(tiny, monkeypatch):

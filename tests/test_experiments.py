@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from random import Random
 
 import pandas as pd
 import pytest
@@ -11,13 +12,15 @@ from test_update import bits, random_update, same_bits
 
 from acelib.editing.moments import Moments
 from acelib.editors import preset
+from acelib.model import answers
 from acelib.model.answers import Recall
 from acelib.records import Case, Edit, Fact, Hop
-from acelib.study import experiments, judge as judging
+from acelib.study import experiments
+from acelib.study import judge as judging
 from acelib.study.experiments import Corpus, balanced, comparison, known_cases, run
-from acelib.study.judge import Protocol, judge, lost_hop, unrelated_facts
+from acelib.study.judge import Protocol, judge, lost_hop
 from acelib.world.cases import make_cases
-from acelib.world.world import Entity, Relation, World, load_world
+from acelib.world.world import Entity, Relation, World, load_world, unrelated_facts
 
 PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
 
@@ -192,7 +195,7 @@ def test_a_fact_that_an_edit_changes_through_its_inverse_is_not_unrelated():
         (),
         ("spouse",),
     )
-    chosen = unrelated_facts(world, case, 2 * len(world.facts), seed=0)
+    chosen = unrelated_facts(world, case.edits, 2 * len(world.facts), Random(0))
     about = {(fact.subject, fact.relation) for fact in chosen}
     assert len([fact for fact in chosen if fact.relation == "spouse"]) > 10
     assert about.isdisjoint(
@@ -357,7 +360,7 @@ def test_known_cases_ask_for_every_fact_that_must_be_known(tiny, cases, monkeypa
         asked.extend(zip(prompts, answers))
         return Recall([prompt != unknown for prompt in prompts], [])
 
-    monkeypatch.setattr(experiments, "recall", recall)
+    monkeypatch.setattr(answers, "recall", recall)
     kept = known_cases(tiny("gpt2"), cases)
     assert cases[2] not in kept and kept == [
         case for case in cases if unknown not in {hop.cloze for hop in case.hops + case.new_hops}
@@ -373,8 +376,9 @@ def test_unrelated_facts_leave_out_the_edited_ones(world, cases):
             {(e.subject, e.relation) for e in case.edits},
             {e.relation for e in case.edits},
         )
-        chosen = unrelated_facts(world, case, 6, 0)
-        assert chosen == unrelated_facts(world, case, 6, 0) and len(set(chosen)) == len(chosen)
+        chosen = unrelated_facts(world, case.edits, 6, Random(0))
+        assert chosen == unrelated_facts(world, case.edits, 6, Random(0))
+        assert len(set(chosen)) == len(chosen)
         assert not {(f.subject, f.relation) for f in chosen} & edited and set(chosen) <= set(
             world.facts
         )
@@ -382,8 +386,10 @@ def test_unrelated_facts_leave_out_the_edited_ones(world, cases):
         assert len(chosen) == (
             6 if len(relations) == 1 else 3
         )  # two relations edited: this world has no other
-    assert unrelated_facts(world, cases[0], 6, 0) != unrelated_facts(world, cases[0], 6, 1)
-    assert len(unrelated_facts(world, cases[0], 10_000, 0)) == len(world.facts) - 1
+    edits = cases[0].edits
+    one, other = (unrelated_facts(world, edits, 6, Random(seed)) for seed in (0, 1))
+    assert one != other
+    assert len(unrelated_facts(world, edits, 10_000, Random(0))) == len(world.facts) - 1
 
 
 def test_balanced_and_refusals(tiny, world, cases, tmp_path):

@@ -1,24 +1,12 @@
-from dataclasses import dataclass
-
 import pytest
 import torch
 from test_update import random_update
 
 from acelib.editing.keys import contexts, keys_at, prefix_weights, values_at
-from acelib.editing.request import Request, distinct, request, requests
+from acelib.editing.request import Request, request, requests, unique_requests
 from acelib.model.states import chunked
 from acelib.model.update import applied
-
-
-@dataclass(frozen=True)
-class Edit:
-    subject: str
-    prompt: str
-    target_new: str
-    target_true: str = ""
-    hops: tuple = ()
-    paraphrases: tuple = ()
-
+from acelib.records import Edit
 
 EDITS = [
     Edit("Tim Duncan", "{} plays the sport of", "football"),
@@ -49,21 +37,6 @@ def test_lookup_tokens(tiny):
     assert trailing.subject == "France"
 
 
-@pytest.mark.parametrize(
-    "edit, match",
-    [
-        (Edit("X", "no place", "a"), "exactly once"),
-        (Edit("X", "{} {}", "a"), "exactly once"),
-        (Edit(" ", "{} is", "a"), "must not be empty"),
-        (Edit("X", "{} is", " "), "must not be empty"),
-        (Edit("X", "{} is", "a", "a "), "answer already"),
-    ],
-)
-def test_bad_edits(edit, match):
-    with pytest.raises(ValueError, match=match):
-        requests([edit])
-
-
 def test_batches_of_edits():
     with pytest.raises(ValueError, match="no edit"):
         requests([])
@@ -73,7 +46,7 @@ def test_batches_of_edits():
         requests([EDITS[0], Edit("Tim Duncan", "{} plays the sport of", "golf")])
     assert len(requests([EDITS[0], EDITS[0]])) == 1
     assert (
-        len(distinct([Request("a", 1, "x", 0), Request("a", 1, "y", 1)])) == 2
+        len(unique_requests([Request("a", 1, "x", 0), Request("a", 1, "y", 1)])) == 2
     )  # different groups do not conflict
     with pytest.raises(ValueError, match="only be edited at its last"):
         request(EDITS[0], prompt="The sport of X is")

@@ -54,6 +54,19 @@ def test_locate_is_the_sum_over_prompts_whatever_the_batch(any_lm):
     assert torch.equal(again.value, found.value) and torch.equal(again.query, found.query)
 
 
+def test_scores_of_groups_of_prompts_add_up(tiny):
+    lm = tiny("gptj")
+    groups = [locate(lm, PROMPTS[i::2], ANSWERS[i::2], 2, 3, n_top=9) for i in range(2)]
+    whole = locate(lm, PROMPTS, ANSWERS, 2, 3, n_top=9)
+    total = sum(groups)
+    assert total.n_prompts == whole.n_prompts and total.n_query == 2
+    assert total.value_count_by_layer == whole.value_count_by_layer
+    torch.testing.assert_close(total.value, whole.value)
+    torch.testing.assert_close(total.query, whole.query)
+    with pytest.raises(ValueError, match=r"\(4, 48\) and \(3, 48\)"):
+        whole + locate(tiny("gptj", n_layers=3), PROMPTS, ANSWERS)
+
+
 def test_rank_breaks_ties_in_ascending_order():
     assert rank([1.0, 2.0, 2.0, 0.0], 3) == (1, 2, 0)
 

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from acelib.model.states import KINDS, Site, last, position_ids, trace
+from acelib.model.states import KINDS, Site, added, last, position_ids, read, replaced, trace
 
 TEXTS = ("Tim Duncan plays the sport of", "The capital of France", "Apple")
 
@@ -56,6 +56,32 @@ def test_every_site_and_patch_is_bit_equal_to_plain_hooks(any_lm, side, patched)
     states, logits = hooked(any_lm, ids, mask, patches)
     assert torch.equal(found[Site("logits", any_lm.n_layers)], logits)
     assert all(torch.equal(found[site], states[site]) for site in sites)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_read_and_replaced_are_trace_for_forwards_of_ones_own(any_lm, kind):
+    lm, (ids, mask), site = any_lm, any_lm.encode(TEXTS), Site(kind, 1)
+    patch = {site: lambda x: 0.5 * x + 0.1}
+    wanted = trace(lm, ids, mask, [site, Site("out", 3)], patch)
+    with torch.no_grad(), replaced(lm, patch), read(lm, [site, ("out", 3)]) as states:
+        lm.stack(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask))
+    assert torch.equal(states["out", 3], wanted["out", 3])
+    assert torch.equal(states[site], wanted[site])
+    looked = []
+    with torch.no_grad(), replaced(lm, {site: lambda x: looked.append(x)}):  # None: as it is
+        plain = lm.stack(input_ids=ids, attention_mask=mask).last_hidden_state
+    with torch.no_grad():
+        assert torch.equal(plain, lm.stack(input_ids=ids, attention_mask=mask).last_hidden_state)
+    assert len(looked) == 1
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+
+
+def test_what_is_added_to_fc2_depends_on_its_input(any_lm):
+    lm, (ids, mask) = any_lm, any_lm.encode(TEXTS)
+    matrix = torch.randn(lm.d_model, lm.d_mlp, dtype=lm.dtype)
+    with added(lm, {2: lambda x: x @ matrix.T}):
+        s = trace(lm, ids, mask, [Site("key", 2), Site("mlp", 2)])
+    torch.testing.assert_close(s["mlp", 2], lm.fc2(2)(s["key", 2]) + s["key", 2] @ matrix.T)
 
 
 def test_the_sites_are_the_letters_of_the_paper(any_lm):

@@ -36,19 +36,29 @@ class Located:
     n_value: int = 3  #: value layers wanted
 
     def __add__(self, other: Located) -> Located:
-        """The scores of both sets of prompts; the numbers of layers wanted are this one's."""
-        count = zip(self.value_count_by_layer, other.value_count_by_layer, strict=True)
+        """Scores of the prompts of both; as many layers are wanted as of the first.
+
+        Raises ValueError for scores of models of different shapes.
+        """
+        if self.value.shape != other.value.shape:
+            raise ValueError(
+                f"scores of {tuple(self.value.shape)} and {tuple(other.value.shape)} neurons "
+                "do not add up; take one model's"
+            )
+        counts = zip(self.value_count_by_layer, other.value_count_by_layer, strict=True)
         return replace(
             self,
             value=self.value + other.value,
             query=self.query + other.query,
-            value_count_by_layer=tuple(a + b for a, b in count),
+            value_count_by_layer=tuple(a + b for a, b in counts),
             n_prompts=self.n_prompts + other.n_prompts,
         )
 
-    def __radd__(self, zero: int) -> Located:
-        """``sum`` begins with 0."""
-        return self if zero == 0 else NotImplemented
+    def __radd__(self, other: int) -> Located:
+        """``sum`` of several begins with 0."""
+        if other != 0:
+            return NotImplemented
+        return self
 
     @property
     def value_by_layer(self) -> tuple[float, ...]:

@@ -17,9 +17,10 @@ from ..editing.write import write
 from ..editors.base import Staged
 from ..model.lm import LM
 from ..records import Edit
+from ..world.cases import single_edits
 from ..world.world import load_world
 from . import plain
-from .speed import edits_of, same, targets, timed
+from .speed import same, targets, timed
 
 BASE = dict(facts=12, width=128, depth=6, vocabulary=4096)  #: what does not vary
 SIZES = dict(
@@ -117,7 +118,7 @@ def curves(
         at = {**base, what: size}
         lm = random_lm(tokenizer, at["width"], at["depth"], at["vocabulary"], seed)
         given, objective, layer = (
-            requests(edits_of(world, at["facts"], seed)),
+            requests(single_edits(world, at["facts"], seed)),
             Objective(steps=steps, floor=None),
             at["depth"] // 3,
         )

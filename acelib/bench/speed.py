@@ -26,10 +26,10 @@ from ..editors import MEMIT
 from ..model.answers import recall
 from ..model.lm import LM, load, shipped
 from ..model.update import applied
-from ..records import Edit
 from ..training.train import RECIPES, make_tokenizer, new_model
+from ..world.cases import single_edits
 from ..world.wording import single_hop_cloze, statement
-from ..world.world import World, load_world
+from ..world.world import load_world
 from . import plain
 
 Progress = Callable[[int, int, str], object]  #: (done, total, what)
@@ -83,25 +83,6 @@ def reference(name: str = "gptj-mini") -> LM:
         return LM(new_model(RECIPES[name], len(tokenizer)), tokenizer, f"{name}, random")
 
 
-def edits_of(world: World, n: int, seed: int = 0) -> list[Edit]:
-    """``n`` facts of the world, each to get another object of its relation. Raises ValueError if the world has fewer that can."""
-    rng = random.Random(seed)
-    pool = [fact for fact in world.facts if len(world.objects(fact.relation)) > 1]
-    if not 1 <= n <= len(pool):
-        raise ValueError(f"{n} facts asked for; this world has 1 to {len(pool)}")
-    chosen = rng.sample(pool, n)
-    return [
-        Edit(
-            f.subject,
-            world.relations[f.relation].cloze[0],
-            rng.choice([name for name in world.objects(f.relation) if name != f.object]),
-            f.object,
-            world.relations[f.relation].cloze[1:],
-        )
-        for f in chosen
-    ]
-
-
 # ---------------------------------------------------------------------- target vectors
 
 
@@ -123,7 +104,7 @@ def targets(
     """
     _sampled(sample, n)
     lm, world = lm or reference(), load_world()
-    given, objective = requests(edits_of(world, n, seed)), Objective(steps=steps, floor=None)
+    given, objective = requests(single_edits(world, n, seed)), Objective(steps=steps, floor=None)
     prefixes = contexts(lm, n_prefixes, seed=seed)
     n = len(given)  # exact duplicates are searched once
     chosen = sorted({i * n // sample for i in range(sample)})  # spread over the facts
@@ -192,7 +173,7 @@ def savings(
 ) -> list[Timing]:
     """Where the gain of ``targets`` comes from: one saving after another, each timed against the plain procedure."""
     lm, world = lm or reference(), load_world()
-    given, objective = requests(edits_of(world, n, seed)), Objective(steps=steps, floor=None)
+    given, objective = requests(single_edits(world, n, seed)), Objective(steps=steps, floor=None)
     prefixes = contexts(lm, n_prefixes, seed=seed)
     batch = partial(plain.target_vectors, lm, given, layer, objective, prefixes)
     stages = {
@@ -326,7 +307,7 @@ def keys(
 ) -> list[Timing]:
     """Keys and current values of ``n`` facts at every layer of a write: full forwards for each layer against states carried upwards."""
     lm, world = lm or reference(), load_world()
-    given, prefixes = requests(edits_of(world, n, seed)), contexts(lm, n_prefixes, seed=seed)
+    given, prefixes = requests(single_edits(world, n, seed)), contexts(lm, n_prefixes, seed=seed)
 
     def carried():
         walk, weights = Walk(lm, given, prefixes), prefix_weights(lm, prefixes)
@@ -445,7 +426,7 @@ def each(
     Raises AssertionError if a matrix of an update, or a log-probability, differs by more than rtol of the greatest entry.
     """
     lm, world = lm or reference(), load_world()
-    groups = [[edit] for edit in edits_of(world, n, seed)]
+    groups = [[edit] for edit in single_edits(world, n, seed)]
     editor = MEMIT(layers=tuple(layers), objective=Objective(steps=steps, floor=None), n_prefixes=0)
     with tempfile.TemporaryDirectory() as folder:
         moments = second_moments(

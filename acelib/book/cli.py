@@ -379,9 +379,7 @@ def edit(
     if save_model and save_model.exists():
         raise ValueError(f"--save-model {save_model} exists; name a new folder")
     chosen, world = editors.preset(editor, model), load_world()
-    relation = next(
-        (key for key, relation in world.relations.items() if prompt.rstrip() in relation.cloze), ""
-    )
+    relation = world.relation_of(prompt)
     request = records.Edit(
         subject,
         prompt,

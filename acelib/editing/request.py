@@ -1,4 +1,4 @@
-"""What is asked of an editor: requests, checked before any work starts."""
+"""What an editor works on: requests, made of edits before any work starts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..records import Edit
 POSITIONS = ("subject_last", "last")
 
 
-# ---------------------------------------------------------------------- requests
-
-
 @dataclass(frozen=True)
 class Request:
-    """One association to write: after ``prompt``, the token that ends at character ``end`` should make the model say ``target``."""
+    """One association to write: after ``prompt``, the model should say ``target``.
+
+    The token of the prompt that ends at character ``end`` is the one to write at.
+    """
 
     prompt: str
     end: int
     target: str
-    group: int = 0  #: the independent edit batch it belongs to
-    subject: str = (
-        ""  #: whose essence must stay ("{subject} is a"); empty: the prompt up to ``end``
-    )
+    #: the independent edit batch it belongs to
+    group: int = 0
+    #: whose essence must stay ("{subject} is a"); empty: the prompt up to ``end``
+    subject: str = ""
 
 
 def check_reading(positions: Sequence[str], n_prefixes: int, prefix_length: int) -> None:
@@ -41,30 +41,21 @@ def check_reading(positions: Sequence[str], n_prefixes: int, prefix_length: int)
 def request(
     edit: Edit, position: str = "subject_last", group: int = 0, prompt: str | None = None
 ) -> Request:
-    """The request of ``edit`` at the last token of its subject ("subject_last") or of the prompt ("last").
+    """The request of ``edit`` at the last token of its subject ("subject_last") or prompt ("last").
 
-    prompt: a complete prompt to use instead of the edit's own (a multi-hop one); then only "last" makes sense.
-    Raises ValueError for an unknown position, an empty subject or target, a template without exactly one "{}", a target that is the answer.
+    prompt: a complete prompt to use instead of the edit's own (a multi-hop one); then only "last"
+    makes sense.
+    Raises ValueError for an unknown position, or a prompt that is empty or edited elsewhere.
     """
     if position not in POSITIONS:
         raise ValueError(
             f"position {position!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}"
         )
-    if not edit.subject.strip() or not edit.target_new.strip():
-        raise ValueError(
-            f"edit {edit.prompt!r}: subject {edit.subject!r} and target {edit.target_new!r} must not be empty"
-        )
-    if edit.prompt.count("{}") != 1:
-        raise ValueError(f"prompt {edit.prompt!r} must hold the subject's place {{}} exactly once")
-    if edit.target_new.strip() == (edit.target_true or "").strip():
-        raise ValueError(
-            f"edit of {edit.subject!r}: the target {edit.target_new!r} is the answer already"
-        )
     if prompt is not None and position != "last":
         raise ValueError(
             f"prompt {prompt!r} is complete: it can only be edited at its last token, not at {position!r}"
         )
-    text = (edit.prompt.replace("{}", edit.subject) if prompt is None else prompt).rstrip()
+    text = edit.text if prompt is None else prompt.rstrip()
     if not text:
         raise ValueError(f"edit of {edit.subject!r}: an empty multi-hop prompt")
     subject_end = edit.prompt.index("{}") + len(edit.subject.rstrip())
@@ -80,12 +71,18 @@ def request(
 def requests(
     edits: Sequence[Edit], position: str = "subject_last", group: int = 0
 ) -> list[Request]:
-    """The requests of one batch of edits, exact duplicates once (see ``request``). Raises ValueError for no edit, or contradicting ones."""
-    return distinct(request(edit, position, group) for edit in batch_of(edits))
+    """The requests of one batch of edits, exact duplicates once.
+
+    Raises ValueError for no edit, for contradicting ones, and as ``request`` does.
+    """
+    return unique_requests(request(edit, position, group) for edit in batch_of(edits))
 
 
 def batch_of(edits: Sequence[Edit]) -> Sequence[Edit]:
-    """``edits`` itself. Raises ValueError if it is no list or tuple (but a single edit, say), or an empty one."""
+    """``edits`` itself.
+
+    Raises ValueError if it is no list or tuple (but a single edit, say), or an empty one.
+    """
     if not isinstance(edits, (list, tuple)):
         raise ValueError(f"a batch is a list of edits, such as [edit]; got {edits!r}")
     if not edits:
@@ -93,13 +90,15 @@ def batch_of(edits: Sequence[Edit]) -> Sequence[Edit]:
     return edits
 
 
-def distinct(given: Iterable[Request]) -> list[Request]:
-    """``given`` without exact duplicates. Raises ValueError if one prompt of a group is to get two different answers."""
-    kept = list(dict.fromkeys(given))
-    seen: dict[tuple, str] = {}
-    for r in kept:
-        if seen.setdefault((r.group, r.prompt, r.end), r.target) != r.target:
-            raise ValueError(
-                f"conflicting edits: {r.prompt!r} -> {seen[r.group, r.prompt, r.end]!r} and -> {r.target!r}"
-            )
-    return kept
+def unique_requests(requests: Iterable[Request]) -> list[Request]:
+    """``requests`` without exact duplicates.
+
+    Raises ValueError if one prompt of a group is to get two different answers.
+    """
+    unique = list(dict.fromkeys(requests))
+    targets: dict[tuple, str] = {}
+    for r in unique:
+        target = targets.setdefault((r.group, r.prompt, r.end), r.target)
+        if target != r.target:
+            raise ValueError(f"conflicting edits: {r.prompt!r} -> {target!r} and -> {r.target!r}")
+    return unique

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence
 
-from ..editing.request import Request, batch_of, check_reading, distinct, request
+from ..editing.request import Request, batch_of, check_reading, request, unique_requests
 from ..editing.search import Objective
 from ..editing.write import Stage
 from ..records import Edit
@@ -131,7 +131,7 @@ class ACE(Staged):
             if "hops" in self.prompts(stage)
             else []
         )
-        return distinct(single + hops)
+        return unique_requests(single + hops)
 
 
 #: From Appendix G. Its value layers of GPT-J, 26-28, count from 1 (there are 28), its query layers are those that PMET's settings count

@@ -7,6 +7,7 @@ their distance says something only beside that of queries spread evenly over all
 
 from __future__ import annotations
 
+from operator import itemgetter
 from random import Random
 from typing import NamedTuple, Sequence
 
@@ -26,7 +27,7 @@ from ..attribution.scores import (
     top_neurons,
     value_scores,
 )
-from ..model.answers import recall
+from ..model.answers import known_items, recall
 from ..model.lm import LM
 from ..model.states import Site, last, trace
 from ..world.wording import multi_hop_cloze
@@ -62,13 +63,7 @@ def answered(lm: LM, world: World, n: int, seed: int = 0) -> list[Question]:
         )
         for chain in sample_chains(world, "identification", 2, n, Random(seed))
     ]
-    return [
-        q
-        for q, ok in zip(
-            asked, recall(lm, [q.prompt for q in asked], [q.answer for q in asked]).correct
-        )
-        if ok
-    ]
+    return known_items(lm, asked, itemgetter(0, 1))
 
 
 def score(

@@ -11,8 +11,8 @@ from ..model.answers import generate
 from ..model.lm import LM
 from ..model.update import Update
 from ..records import Chain, Edit, Fact
-from ..world.wording import multi_hop_cloze, normalise, single_hop_cloze
-from ..world.world import World
+from ..world.wording import multi_hop_cloze, normalise, single_hop
+from ..world.world import World, untouched
 
 
 def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.DataFrame:
@@ -22,10 +22,7 @@ def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.
     to be one of the world's; what the world does not know is left out.
     """
     rows = [("fact", edit.text, edit.target_new)]
-    prompt = edit.prompt.rstrip()
-    key = edit.relation or next(
-        (key for key, relation in world.relations.items() if prompt in relation.cloze), ""
-    )
+    prompt, key = edit.prompt.rstrip(), edit.relation or world.relation_of(edit.prompt)
     wordings = edit.paraphrases or (world.relations[key].cloze if key else ())
     rows += [
         ("paraphrase", wording.replace("{}", edit.subject), edit.target_new)
@@ -42,9 +39,14 @@ def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.
             ("multi-hop", multi_hop_cloze(world, Chain((before, new))), edit.target_new)
             for before in world.into(edit.subject)[:4]
         ]
-    others = [fact for fact in world.facts if edit.subject not in (fact.subject, fact.object)]
+    stays = untouched(world, [edit])
+    others = [
+        fact
+        for fact in world.facts
+        if edit.subject not in (fact.subject, fact.object) and stays(fact)
+    ]
     chosen = Random(seed).sample(others, min(n_unrelated, len(others)))
-    rows += [("unrelated", single_hop_cloze(world, fact), fact.object) for fact in chosen]
+    rows += [("unrelated", *single_hop(world, fact)) for fact in chosen]
     return pd.DataFrame(rows, columns=["kind", "prompt", "ideal"])
 
 

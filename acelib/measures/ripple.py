@@ -9,6 +9,7 @@ Source: Cohen et al., "Evaluating the Ripple Effects of Knowledge Editing in Lan
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..editing.tail import lean
-from ..model.answers import recall
+from ..model.answers import known_items
 from ..model.lm import LM
 from ..model.update import Update, overlaid
 from ..records import Edit, Fact
@@ -46,9 +47,7 @@ def known_edits(lm: LM, world: World, n: int, seed: int = 0) -> list[Edit]:
 
     Raises ValueError if there are fewer.
     """
-    pool = single_edits(world, 60 * n, seed)
-    known = recall(lm, [edit.text for edit in pool], [edit.target_true for edit in pool]).correct
-    pool = [edit for edit, ok in zip(pool, known) if ok]
+    pool = known_items(lm, single_edits(world, 60 * n, seed), attrgetter("text", "target_true"))
     two = {
         inverse: [edit for edit in pool if (edit.relation in INVERSES) == inverse]
         for inverse in (True, False)

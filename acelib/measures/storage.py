@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from random import Random
 from typing import Callable, Mapping, Sequence
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from ..attribution.interventions import ablate
 from ..attribution.scores import first_tokens, layer_mass, top_neurons, value_scores
-from ..model.answers import recall
+from ..model.answers import known_items, recall
 from ..model.lm import LM
 from ..records import Fact
 from ..study.stats import Mean
-from ..world.wording import single_hop_cloze
+from ..world.wording import single_hop, single_hop_cloze
 from ..world.world import World
 
 Progress = Callable[[int, int], object]
@@ -30,15 +31,12 @@ def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[F
 
     The paper keeps the single-hop questions that the model answers (App. C.1).
     """
-    chosen = {}
+    known = {}
     for category in world.categories():
         facts = list(world.facts_of(category))
         Random(f"{seed}/{category}").shuffle(facts)
-        right = recall(
-            lm, [single_hop_cloze(world, fact) for fact in facts], [fact.object for fact in facts]
-        ).correct
-        chosen[category] = [fact for fact, ok in zip(facts, right) if ok][:n]
-    return chosen
+        known[category] = known_items(lm, facts, partial(single_hop, world))[:n]
+    return known
 
 
 def category_scores(

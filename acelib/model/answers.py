@@ -9,7 +9,7 @@ one batch without touching a weight.
 from __future__ import annotations
 
 from os.path import commonprefix
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence, TypeVar
 
 import torch
 from torch.nn.functional import log_softmax
@@ -18,6 +18,8 @@ from transformers import DynamicCache
 from .lm import LM
 from .states import position_ids
 from .update import Update, overlaid
+
+Item = TypeVar("Item")
 
 
 class Recall(NamedTuple):
@@ -68,6 +70,18 @@ def recall(
             span = slice(done, done := done + len(tails[i]))
             correct[i], logprob[i] = all(hit[span]), sum(value[span])
     return Recall(correct, logprob)
+
+
+def known_items(
+    lm: LM, items: Sequence[Item], ask: Callable[[Item], tuple[str, str]]
+) -> list[Item]:
+    """Those of ``items`` that the model knows: it says the answer (see ``recall``).
+
+    ask: the prompt and the answer of an item.
+    """
+    prompts, answers = zip(*map(ask, items), strict=True) if items else ((), ())
+    correct = recall(lm, prompts, answers).correct
+    return [item for item, good in zip(items, correct, strict=True) if good]
 
 
 @torch.no_grad()

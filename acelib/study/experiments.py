@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property, partial
@@ -11,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..editing.moments import Moments, second_moments
-from ..model.answers import recall
+from ..model.answers import known_items
 from ..model.lm import LM
 from ..provenance import digest
-from ..records import Case
+from ..records import Case, Hop
 from ..world.world import World
 from .judge import Protocol, edit_and_judge
 from .rows import Experiment, Folders, Progress, Series, table
@@ -27,18 +28,21 @@ def known_cases(lm: LM, cases: Sequence[Case]) -> list[Case]:
     The facts that an edit will change are asked with their old answer; hops that only the new chain
     has must be known too, or a failure after the edit would not be the editor's.
     """
-    edited = [{(edit.text, edit.target_new) for edit in case.edits} for case in cases]
-    hops = [
-        [
-            hop
+    hops = []
+    for number, case in enumerate(cases):
+        new = {(edit.text, edit.target_new) for edit in case.edits}
+        hops += [
+            (number, hop)
             for hop in dict.fromkeys(case.hops + case.new_hops)
             if (hop.cloze, hop.answer) not in new
         ]
-        for case, new in zip(cases, edited)
-    ]
-    flat = [hop for case in hops for hop in case]
-    correct = iter(recall(lm, [hop.cloze for hop in flat], [hop.answer for hop in flat]).correct)
-    return [case for case, asked in zip(cases, hops) if all([next(correct) for _ in asked])]
+    known = known_items(lm, hops, _ask_hop)
+    needed, right = (Counter(number for number, _ in some) for some in (hops, known))
+    return [case for number, case in enumerate(cases) if right[number] == needed[number]]
+
+
+def _ask_hop(numbered: tuple[int, Hop]) -> tuple[str, str]:
+    return numbered[1].cloze, numbered[1].answer
 
 
 def balanced(cases: Sequence[Case], n_each: int) -> list[Case]:

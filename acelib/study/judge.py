@@ -17,7 +17,7 @@ from ..model.lm import LM
 from ..model.update import Update
 from ..records import Case, Edit, Fact, Hop
 from ..world.wording import few_shot, first_answer, matches, parse_answer, single_hop_cloze
-from ..world.world import World, untouched
+from ..world.world import World, unrelated_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,10 @@ def judge(
     # 1. Chains of thought, one per question.
     chains = _chains_of_thought(lm, world, cases, updates, protocol)
     # 2. Single facts: the edits, their other wordings, and what they must leave alone.
-    facts = [unrelated_facts(world, case, protocol.n_unrelated, protocol.seed) for case in cases]
+    facts = [
+        unrelated_facts(world, case.edits, protocol.n_unrelated, _rng(protocol, case))
+        for case in cases
+    ]
     kinds = (
         [[(edit.text, _target(edit, edited)) for edit in case.edits] for case in cases],
         [list(_other_wordings(case, edited)) for case in cases],
@@ -94,17 +97,8 @@ def judge(
     ]
 
 
-def unrelated_facts(world: World, case: Case, n: int, seed: int) -> list[Fact]:
-    """``n`` facts that the case's edits must leave alone (``world.untouched``).
-
-    Half of them are of the edited relations, half of any other relation.
-    """
-    rng, stays = random.Random(f"{seed}/{case.case_id}"), untouched(world, case.edits)
-    relations = {edit.relation for edit in case.edits}
-    same = [fact for fact in world.facts if fact.relation in relations and stays(fact)]
-    other = [fact for fact in world.facts if fact.relation not in relations and stays(fact)]
-    near = rng.sample(same, min(n // 2, len(same)))
-    return near + rng.sample(other, min(n - len(near), len(other)))
+def _rng(protocol: Protocol, case: Case) -> random.Random:
+    return random.Random(f"{protocol.seed}/{case.case_id}")
 
 
 def lost_hop(text: str, hops: Sequence[Hop]) -> int:

@@ -4,6 +4,8 @@ it store facts where editors look for them?"""
 from __future__ import annotations
 
 import random
+from functools import partial
+from operator import attrgetter
 from typing import Sequence
 
 import torch
@@ -14,7 +16,7 @@ from ..editing.moments import second_moments
 from ..editing.search import Objective
 from ..editors.memit import MEMIT
 from ..editors.rome import ROME
-from ..model.answers import generate, recall
+from ..model.answers import generate, known_items, recall
 from ..model.lm import LM
 from ..model.update import Update
 from ..world.cases import single_edits
@@ -27,9 +29,10 @@ from ..world.wording import (
     multi_hop_cloze,
     multi_hop_question,
     parse_answer,
+    single_hop,
     single_hop_cloze,
 )
-from ..world.world import World, sample_chains
+from ..world.world import World, sample_chains, unrelated_facts
 
 #: What a reference model must reach: name of the measurement -> least share of right answers.
 BARS = {
@@ -137,10 +140,7 @@ def early_site(
     """Layers whose state at the subject's last token carries the fact: put back clean into a run with a noisy subject, it restores, in the
     mean over known facts, at least half of what the noise took from the answer's probability. Source: ROME, Section 2.1."""
     drawn = random.Random(f"{seed}/site").sample(world.facts, 2 * n_facts)
-    known = recall(
-        lm, [single_hop_cloze(world, fact) for fact in drawn], [fact.object for fact in drawn]
-    ).correct
-    facts = [fact for fact, ok in zip(drawn, known) if ok][:n_facts]
+    facts = known_items(lm, drawn, partial(single_hop, world))[:n_facts]
     if not facts:
         return ()
     traces = [
@@ -167,9 +167,8 @@ def editing(
     other facts an edit, half of its relation, that keep their answer. Zero where no early site is found.
     """
     site, rng = early_site(lm, world, seed=seed)[:3], random.Random(f"{seed}/editing")
-    edits = single_edits(world, 2 * n_edits, seed)
-    known = recall(lm, [edit.text for edit in edits], [edit.target_true for edit in edits]).correct
-    edits = [edit for edit, ok in zip(edits, known) if ok][:n_edits]
+    pool = single_edits(world, 2 * n_edits, seed)
+    edits = known_items(lm, pool, attrgetter("text", "target_true"))[:n_edits]
     names = [
         (editor, name)
         for editor in ("rome", "memit")
@@ -177,7 +176,10 @@ def editing(
     ]
     if not site or not edits:
         return {f"{editor}_{name}": 0.0 for editor, name in names}
-    others = [_others(world, edit, n_unrelated, rng) for edit in edits]
+    others = [
+        [single_hop(world, fact) for fact in unrelated_facts(world, [edit], n_unrelated, rng)]
+        for edit in edits
+    ]
     search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
     editors = dict(
         rome=ROME(
@@ -205,18 +207,6 @@ def editing(
             )
             result[f"{editor}_{name}"] = _share(recall(lm, prompts, goals, owners).correct)
     return result
-
-
-def _others(world: World, edit, n: int, rng: random.Random) -> list[tuple[str, str]]:
-    """Facts that an edit must leave alone, half of its relation, with their objects."""
-    same = [
-        fact
-        for fact in world.facts
-        if fact.relation == edit.relation and fact.subject != edit.subject
-    ]
-    other = [fact for fact in world.facts if fact.relation != edit.relation]
-    chosen = rng.sample(same, min(n // 2, len(same))) + rng.sample(other, n - n // 2)
-    return [(single_hop_cloze(world, fact), fact.object) for fact in chosen]
 
 
 def measure(

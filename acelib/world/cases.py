@@ -161,7 +161,9 @@ def single_edits(world: World, n: int, seed: int = 0) -> list[Edit]:
             for name in world.objects(fact.relation)
             if name != fact.object and world.kind(name) == world.kind(fact.object)
         ]
-        if others and len(edits) < n:
+        if len(edits) == n:
+            break
+        if others:
             edits.append(
                 _edit(
                     world, Fact(fact.subject, fact.relation, rng.choice(others)), {fact.object}, rng

@@ -58,6 +58,11 @@ def single_hop_cloze(world: World, fact: Fact, rng: Random | None = None) -> str
     return _seen(world, fact, world.relations[fact.relation].cloze, rng).replace("{}", fact.subject)
 
 
+def single_hop(world: World, fact: Fact) -> tuple[str, str]:
+    """The canonical prompt of a fact and its answer."""
+    return single_hop_cloze(world, fact), fact.object
+
+
 def single_hop_question(world: World, fact: Fact, rng: Random | None = None) -> str:
     """The question for the object: "Which sport does Tim Duncan play?"."""
     return _seen(world, fact, world.relations[fact.relation].questions, rng).replace(

@@ -15,10 +15,10 @@ from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
-from typing import Callable, Iterable, Iterator, Mapping
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ..provenance import ROOT
-from ..records import Chain, Edit, Fact, _require_slot
+from ..records import Chain, Edit, Fact, check_template
 
 WORLD = ROOT / "data" / "world"
 
@@ -82,7 +82,7 @@ class Relation:
 
     def __post_init__(self):
         for template in (*self.cloze, *self.questions, *self.nouns):
-            _require_slot(template, f"relation {self.key!r}")
+            check_template(template, f"relation {self.key!r}")
         for name, least in (("cloze", 5), ("questions", 2), ("nouns", 2)):
             if len(set(getattr(self, name))) < least:
                 raise ValueError(
@@ -161,6 +161,11 @@ class World:
         """The paper's eight categories."""
         return tuple(CATEGORIES)
 
+    def relation_of(self, prompt: str) -> str:
+        """Key of the relation that ``prompt``, a template, states; "" if it is none's."""
+        template = prompt.rstrip()
+        return next((key for key, r in self.relations.items() if template in r.cloze), "")
+
     def facts_of(self, category: str) -> tuple[Fact, ...]:
         """Facts of one of the eight categories; raises ValueError for any other name."""
         if category not in CATEGORIES:
@@ -189,6 +194,15 @@ def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
     return lambda fact: changed.isdisjoint(
         {(fact.subject, fact.relation), (fact.object, INVERSES.get(fact.relation))}
     )
+
+
+def unrelated_facts(world: World, edits: Sequence[Edit], n: int, rng: Random) -> list[Fact]:
+    """``n`` facts that ``edits`` must leave alone: half of the edited relations, half of others."""
+    stays, relations = untouched(world, edits), {edit.relation for edit in edits}
+    same = [fact for fact in world.facts if fact.relation in relations and stays(fact)]
+    other = [fact for fact in world.facts if fact.relation not in relations and stays(fact)]
+    near = rng.sample(same, min(n // 2, len(same)))
+    return near + rng.sample(other, min(n - len(near), len(other)))
 
 
 def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:
@@ -266,45 +280,6 @@ def load_world(folder: str | Path | None = None) -> World:
             if (name, key) in found
         ),
     )
-
-
-def check_world(world: World) -> list[str]:
-    """What is wrong with a world, one sentence each: unknown objects, wrong types, doubled facts, ambiguous names, too few chains."""
-    problems, owners = [], defaultdict(set)
-    for fact in world.facts:
-        relation = world.relations[fact.relation]
-        if fact.object not in world.entities:
-            problems.append(f"{fact}: the object is in no table")
-        elif world.kind(fact.object) not in relation.object_types:
-            problems.append(
-                f"{fact}: the object is a {world.kind(fact.object)}, not a {relation.object_type}"
-            )
-        if world.kind(fact.subject) not in relation.subject_types:
-            problems.append(
-                f"{fact}: the subject is a {world.kind(fact.subject)}, not a {'|'.join(relation.subject_types)}"
-            )
-    for entity in world.entities.values():
-        for name in (entity.name, *entity.aliases):
-            owners[entity.type, name.casefold()].add(entity.name)
-    problems += [
-        f"{pair} has several objects: {[fact.object for fact in facts]}"
-        for pair, facts in world._by["pair"].items()
-        if facts[1:]
-    ]
-    problems += [
-        f"{name!r} names more than one {kind}: {sorted(who)}"
-        for (kind, name), who in owners.items()
-        if len(who) > 1
-    ]
-    problems += [
-        f"category {category} is empty" for category in CATEGORIES if not world.facts_of(category)
-    ]
-    problems += [
-        f"only {n} chains of {hops} hops, 2000 are needed"
-        for hops in (2, 3, 4)
-        if (n := sum(1 for _ in islice(chains(world, hops), 2000))) < 2000
-    ]
-    return problems
 
 
 def chains(world: World, n_hops: int) -> Iterator[Chain]:
