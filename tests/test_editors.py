@@ -154,8 +154,7 @@ def test_overlay_of_an_edit_equals_applied(tiny, editor):
     "edits, match",
     [
         ([], "no edit"),
-        ([replace(EDITS[0], target_true="football")], "answer already"),
-        ([replace(EDITS[0], prompt="He plays")], "exactly once"),
+        ([EDITS[0], replace(EDITS[0], target_new="golf")], "conflicting"),
     ],
 )
 def test_bad_edits_leave_the_model(tiny, editor, edits, match):
