@@ -1,6 +1,7 @@
 # make book   install into .venv, run the chapters that are not up to date, build the book
 # make html   install into .venv, build the book from the committed chapters
-# make test   install into .venv, run every test and re-execute every chapter, two at a time on one thread each
+# make test   install into .venv, check style and types, run every test and re-execute every chapter, two at a time
+#             on one thread each
 # make clean  forget the built book        make distclean  forget .venv too
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -19,6 +20,9 @@ html: $(STAMP)
 	$(BIN)/acelib book
 
 test: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg notebooks

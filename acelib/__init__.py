@@ -1,4 +1,6 @@
-"""acelib: where a language model recalls a fact, and how to change it; ACE, the editors it is compared with, and a book that measures both.
+"""Where a language model recalls a fact, and how to change it.
 
-Start with ``lm.load``, ``facts.Edit`` and ``editors.preset``; README.md shows them together and names the function of every equation.
+ACE, the editors that it is compared with, and a book that measures both. Start with
+``model.lm.load``, ``records.Edit`` and ``editors.preset``; README.md shows them together and names
+the function of every equation.
 """

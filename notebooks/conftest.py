@@ -1,5 +1,8 @@
-"""How ``pytest --nbval notebooks`` compares: chapters run in the environment that papermill gave them; pictures, rendered tables,
-glued sentences and the error stream are not compared, the text of every cell is."""
+"""How ``pytest --nbval notebooks`` compares.
+
+Chapters run in the environment that papermill gave them. Pictures, rendered tables, sentences and
+the error stream are not compared, the text of every cell is.
+"""
 
 import os
 
@@ -8,6 +11,7 @@ from acelib.book.chapters import ENVIRONMENT
 SKIPPED = (
     "text/html",
     "text/latex",
+    "text/markdown",
     "stderr",
     "image/png",
     "image/svg+xml",

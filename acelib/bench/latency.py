@@ -1,12 +1,17 @@
-"""What the stages of an edit cost, and how the cost of target vectors grows with the number of facts, width, depth and vocabulary."""
+"""What the stages of an edit cost, and how the cost of target vectors grows.
+
+With the number of facts, the width, the depth and the vocabulary of the model.
+"""
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import linregress
 from scipy.stats import t as student
 from transformers import GPTJConfig, GPTJForCausalLM
 
@@ -32,9 +37,10 @@ SIZES = dict(
 
 
 def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> dict[str, float]:
-    """Seconds an editor needs for the target vectors of all ``edits`` ("vectors"), and then for one edit's update ("update"), on average.
+    """Seconds that an editor needs for an edit, in two parts.
 
-    Second moments are factored before the clock starts. Source: ACE Appendix I.
+    For the target vectors of all ``edits`` ("vectors"), then for one edit's update ("update"), on
+    average. Second moments are factored before the clock starts. Source: ACE Appendix I.
     """
     spent, prefixes = dict(vectors=0.0, update=0.0), editor.prefixes(lm)
     for name, stage in editor.plan.items():
@@ -42,22 +48,23 @@ def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> d
         stage.check(lm, moments)
         for layer in stage.layers:
             stage.kept(moments, layer)
-        found, seconds = timed(
-            lambda: target_vectors(lm, given, stage.layers[-1], stage.objective, prefixes).value, lm
-        )
+        search = partial(target_vectors, lm, given, stage.layers[-1], stage.objective, prefixes)
+        vectors, seconds = timed(search, lm)
         spent["vectors"] += seconds
-        value = dict(zip(given, found))
+        value = dict(zip(given, vectors.value, strict=True))
         for edit in edits:
             own = editor.asked([edit], name)
             Z = torch.stack([value[r] for r in own])
-            spent["update"] += timed(lambda: write(lm, own, stage, moments, Z, prefixes), lm)[
-                1
-            ] / len(edits)
+            _, seconds = timed(partial(write, lm, own, stage, moments, Z, prefixes), lm)
+            spent["update"] += seconds / len(edits)
     return spent
 
 
 def random_lm(tokenizer, width: int, depth: int, vocabulary: int, seed: int = 0) -> LM:
-    """A random model of GPT-J's shape with heads of 32, float32. Raises ValueError for a vocabulary smaller than the tokenizer's."""
+    """A random model of GPT-J's shape with heads of 32, float32.
+
+    Raises ValueError for a vocabulary smaller than the tokenizer's.
+    """
     if vocabulary < len(tokenizer):
         raise ValueError(
             f"vocabulary {vocabulary} is smaller than the tokenizer's, {len(tokenizer)}"
@@ -88,12 +95,12 @@ def wide(
     seed: int = 0,
     **more,
 ):
-    """``bench.targets`` on a wider random model of GPT-J's shape, edited at a quarter of its depth."""
+    """``speed.targets`` on a wider random model like GPT-J, edited at a quarter of its depth."""
     lm = random_lm(tokenizer, width, depth, max(len(tokenizer), BASE["vocabulary"]), seed)
     return targets(lm, n, sample, depth // 4, steps=steps, seed=seed, **more)
 
 
-def curves(
+def curves(  # noqa: PLR0913 - what is varied, and how it is timed
     tokenizer,
     sizes: Mapping[str, Sequence[int]] = SIZES,
     base: Mapping[str, int] = BASE,
@@ -104,40 +111,28 @@ def curves(
     rtol: float = 1e-2,
     progress: Callable[[int, int, str], object] | None = None,
 ) -> pd.DataFrame:
-    """Seconds of a target search without prefixes, edited at a third of the depth, as one size after another grows from ``base``.
+    """Seconds of a target search without prefixes, as one size after another grows from ``base``.
 
-    The plain procedure is timed on ``sample`` facts and multiplied up; every time is the least of ``repeats``.
-    Returns one row a measurement: what, size, procedure ("plain", "acelib"), seconds. Raises AssertionError if the results differ.
+    The edit is at a third of the depth. The plain procedure is timed on ``sample`` facts and
+    multiplied up; every time is the least of ``repeats``.
+    Returns one row per measurement: what, size, procedure ("plain", "acelib"), seconds.
+    Raises AssertionError if the results differ.
     """
-    world, rows, points = (
-        load_world(),
-        [],
-        [(what, size) for what, some in sizes.items() for size in some],
-    )
+    world, rows = load_world(), []
+    points = [(what, size) for what, some in sizes.items() for size in some]
     for done, (what, size) in enumerate(points, 1):
         at = {**base, what: size}
         lm = random_lm(tokenizer, at["width"], at["depth"], at["vocabulary"], seed)
-        given, objective, layer = (
-            requests(single_edits(world, at["facts"], seed)),
-            Objective(steps=steps, floor=None),
-            at["depth"] // 3,
-        )
-        some = given[:sample]
+        given, layer = requests(single_edits(world, at["facts"], seed)), at["depth"] // 3
+        some, objective = given[:sample], Objective(steps=steps, floor=None)
         ways = {
-            "plain": lambda: torch.cat(
-                [plain.target_vectors(lm, [r], layer, objective) for r in some]
-            ),
-            "acelib": lambda: target_vectors(lm, given, layer, objective),
+            "plain": partial(_one_by_one, lm, some, layer, objective),
+            "acelib": partial(target_vectors, lm, given, layer, objective),
         }
         runs = {name: [timed(work, lm) for _ in range(repeats)] for name, work in ways.items()}
-        found = runs["acelib"][0][0]
-        pushes = found.delta[0, : len(some)]
-        same(
-            f"{what} {size}",
-            pushes,
-            runs["plain"][0][0] - (found.value[: len(some)] - pushes),
-            rtol,
-        )
+        ours, theirs = runs["acelib"][0][0], runs["plain"][0][0]
+        pushes = ours.delta[0, : len(some)]
+        same(f"{what} {size}", pushes, theirs - (ours.value[: len(some)] - pushes), rtol)
         for name, results in runs.items():
             share = len(given) / len(some) if name == "plain" else 1
             rows.append(
@@ -153,21 +148,21 @@ def curves(
     return pd.DataFrame(rows)
 
 
+def _one_by_one(lm, facts, layer: int, objective: Objective) -> torch.Tensor:
+    """The plain procedure: a search for every fact."""
+    return torch.cat([plain.target_vectors(lm, [fact], layer, objective) for fact in facts])
+
+
 def exponents(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Slopes of log seconds over log size by least squares, with Student's interval of the slope.
 
-    rows: ``curves``.   Returns (what, procedure): exponent, low, high; the interval is nan for fewer than three sizes.
+    rows: ``curves``.   Returns (what, procedure): exponent, low, high; the interval is nan for
+    fewer than three sizes.
     """
     table = {}
     for (what, name), part in rows.groupby(["what", "procedure"], sort=False):
-        x, y = np.log(part["size"].to_numpy(float)), np.log(part["seconds"].to_numpy())
-        spread = x - x.mean()
-        slope, free = (spread @ y) / (spread @ spread), len(x) - 2
-        rest = y - y.mean() - slope * spread
-        half = (
-            student.ppf((1 + level) / 2, free) * np.sqrt(rest @ rest / free / (spread @ spread))
-            if free > 0
-            else np.nan
-        )
-        table[what, name] = dict(exponent=slope, low=slope - half, high=slope + half)
+        fit = linregress(np.log(part["size"].to_numpy(float)), np.log(part["seconds"].to_numpy()))
+        free = len(part) - 2
+        half = student.ppf((1 + level) / 2, free) * fit.stderr if free > 0 else np.nan
+        table[what, name] = dict(exponent=fit.slope, low=fit.slope - half, high=fit.slope + half)
     return pd.DataFrame(table).T

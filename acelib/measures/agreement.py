@@ -1,5 +1,6 @@
-"""How far annotators agree on categories: percent agreement, Cohen's kappa of two, Krippendorff's alpha of all (nominal).
+"""How far annotators agree on categories.
 
+Percent agreement, Cohen's kappa of two, Krippendorff's alpha of all (nominal).
 For labels of one's own, as the ACE paper compares people with GPT-4o (Appendix K, Table 11).
 """
 
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from krippendorff import alpha
+from sklearn.metrics import cohen_kappa_score
 
 from ..study.stats import interval
 
@@ -18,10 +21,12 @@ COLUMNS = ("item", "annotator", "label")
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Items x annotators from a .csv with the columns item, annotator, label; None where an annotator has no label for an item.
+    """Items x annotators from a .csv with the columns item, annotator, label.
 
-    Blanks around a cell do not count, capitals do. Raises ValueError naming what is wrong, and the line, for a file that cannot be read, a
-    missing column, an empty cell, a second label of an annotator for an item, fewer than two annotators, or no item that two have labelled.
+    None where an annotator has no label for an item. Blanks around a cell do not count, capitals do.
+    Raises ValueError naming what is wrong, and the line, for a file that cannot be read, a missing
+    column, an empty cell, a second label of an annotator for an item, fewer than two annotators, or
+    no item that two have labelled.
     """
     try:
         rows = pd.read_csv(
@@ -33,7 +38,8 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path} has lines of more cells than its header, {', '.join(rows)}")
     if missing := [name for name in COLUMNS if name not in rows]:
         raise ValueError(
-            f"{path} has no column {missing[0]!r}; it has {', '.join(rows)}, and needs {', '.join(COLUMNS)}"
+            f"{path} has no column {missing[0]!r}; it has {', '.join(rows)}, "
+            f"and needs {', '.join(COLUMNS)}"
         )
     rows = rows[list(COLUMNS)].apply(lambda column: column.astype(str).str.strip())
     for name in COLUMNS:
@@ -42,47 +48,49 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     if (again := rows.duplicated(["item", "annotator"])).any():
         of = rows.loc[again.idxmax()]
         raise ValueError(
-            f"{path}, line {again.idxmax() + 2}: a second label by {of.annotator!r} for item {of['item']!r}; one is allowed"
+            f"{path}, line {again.idxmax() + 2}: a second label by {of.annotator!r} "
+            f"for item {of['item']!r}; one is allowed"
         )
     labels = rows.pivot(index="item", columns="annotator", values="label")
     labels = labels.reindex(index=rows["item"].unique(), columns=rows.annotator.unique())
     if labels.shape[1] < 2 or not (labels.notna().sum(axis=1) > 1).any():
         raise ValueError(
-            f"{path}: {labels.shape[1]} annotators and no item that two of them have labelled; agreement needs at least one"
+            f"{path}: {labels.shape[1]} annotators and no item that two of them have labelled; "
+            "agreement needs at least one"
         )
     return labels.astype(object).where(labels.notna(), None)
 
 
 def cohen_kappa(a: pd.Series, b: pd.Series) -> float:
-    """(p_o - p_e) / (1 - p_e) of two annotators' labels of the same items; nan if chance alone would make them agree.
+    """(p_o - p_e) / (1 - p_e) of two annotators' labels of the same items.
 
-    Source: Cohen (1960).
+    nan if chance alone would make them agree. Source: Cohen (1960); ``sklearn.metrics``.
     """
-    shares = pd.concat([part.value_counts(normalize=True) for part in (a, b)], axis=1).fillna(0)
-    expected = shares.prod(axis=1).sum()
-    return (
-        ((a.to_numpy() == b.to_numpy()).mean() - expected) / (1 - expected) if expected < 1 else nan
-    )
+    if len({*a, *b}) < 2:
+        return nan
+    return float(cohen_kappa_score(a.astype(str), b.astype(str)))
 
 
 def krippendorff_alpha(labels: pd.DataFrame) -> float:
-    """1 - D_o / D_e over all pairs of labels of one item, (items, annotators) with gaps; nan if only one label occurs.
+    """1 - D_o / D_e over all pairs of labels of one item, (items, annotators) with gaps.
 
-    Items with fewer than two labels do not count. Source: Krippendorff (2004), nominal data.
+    nan if only one label occurs. Items with fewer than two labels do not count.
+    Source: Krippendorff (2004), nominal data; the ``krippendorff`` package.
     """
-    counts = labels.apply(lambda row: row.value_counts(), axis=1).fillna(0)  # items x labels
-    counts = counts[counts.sum(axis=1) > 1].to_numpy(float)
-    of_item, of_label = counts.sum(1), counts.sum(0)
-    observed = ((of_item**2 - (counts**2).sum(1)) / (of_item - 1)).sum()
-    expected = (of_label.sum() ** 2 - (of_label**2).sum()) / (of_label.sum() - 1)
-    return 1 - observed / expected if expected else nan
+    counts = labels.apply(lambda row: row.value_counts(), axis=1).fillna(0).astype(int)
+    counts = counts[counts.sum(axis=1) > 1]  # items x labels
+    counts = counts.loc[:, counts.any()]
+    if counts.shape[1] < 2:
+        return nan
+    table = counts.to_numpy()
+    return float(alpha(value_counts=table, level_of_measurement="nominal"))
 
 
 def agreement(labels: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of annotators, then all: items labelled by both, percent agreement (a ``Mean`` over items), kappa (of all: alpha).
+    """Pairs of annotators, then all: items labelled by both, percent agreement, kappa or alpha.
 
-    labels: ``read_labels``. Of all, percent agreement is the mean over items of the share of agreeing pairs. Pairs without a common item
-    are left out.
+    labels: ``read_labels``. Percent agreement is a ``Mean`` over items; of all annotators, over the
+    share of agreeing pairs of each item. Pairs without a common item are left out.
     """
     lines = {}
     for a, b in combinations(labels.columns, 2):

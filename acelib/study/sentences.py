@@ -55,7 +55,7 @@ def num(value, places: int = 1, unit: str = ""):
     """
     if isinstance(value, Mapping):
         return {name: num(one, places, unit) for name, one in value.items()}
-    if isinstance(value, Mean) and not value.n or value != value:
+    if (isinstance(value, Mean) and not value.n) or value != value:
         return "–"
     return f"{value:.{places}f}{unit}"
 

@@ -1,4 +1,4 @@
-"""Shows docstrings as they are written: their own line breaks, ``code`` as code, and nothing else read as markup."""
+"""Shows docstrings as they are written: with their own line breaks, ``code`` as code, no markup."""
 
 import re
 
