@@ -191,12 +191,10 @@ def rome(lm, second_moment):
 def two_stages(lm, editor, procedure, first, second):
     """IFMET, ACE."""
     C, objective = moments(lm), replace(JOINT, steps=3)
+    settings = dict(weight=2.0, objective=objective, texts=CONTEXTS[1:2])
     mine = editor(
-        query_layers=first,
-        value_layers=second,
-        weight=2.0,
-        objective=objective,
-        texts=CONTEXTS[1:2],
+        query=PMET(layers=first, **settings),
+        value=PMET(layers=second, position="last", **settings),
     )
     return procedure(
         lm, HOPS, first, second, 2.0, C.matrices, CONTEXTS[:2], **search(objective)

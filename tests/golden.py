@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +29,7 @@ MINIS = ("gptj-mini", "qwen3-mini")
 
 def neurons_of(ace) -> NeuronACE:
     """NeuronACE with the settings of an ACE."""
-    return NeuronACE(n_neurons=32, **{f.name: getattr(ace, f.name) for f in fields(ace)})
+    return NeuronACE(n_neurons=32, **vars(ace))
 
 
 def host(model: str):

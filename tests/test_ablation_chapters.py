@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from acelib.editors import EDITORS, preset
+from acelib.editors.presets import path_of, presets
 from acelib.paper import published
 from acelib.study import figures
 
@@ -69,19 +70,10 @@ def test_ace_can_lose_layers_and_change_its_backbone(model):
     """The settings that the chapters make from the presets, without a model."""
     ace, alpha = preset("ACE", model), preset("AlphaEdit", model)
     assert replace(ace, stages=("value",)).layers == tuple(sorted(ace.value_layers))
-    assert replace(ace, value_layers=ace.value_layers[:1]).layers == tuple(
+    assert ace.at(value_layers=ace.value_layers[:1]).layers == tuple(
         sorted({*ace.query_layers, ace.value_layers[0]})
     )
-    other = replace(
-        ace,
-        backbone="alphaedit",
-        weight=alpha.weight,
-        objective=alpha.objective,
-        threshold=alpha.threshold,
-        null_share=alpha.null_share,
-        value_weight=None,
-        value_objective=None,
-    )
+    other = ace.on(alpha)
     for stage, layers in (("query", ace.query_layers), ("value", ace.value_layers)):
         assert other.plan[stage] == replace(alpha, layers=layers).stage
-    assert all(model in module.PRESETS for module in EDITORS.values())
+    assert set(presets(path_of(model))) == set(EDITORS)

@@ -5,20 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from test_alphaedit import spectrum
-from test_editors import EDITORS, HOPS, JOINT
+from test_editors import BLOCK, EDITORS, HOPS, JOINT
 from test_keys import EDITS, plain
 from test_spread import identity
 
 from acelib.editing.search import target_vectors
 from acelib.editing.write import edit as one_stage
-from acelib.editors import PMET, AlphaEdit, ace, pmet
+from acelib.editors import ACE, PMET, ROME, AlphaEdit, preset
 from acelib.model.update import Update, applied
 
 
 def test_ace_is_two_stages(any_lm):
     """Value stage at the last token of all prompts; query stage at the subject of the single-hop prompt, on the model so edited."""
-    lm, moments, editor = any_lm, identity(any_lm), replace(EDITORS["ace"], weight=1e-7)
-    value, query = (editor.asked(HOPS, stage) for stage in ("value", "query"))
+    lm, moments, editor = any_lm, identity(any_lm), EDITORS["ace"].with_both(weight=1e-7)
+    value, query = (editor.requests(HOPS, stage) for stage in ("value", "query"))
     assert [r.prompt for r in value] == [e.prompt.replace("{}", e.subject) for e in HOPS] + [
         e.hops[0] for e in HOPS
     ]
@@ -26,7 +26,8 @@ def test_ace_is_two_stages(any_lm):
         all(r.end == len(r.prompt) for r in value)
         and [r.prompt[: r.end].endswith(r.subject) for r in query] == [True] * 3
     )
-    first = replace(editor, stages=("value",), n_prefixes=0)(lm, HOPS, moments)
+    editor = editor.with_both(n_prefixes=0)
+    first = replace(editor, stages=("value",))(lm, HOPS, moments)
     assert first.layers == (2, 3)
     Z = target_vectors(lm, value, 3, JOINT).value
     with applied(
@@ -36,10 +37,10 @@ def test_ace_is_two_stages(any_lm):
             torch.testing.assert_close(
                 plain(lm, r.prompt, r.end, 3)["mlp"], z, rtol=1e-3, atol=1e-3
             )
-    both = replace(editor, n_prefixes=0)(lm, HOPS, moments)
+    both = editor(lm, HOPS, moments)
     assert both.layers == (0, 1, 2, 3)
     with applied(lm, first):
-        (second,) = one_stage(lm, query, editor.writer("query").stage, moments)
+        (second,) = one_stage(lm, query, editor.plan["query"], moments)
         Z = target_vectors(lm, query, 1, JOINT).value
     for layer in range(4):
         expected = (first + second).delta(layer)
@@ -55,20 +56,16 @@ def test_ace_is_two_stages(any_lm):
 
 def test_ace_switches(tiny):
     lm, moments = tiny("qwen3"), identity(tiny("qwen3"))
-    base = replace(EDITORS["ace"], n_prefixes=0)
-    assert (
-        base.writer("value").share == "root"
-        and EDITORS["ace-memit"].writer("value").share == "even"
-    )
-    assert (
-        replace(base, value_weight=9.0).writer("value").weight == 9.0
-        and replace(base, value_weight=9.0).writer("query").weight == 2.0
-    )
+    base = EDITORS["ace"].with_both(n_prefixes=0)
+    assert base.plan["value"].share == "root"
+    assert EDITORS["ace-memit"].plan["value"].share == "even"
+    heavy = replace(base, value=replace(base.value, weight=9.0)).plan
+    assert heavy["value"].weight == 9.0 and heavy["query"].weight == 2.0
     value, query = (replace(base, stages=(s,))(lm, HOPS, moments) for s in ("value", "query"))
     apart = replace(base, chained=False)(lm, HOPS, moments)
     for layer in range(4):
         torch.testing.assert_close(apart.delta(layer), (value + query).delta(layer))
-    assert len(replace(base, value_prompts=("single",)).asked(HOPS, "value")) == 3
+    assert len(replace(base, value_prompts=("single",)).requests(HOPS, "value")) == 3
     assert replace(base, value_prompts=("hops",))(lm, EDITS, moments).layers == (
         0,
         1,
@@ -76,45 +73,37 @@ def test_ace_switches(tiny):
     with pytest.raises(ValueError, match="no multi-hop prompts"):
         replace(base, value_prompts=("hops",), stages=("value",))(lm, EDITS, moments)
     twice = [replace(HOPS[0], hops=HOPS[0].hops * 2), HOPS[0]]
-    assert len(base.asked(twice, "value")) == 2
+    assert len(base.requests(twice, "value")) == 2
     for bad, match in (
         (dict(stages=()), "stages"),
         (dict(stages=("x",)), "stages"),
-        (dict(backbone="rome"), "'rome'"),
-        (dict(null_share=0.5), "no null space"),
+        (dict(value=ROME(layer=1)), "value ROME.* instance of MEMIT"),
         (dict(value_prompts=("single", "single")), "value_prompts"),
-        (dict(value_position="first"), "position 'first'"),
+        (dict(backbone="memit"), "ACE has no 'backbone'; it has: value, query, stages"),
     ):
         with pytest.raises(ValueError, match=match):
-            replace(base, **bad).asked(HOPS, "value")
+            replace(base, **bad).requests(HOPS, "value")
 
 
 def test_on_alphaedit_both_stages_stay_in_the_null_space(any_lm):
     """Each stage is AlphaEdit with its own layers and position; a layer that both write holds the keys of both."""
     lm, moments = any_lm, spectrum(any_lm)
-    editor = replace(
-        EDITORS["ace-alphaedit"],
-        null_share=None,
-        threshold=0.5,
-        weight=0.1,
-        value_layers=(1, 2),
-        query_position="last",
+    settings = dict(weight=0.1, threshold=0.5, objective=BLOCK, position="last", n_prefixes=0)
+    editor = ACE(
+        value=AlphaEdit(layers=(1, 2), **settings),
+        query=AlphaEdit(layers=(0, 1), **settings),
         value_prompts=("single",),
-        stages=("value", "query"),
-        chained=False,
     )
-    assert editor.layers == (0, 1, 2) and editor.writer("value") == AlphaEdit(
-        layers=(1, 2), weight=0.1, threshold=0.5, objective=editor.objective, position="last"
-    )
+    assert editor.layers == (0, 1, 2)
     update = editor(lm, HOPS, moments)
-    first = replace(editor.writer("value"), n_prefixes=0)(lm, HOPS, moments)
+    first = editor.value(lm, HOPS, moments)
     (second,) = one_stage(
         lm,
-        editor.asked(HOPS, "query"),
-        editor.writer("query").stage,
+        editor.requests(HOPS, "query"),
+        editor.plan["query"],
         moments,
         updates=[first],
-        searched=[Update()],
+        search_on=[Update()],
     )
     for layer in editor.layers:
         expected = (first + second).delta(layer)
@@ -128,10 +117,34 @@ def test_on_alphaedit_both_stages_stay_in_the_null_space(any_lm):
     assert later.layers == (0, 1, 2)
 
 
+def test_other_layers_another_write_other_texts():
+    ace = EDITORS["ace"]
+    assert ace.at() == ace and ace.at(query_layers=[1]).query_layers == (1,)
+    other = ace.at(query_layers=(1,), value_layers=(3,))
+    assert other.layers == (1, 3) and other.at((0, 1), (2, 3)) == ace
+    alpha = AlphaEdit(layers=(5,), weight=0.5)
+    mixed = ace.on(alpha)
+    for stage in ("query", "value"):
+        own, written = ace.writer(stage), mixed.writer(stage)
+        assert written.layers == own.layers and written.position == own.position
+        assert written.n_prefixes == own.n_prefixes == 2
+        assert type(written) is AlphaEdit and written.weight == 0.5
+        assert mixed.plan[stage] == replace(alpha, layers=own.layers).stage
+    assert ace.with_texts(["So. "]).texts == ("So. ",) and ace.texts is None
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(n_prefixes=3), dict(prefix_length=7), dict(seed=1), dict(texts=("So. ",))]
+)
+def test_both_stages_read_prompts_after_the_same_texts(changes):
+    ace, ((name, value),) = EDITORS["ace"], changes.items()
+    with pytest.raises(ValueError, match=f"same texts: {name} is .* in value and .* in query"):
+        replace(ace, value=replace(ace.value, **changes))
+    assert getattr(ace.with_both(**changes).query, name) == value
+
+
 def test_presets():
-    gptj, qwen = ace.PRESETS["gpt-j-6b"], ace.PRESETS["qwen3-8b"]
-    assert gptj.writer("value") == PMET(layers=(25, 26, 27), position="last")
-    assert (
-        gptj.writer("query") == pmet.PRESETS["gpt-j-6b"] and pmet.PRESETS["gpt-j-6b"].weight == 6000
-    )
+    gptj, qwen = preset("ACE", "gpt-j-6b"), preset("ACE", "qwen3-8b")
+    assert gptj.value == PMET(layers=(25, 26, 27), position="last")
+    assert gptj.query == preset("PMET", "gpt-j-6b") and gptj.query.weight == 6000
     assert [layer + 1 for layer in qwen.layers] == [25, 26, 27, 28, 29, 30, 31, 32]  # as printed

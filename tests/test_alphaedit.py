@@ -1,4 +1,4 @@
-"""AlphaEdit: the dense formula of the paper layer by layer and batch by batch; the null space; what earlier edits keep."""
+"""AlphaEdit: the paper's dense formula, layer by layer and batch by batch; what edits keep."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from acelib.editing.moments import Moments
 from acelib.editing.request import requests
 from acelib.editing.search import Objective
 from acelib.editing.write import write
-from acelib.editors import MEMIT, AlphaEdit, alphaedit
+from acelib.editors import MEMIT, AlphaEdit, preset
 from acelib.model.update import Update, applied
 
 QUICK = Objective(steps=4, lr=0.1, floor=None)
@@ -181,7 +181,7 @@ def test_refusals_leave_the_model(tiny):
 
 
 def test_presets():
-    gptj, qwen = alphaedit.PRESETS["gpt-j-6b"], alphaedit.PRESETS["qwen3-8b"]
+    gptj, qwen = preset("AlphaEdit", "gpt-j-6b"), preset("AlphaEdit", "qwen3-8b")
     assert (gptj.weight, gptj.threshold, gptj.objective) == (
         10,
         2e-2,

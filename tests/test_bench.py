@@ -16,7 +16,7 @@ from acelib.editing.keys import values_at
 from acelib.editing.moments import Moments
 from acelib.editing.request import Request, requests
 from acelib.editing.search import Objective
-from acelib.editors import ACE, MEMIT
+from acelib.editors import ACE, MEMIT, PMET
 from acelib.world.cases import single_edits
 from acelib.world.world import load_world
 
@@ -199,7 +199,9 @@ def test_stages_of_an_edit_have_a_cost(tiny):
     )
     for editor in (
         MEMIT(layers=(1, 2), objective=Objective(steps=2), texts=()),
-        ACE(query_layers=(1,), value_layers=(2, 3), texts=()),
+        ACE(
+            value=PMET(layers=(2, 3), position="last", texts=()), query=PMET(layers=(1,), texts=())
+        ),
     ):
         spent = latency.stages(lm, editor, edits, moments)
         assert set(spent) == {"vectors", "update"} and min(spent.values()) > 0

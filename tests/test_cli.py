@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from acelib.bench.speed import Timing
 from acelib.book import cli, console
 from acelib.editing.search import Objective
-from acelib.editors import MEMIT
+from acelib.editors import MEMIT, PMET
+from acelib.editors.presets import presets, save
 from acelib.study import recheck, registry, rows
 from acelib.study.rows import Experiment, Folders, Series
 from acelib.training.bars import BARS
@@ -225,9 +226,9 @@ def host(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(host, tmp_path):
     editor = MEMIT(layers=(1, 2), weight=2.0, objective=Objective(steps=3), n_prefixes=0)
-    monkeypatch.setattr("acelib.editors.memit.PRESETS", {"mini": editor})
+    save({"MEMIT": editor}, tmp_path / "data" / "presets" / "mini.toml")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_locate_ranks_the_layers(host, words, said):
     )
 
 
-def test_tune_keeps_the_trials_and_prints_presets(host, monkeypatch, tmp_path):
+def test_tune_keeps_the_trials_and_the_presets(host, monkeypatch, tmp_path):
     monkeypatch.setattr("acelib.study.tune.run", fake_run)
     monkeypatch.setattr("acelib.study.tune.spaces", lambda n_layers, query, value: SPACES)
     monkeypatch.setattr("acelib.study.tune.identification", lambda lm, world, n, seed: [None] * n)
@@ -287,10 +288,11 @@ def test_tune_keeps_the_trials_and_prints_presets(host, monkeypatch, tmp_path):
         "tune", "-m", "models/Mini", "--editors", "memit, pmet", "--trials", "2", "--cases", "5"
     )
     assert result.exit_code == 0, result.output
-    assert (
-        '    "mini": MEMIT(layers=(1,), weight=3.0),' in result.stdout.splitlines()
-        and "# PMET: 0.100 on 5 cases" in result.stdout
-    )
+    assert "MEMIT: 0.300 on 5 cases: layers=(1,), weight=3.0" in result.stdout.splitlines()
+    assert presets(tmp_path / "data" / "presets" / "mini.toml") == {
+        "MEMIT": MEMIT(layers=(1,), weight=3.0),
+        "PMET": PMET(layers=(1,), weight=1.0),
+    }
     assert list(pd.read_csv(tmp_path / "data" / "presets" / "mini.csv").editor) == [
         "MEMIT",
         "MEMIT",

@@ -8,57 +8,35 @@ from test_update import bits, same_bits
 
 from acelib.editing.moments import Moments
 from acelib.editing.search import Objective
-from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit, ace, alphaedit, ifmet, memit, pmet
-from acelib.editors.base import Staged
+from acelib.editors import ACE, IFMET, MEMIT, PMET, AlphaEdit
+from acelib.editors.base import Editor, Staged
 from acelib.model.update import Update, applied, overlaid
 from acelib.records import Edit
 
 BLOCK = Objective(steps=5, lr=0.1, floor=None)
 JOINT = Objective(kind="pmet", steps=5, lr=0.1, floor=None)
+
+
+def stages(editor, query, value, **settings):
+    """The two stages of ACE: the value stage at the last token."""
+    return dict(
+        value=editor(layers=value, position="last", weight=2.0, **settings),
+        query=editor(layers=query, weight=2.0, **settings),
+    )
+
+
+SHORT = dict(n_prefixes=2, prefix_length=6)
+TURNED = dict(stages=("query", "value"), chained=True)
 EDITORS = {
-    "memit": MEMIT(layers=(1, 2), objective=BLOCK, weight=2.0, n_prefixes=2, prefix_length=6),
-    "pmet": PMET(layers=(1, 2), objective=JOINT, weight=2.0, n_prefixes=2, prefix_length=6),
-    "ace": ACE(
-        query_layers=(0, 1),
-        value_layers=(2, 3),
-        objective=JOINT,
-        weight=2.0,
-        n_prefixes=2,
-        prefix_length=6,
-        chained=True,
-    ),
-    "ace-memit": ACE(
-        query_layers=(0, 1),
-        value_layers=(3,),
-        backbone="memit",
-        objective=BLOCK,
-        weight=2.0,
-        n_prefixes=0,
-        stages=("query", "value"),
-        chained=True,
-    ),
-    "alphaedit": AlphaEdit(
-        layers=(1, 2), objective=BLOCK, weight=2.0, null_share=0.7, n_prefixes=2, prefix_length=6
-    ),
+    "memit": MEMIT(layers=(1, 2), objective=BLOCK, weight=2.0, **SHORT),
+    "pmet": PMET(layers=(1, 2), objective=JOINT, weight=2.0, **SHORT),
+    "ace": ACE(**stages(PMET, (0, 1), (2, 3), objective=JOINT, **SHORT), chained=True),
+    "ace-memit": ACE(**stages(MEMIT, (0, 1), (3,), objective=BLOCK, n_prefixes=0), **TURNED),
+    "alphaedit": AlphaEdit(layers=(1, 2), objective=BLOCK, weight=2.0, null_share=0.7, **SHORT),
     "ace-alphaedit": ACE(
-        query_layers=(0, 1),
-        value_layers=(2, 3),
-        backbone="alphaedit",
-        objective=BLOCK,
-        weight=2.0,
-        null_share=0.7,
-        n_prefixes=0,
-        stages=("query", "value"),
-        chained=True,
+        **stages(AlphaEdit, (0, 1), (2, 3), objective=BLOCK, null_share=0.7, n_prefixes=0), **TURNED
     ),
-    "ifmet": IFMET(
-        query_layers=(0, 1),
-        value_layers=(2, 3),
-        objective=JOINT,
-        weight=2.0,
-        n_prefixes=2,
-        prefix_length=6,
-    ),
+    "ifmet": IFMET(**stages(PMET, (0, 1), (2, 3), objective=JOINT, **SHORT)),
 }
 HOPS = [replace(e, hops=(f"The sport of the friend of {e.subject} is",)) for e in EDITS]
 
@@ -70,13 +48,14 @@ def editor(request):
 
 def test_an_edit_moves_the_model_towards_the_target_and_leaves_it_untouched(any_lm, editor):
     lm, before = any_lm, bits(any_lm)
-    objective = replace(editor.objective, steps=20, lr=0.3, clamp=None, decay=0.0, kl=0.0)
-    last = (
-        {} if isinstance(editor, ACE) else {"position": "last"}
-    )  # in a random model a write at the subject leaks into every later token
-    update = replace(editor, objective=objective, n_prefixes=0, weight=1e-3, **last)(
-        lm, HOPS, identity(lm)
-    )
+    own = editor.value if isinstance(editor, ACE) else editor
+    objective = replace(own.objective, steps=20, lr=0.3, clamp=None, decay=0.0, kl=0.0)
+    settings = dict(objective=objective, n_prefixes=0, weight=1e-3)
+    if isinstance(editor, ACE):
+        strong = editor.with_both(**settings)
+    else:  # in a random model a write at the subject leaks into every later token
+        strong = replace(editor, position="last", **settings)
+    update = strong(lm, HOPS, identity(lm))
     assert same_bits(lm, before)
     assert (
         update.editor == type(editor).__name__
@@ -168,11 +147,16 @@ def test_bad_edits_leave_the_model(tiny, editor, edits, match):
 def test_bad_layers_and_interruptions_leave_the_model(tiny, editor, monkeypatch):
     lm = tiny("gpt2")
     before = bits(lm)
-    name = "query_layers" if isinstance(editor, ACE) else "layers"
+
+    def at(layers):
+        return editor.at(layers) if isinstance(editor, ACE) else replace(editor, layers=layers)
+
     with pytest.raises(ValueError, match="layer 4 does not exist"):
-        replace(editor, **{name: (1, 4)})(lm, HOPS, identity(lm))
+        at((1, 4))(lm, HOPS, identity(lm))
     with pytest.raises(ValueError, match="no layer given"):
-        replace(editor, **{name: ()})(lm, HOPS, identity(lm))
+        at(())(lm, HOPS, identity(lm))
+    with pytest.raises(ValueError, match="needs second moments"):
+        editor(lm, HOPS)
     with pytest.raises(ValueError, match="no second moment of layer 1"):
         editor(
             lm,
@@ -188,39 +172,35 @@ def test_bad_layers_and_interruptions_leave_the_model(tiny, editor, monkeypatch)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
-def test_the_base_of_staged_editors_is_abstract():
-    with pytest.raises(TypeError, match="abstract methods? '?asked'?, '?plan'?"):
+def test_the_bases_of_editors_are_abstract():
+    with pytest.raises(TypeError, match="abstract method '?each'?"):
+        Editor()
+    with pytest.raises(TypeError, match="abstract methods '?plan'?, '?prefixes'?, '?requests'?"):
         Staged()
-
-
-def test_presets():
-    assert memit.PRESETS["gpt-j-6b"].objective == Objective(
-        steps=25, lr=0.5, decay=0.5, clamp=0.75, kl=0.0625
-    )
-    assert pmet.PRESETS["gpt-j-6b"].objective == Objective(
-        kind="pmet", steps=30, lr=0.2, decay=0.5, clamp=0.75, kl=1.0
-    )
-    for module in (memit, pmet, alphaedit, ace, ifmet):
-        for name, n_layers in (("gpt-j-6b", 28), ("qwen3-8b", 36)):
-            assert set(module.PRESETS[name].layers) <= set(range(n_layers))
 
 
 @pytest.mark.parametrize(
     "wrong, match",
     [
         (
-            lambda: ACE(query_layers=(1,), value_layers=(2,), value_position="nowhere"),
+            lambda: PMET(layers=(1,), position="nowhere"),
             "position 'nowhere' is unknown; allowed: 'subject_last', 'last'",
         ),
-        (lambda: MEMIT(layers=(1,), position=""), "position '' is unknown"),
-        (lambda: PMET(layers=(1,), n_prefixes=-3), "n_prefixes -3 must not be negative"),
+        (lambda: MEMIT(layers=(1,), position=""), "MEMIT: position '' is unknown"),
+        (lambda: PMET(layers=(1,), n_prefixes=-3), "PMET: n_prefixes -3 must be at least 0"),
+        (lambda: MEMIT(layers=(1,), prefix_length=0), "prefix_length 0 must be greater than 0"),
+        (lambda: MEMIT(layers=(1,), weight=float("nan")), "weight nan must be greater than 0"),
         (
-            lambda: ACE(query_layers=(1,), value_layers=(2,), prefix_length=0),
-            "prefix_length 0 at least 1",
+            lambda: MEMIT(layers=(1,), share="all"),
+            "share 'all' is unknown; allowed: 'even', 'root'",
         ),
+        (lambda: MEMIT(layers=(1, "2")), "MEMIT: layers '2': it should be a valid integer"),
+        (lambda: MEMIT(), "MEMIT needs layers"),
+        (lambda: MEMIT(layers=(1,), wait=2.0), "MEMIT has no 'wait'; it has: layers, weight, "),
+        (lambda: AlphaEdit(layers=(1,), null_share=1.5), "null_share 1.5 must be at most 1"),
     ],
 )
-def test_how_prompts_are_read_is_checked_when_it_is_said(wrong, match):
+def test_settings_are_checked_when_they_are_made(wrong, match):
     with pytest.raises(ValueError, match=match):
         wrong()
 

@@ -15,12 +15,18 @@ from acelib.editing.keys import tokens
 from acelib.editing.moments import Moments, second_moments
 from acelib.editing.request import requests
 from acelib.editing.search import Objective
-from acelib.editors import EDITORS, AlphaEdit
+from acelib.editors import EDITORS, PMET, AlphaEdit
 from acelib.records import Edit
 
 #: Small settings by the name of a field; whoever has the field gets it.
 SMALL = dict(
-    layer=1, layers=(1, 2), query_layers=(0, 1), value_layers=(2, 3), steps=3, texts=(), n_neurons=9
+    layer=1,
+    layers=(1, 2),
+    value=PMET(layers=(2, 3), position="last", texts=(), objective=Objective(kind="pmet", steps=3)),
+    query=PMET(layers=(0, 1), texts=(), objective=Objective(kind="pmet", steps=3)),
+    steps=3,
+    texts=(),
+    n_neurons=9,
 )
 EDIT = Edit(
     "Tim Duncan",
@@ -43,9 +49,7 @@ def small(name):
     names = {field.name for field in fields(editor)}
     editor = editor(**{name: value for name, value in SMALL.items() if name in names})
     if "objective" in names:
-        editor = replace(
-            editor, objective=replace(editor.objective or Objective(kind="pmet"), steps=3)
-        )
+        editor = replace(editor, objective=replace(editor.objective, steps=3))
     return replace(editor, null_share=0.5) if isinstance(editor, AlphaEdit) else editor
 
 

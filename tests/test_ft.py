@@ -7,7 +7,7 @@ from test_keys import EDITS
 from test_update import bits, same_bits
 
 from acelib.editors import ft
-from acelib.editors.ft import FT, PRESETS
+from acelib.editors import FT, preset
 from acelib.model.update import applied, overlaid
 
 MORE = [*EDITS, replace(EDITS[0], prompt="{} is a player of", target_new="golf")]
@@ -161,6 +161,6 @@ def test_refusals_leave_the_model(tiny):
 
 
 def test_presets():
-    assert PRESETS["gpt-j-6b"] == FT(
+    assert preset("FT", "gpt-j-6b") == FT(
         layers=(21,), loss="last", steps=25, lr=5e-4, norm_constraint=None
     )

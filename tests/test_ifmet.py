@@ -1,32 +1,30 @@
-"""IFMET: PMET at the subject of the single-hop prompt, then multi-hop prompts at their last token on the model so edited."""
+"""IFMET: PMET at the subject of the single-hop prompt, then multi-hop prompts at their last token."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from test_editors import EDITORS, HOPS
+from test_editors import EDITORS, HOPS, JOINT
 from test_keys import EDITS
 from test_spread import identity
 
 from acelib.editing.request import request
 from acelib.editing.write import edit
-from acelib.editors import PMET, ifmet
+from acelib.editors import PMET, preset
 from acelib.model.update import applied
 
-EDITOR = replace(EDITORS["ifmet"], n_prefixes=0)
+EDITOR = EDITORS["ifmet"].with_both(n_prefixes=0)
 
 
 def test_a_first_and_a_further_edit(any_lm):
     lm, moments = any_lm, identity(any_lm)
     update = EDITOR(lm, HOPS, moments)
-    first = PMET(layers=(0, 1), objective=EDITOR.objective, weight=EDITOR.weight, n_prefixes=0)(
-        lm, HOPS, moments
-    )
+    first = PMET(layers=(0, 1), objective=JOINT, weight=2.0, n_prefixes=0)(lm, HOPS, moments)
     with applied(lm, first):
         (further,) = edit(
             lm,
             [request(e, "last", prompt=hop) for e in HOPS for hop in e.hops],
-            EDITOR.writer("value").stage,
+            EDITOR.plan["value"],
             moments,
         )
     assert update.layers == EDITOR.layers == (0, 1, 2, 3)
@@ -47,10 +45,7 @@ def test_without_multi_hop_prompts_the_first_edit_stays_alone(tiny):
 
 
 def test_presets():
-    gptj = ifmet.PRESETS["gpt-j-6b"]
-    assert gptj.writer("query").position == "subject_last" and gptj.writer("query").weight == 6000
-    assert (
-        gptj.value_prompts == ("hops",)
-        and gptj.chained
-        and max(gptj.query_layers) < min(gptj.value_layers)
-    )
+    gptj = preset("IFMET", "gpt-j-6b")
+    assert gptj.query.position == "subject_last" and gptj.query.weight == 6000
+    assert gptj.value_prompts == ("hops",) and gptj.chained
+    assert max(gptj.query_layers) < min(gptj.value_layers)

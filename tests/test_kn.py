@@ -5,7 +5,7 @@ import torch
 from test_keys import EDITS
 from test_update import bits, same_bits
 
-from acelib.editors.kn import KN, PRESETS, integrated_gradients
+from acelib.editors.kn import KN, integrated_gradients
 from acelib.model.update import applied
 
 ASKED = [replace(e, target_true=old) for e, old in zip(EDITS, ("golf", "Paris", "France"))]
@@ -147,10 +147,7 @@ def test_float32_inference_mode_and_presets(tiny):
         torch.testing.assert_close(
             update.delta(layer).double(), double.delta(layer), rtol=1e-4, atol=1e-5
         )
-    assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors and {
-        "gpt-j-6b",
-        "qwen3-8b",
-    } <= set(PRESETS)
+    assert KN(steps=2)(tiny("llama", torch.bfloat16), ASKED).factors
 
 
 def test_refusals_leave_the_model(tiny):

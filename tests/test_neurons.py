@@ -14,11 +14,15 @@ from acelib.editing.moments import Moments
 from acelib.editing.request import requests
 from acelib.editing.search import Objective
 from acelib.editing.write import Stage, write
-from acelib.editors.neurons import NeuronACE, Part
+from acelib.editors.neurons import NeuronACE, NeuronStage
 
 EDITS = [replace(edit, target_true="golf") for edit in HOPS]
-of = lambda ace, n, **more: NeuronACE(**vars(ace), n_neurons=n, **more)
 ACES = ["ace", "ace-memit", "ace-alphaedit"]
+
+
+def of(ace, n, **more):
+    """NeuronACE with the settings of an ACE."""
+    return NeuronACE(**vars(ace), n_neurons=n, **more)
 
 
 def moments(lm):
@@ -39,8 +43,14 @@ def test_the_write_is_least_squares_on_the_chosen_columns(any_lm):
     lm, weight, layer, Z, C = any_lm, 0.5, 2, goals(any_lm, 3), moments(any_lm)
     given = requests(EDITS[:2], group=0) + requests(EDITS[2:], group=1)
     S = torch.stack([torch.arange(0, 20, 2), torch.arange(30, 40)])
-    part = Part((layer,), weight, Objective(), neurons={layer: S}, groups=torch.tensor([0, 0, 1]))
-    updates = write(lm, given, part, C, Z)
+    stage = NeuronStage(
+        layers=(layer,),
+        weight=weight,
+        objective=Objective(),
+        neurons={layer: S},
+        groups=torch.tensor([0, 0, 1]),
+    )
+    updates = write(lm, given, stage, C, Z)
     K, R = keys_at(lm, given, layer).double(), Z.T - values_at(lm, given, layer)
     for update, s, mine in zip(updates, S, ([0, 1], [2])):
         k = K[s][:, mine]
@@ -64,7 +74,7 @@ def test_all_columns_are_the_layer(tiny):
         stage = Stage((0, 2), 2.0, Objective(), null_space=null_space)
         (one,), (other,) = (
             write(lm, given, stage, C, Z),
-            write(lm, given, Part(**vars(stage), **whole), C, Z),
+            write(lm, given, NeuronStage(**vars(stage), **whole), C, Z),
         )
         for layer in (0, 2):
             torch.testing.assert_close(one.delta(layer), other.delta(layer), rtol=1e-9, atol=1e-11)
@@ -72,7 +82,7 @@ def test_all_columns_are_the_layer(tiny):
 
 @pytest.mark.parametrize("name", ACES)
 def test_all_neurons_are_ace(tiny, name):
-    lm, ace = tiny("qwen3"), replace(EDITORS[name], n_prefixes=0)
+    lm, ace = tiny("qwen3"), EDITORS[name].with_both(n_prefixes=0)
     for one, other in zip(
         ace.each(lm, [EDITS[:1], EDITS], moments(lm)),
         of(ace, lm.d_mlp).each(lm, [EDITS[:1], EDITS], moments(lm)),
@@ -93,7 +103,7 @@ def test_all_neurons_are_ace(tiny, name):
 @pytest.mark.parametrize("choice", ["attribution", "random"])
 def test_only_the_chosen_columns_change_and_groups_are_alone(tiny, name, choice):
     lm, groups, before = tiny("qwen3"), [EDITS[:1], EDITS[1:]], None
-    editor, before = of(replace(EDITORS[name], n_prefixes=0), 5, choice=choice), bits(lm)
+    editor, before = of(EDITORS[name].with_both(n_prefixes=0), 5, choice=choice), bits(lm)
     updates = editor.each(lm, groups, identity(lm))
     assert same_bits(lm, before) and editor.each(lm, [], identity(lm)) == []
     for stage in editor.stages:
@@ -137,13 +147,14 @@ def test_neurons_are_those_of_greatest_score(any_lm):
 def test_bad_settings_leave_the_model(tiny):
     lm = tiny("gpt2")
     ace, before = EDITORS["ace"], bits(lm)
-    for bad in (dict(n=0), dict(n=4, choice="best")):
-        with pytest.raises(ValueError, match="at least 1, one of 'attribution', 'random'"):
-            of(ace, **bad)
+    with pytest.raises(ValueError, match="n_neurons 0 must be greater than 0"):
+        of(ace, 0)
+    with pytest.raises(ValueError, match="'best' is unknown; allowed: 'attribution', 'random'"):
+        of(ace, 4, choice="best")
     with pytest.raises(ValueError, match="n_neurons 49: a layer of 'tiny-gpt2' has 48"):
         of(ace, 49)(lm, EDITS, identity(lm))
     with pytest.raises(ValueError, match="layer 4 does not exist"):
-        of(replace(ace, value_layers=(4,)), 5)(lm, EDITS, identity(lm))
+        of(ace.at(value_layers=(4,)), 5)(lm, EDITS, identity(lm))
     with pytest.raises(ValueError, match="no edit"):
         of(ace, 5)(lm, [], identity(lm))
     history = {layer: torch.zeros(lm.d_mlp, 1, dtype=torch.float64) for layer in range(4)}

@@ -13,7 +13,7 @@ from acelib.editing.moments import Moments
 from acelib.editing.request import request, requests
 from acelib.editing.search import Objective, target_vectors
 from acelib.editing.solve import ridge
-from acelib.editors.rome import PRESETS, ROME
+from acelib.editors import ROME, preset
 from acelib.model.update import Update, applied
 
 SEARCH = Objective(kind="mlp", steps=4, lr=0.1, clamp=4.0, floor=None)
@@ -164,13 +164,14 @@ def test_refusals_leave_the_model(tiny):
     before = bits(lm)
     with pytest.raises(ValueError, match="constraint 'both'.*allowed"):
         ROME(layer=1, constraint="both")
+    with pytest.raises(ValueError, match="position 'middle'"):
+        replace(SHORT, position="middle")
     for editor, edits, moments, match in (
         (SHORT, [], identity(lm), "no edit"),
         (replace(SHORT, layer=4), EDITS, identity(lm), "layer 4 does not exist"),
         (SHORT, EDITS, Moments({}, 1), "no second moment of layer 1"),
         (SHORT, EDITS, None, "no second moments are given"),
         (SHORT, [EDITS[0], replace(EDITS[0], target_new="golf")], identity(lm), "conflicting"),
-        (replace(SHORT, position="middle"), EDITS, identity(lm), "'middle'"),
     ):
         with pytest.raises(ValueError, match=match):
             editor(lm, edits, moments)
@@ -186,7 +187,7 @@ def test_refusals_leave_the_model(tiny):
 
 
 def test_presets():
-    gptj, qwen3 = PRESETS["gpt-j-6b"], PRESETS["qwen3-8b"]
+    gptj, qwen3 = preset("ROME", "gpt-j-6b"), preset("ROME", "qwen3-8b")
     assert (
         gptj.objective == Objective(kind="mlp", steps=20, lr=0.5, decay=0.5, clamp=4.0, kl=0.0625)
         and gptj.second_moment

@@ -1,15 +1,12 @@
-"""Editing in turn: the state is the sum of the Updates, and editing on it equals editing the committed model."""
-
-from dataclasses import replace
+"""Editing in turn: the state is the sum of the Updates, as if each had been committed."""
 
 import pytest
 import torch
 from test_alphaedit import spectrum
-from test_editors import BLOCK, HOPS, JOINT
+from test_editors import BLOCK, HOPS, JOINT, stages
 from test_update import bits, random_update, same_bits
 
-from acelib.editing.keys import contexts
-from acelib.editors import ACE, FT, IFMET, MEMIT, AlphaEdit
+from acelib.editors import ACE, FT, IFMET, MEMIT, PMET, AlphaEdit
 from acelib.editors.base import edit_in_turn
 from acelib.model.update import Update, commit
 from acelib.records import Edit
@@ -19,17 +16,10 @@ EDITORS = {
     "alphaedit": AlphaEdit(
         layers=(1, 2), objective=BLOCK, weight=0.1, n_prefixes=1, prefix_length=6
     ),
-    "ace": ACE(
-        query_layers=(0, 1),
-        value_layers=(1, 2),
-        backbone="alphaedit",
-        objective=BLOCK,
-        weight=0.1,
-        n_prefixes=0,
+    "ace": ACE(**stages(AlphaEdit, (0, 1), (1, 2), objective=BLOCK, n_prefixes=0)).with_both(
+        weight=0.1
     ),
-    "ifmet": IFMET(
-        query_layers=(0, 1), value_layers=(2,), objective=JOINT, weight=2.0, n_prefixes=0
-    ),
+    "ifmet": IFMET(**stages(PMET, (0, 1), (2,), objective=JOINT, n_prefixes=0)),
 }
 BATCHES = [HOPS[:1], HOPS[1:2], HOPS[2:]]
 
@@ -65,7 +55,7 @@ def test_one_batch_in_turn_is_a_batch(tiny, editor):
 def test_batches_in_turn_equal_edits_of_the_committed_model(tiny, family, editor):
     lm, other = tiny(family), tiny(family)
     before, moments, expected = bits(lm), spectrum(lm), Update(model=lm.fingerprint)
-    fixed = replace(editor, texts=contexts(lm, editor.n_prefixes, editor.prefix_length)[1:])
+    fixed = editor.with_texts(editor.prefixes(lm)[1:])
     states = edit_in_turn(lm, editor, BATCHES, moments)
     for edits, state in zip(BATCHES, states):
         assert same_bits(lm, before)
@@ -116,7 +106,7 @@ def test_dense_changes_add_up_in_one_matrix(tiny):
 
 def test_what_goes_wrong_leaves_the_model(tiny, editor):
     lm = tiny("gpt2")
-    before, moments, editor = bits(lm), spectrum(lm), replace(editor, n_prefixes=0)
+    before, moments, editor = bits(lm), spectrum(lm), editor.with_texts(())
     states = edit_in_turn(lm, editor, [HOPS[:1], []], moments)
     first = next(states)
     with pytest.raises(ValueError, match="no edit"):

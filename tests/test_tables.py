@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from acelib.editors import ACE, EDITORS, MEMIT, preset
+from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset
 from acelib.paper.published import published, quote
 from acelib.study import stats, tables
 from acelib.study.stats import Mean, interval, paired
@@ -360,7 +360,7 @@ def test_settings_of_every_editor():
     found = {name: tables.settings(preset(name, "gptj-mini")) for name in EDITORS}
     assert len({tuple(of) for of in found.values()}) == 1, "all have the same columns"
     assert [name for name, of in found.items() if of["layers"] == "located for each fact"] == ["KN"]
-    ace = ACE(query_layers=(1, 2), value_layers=(4,), weight=15000.0)
+    ace = ACE(value=PMET(layers=(4,)), query=PMET(layers=(1, 2), weight=15000.0))
     assert (
         tables.settings(ace)["layers"] == "query 1, 2; value 4"
         and tables.settings(ace)["λ"] == "15000"

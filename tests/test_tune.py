@@ -1,13 +1,12 @@
-"""Tuning: as many trials for each editor, best first, kept without losing another editor's; settings are told as Python."""
+"""Tuning: as many trials for each editor, best first, kept without losing another editor's."""
 
 import pandas as pd
 import pytest
 
 from acelib.editing.search import Objective
-from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset
-from acelib.provenance import ROOT
+from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset, presets
 from acelib.study import tune as tuning
-from acelib.study.tune import SCORE, keep, source, spaces, tune
+from acelib.study.tune import SCORE, keep, keep_presets, parse, spaces, tune, words
 
 SPACES = {
     "MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)],
@@ -22,7 +21,7 @@ def fake_run(lm, world, editors, cases, moments, folder, *, protocol, progress=N
     if progress:
         progress(len(cases), len(cases), name)
     return pd.DataFrame(
-        [dict.fromkeys(SCORE, editor.weight / 10) | dict(editor=name) for _ in cases]
+        [dict.fromkeys(SCORE, getattr(editor, "weight", 1) / 10) | dict(editor=name) for _ in cases]
     )
 
 
@@ -64,14 +63,35 @@ def test_kept_trials_of_other_editors_stay(trials, tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["mini.csv"]
 
 
-def test_settings_as_python():
-    for editor in (
-        MEMIT(layers=(1, 2)),
-        PMET(layers=(3,), objective=Objective(kind="pmet", steps=7, clamp=None)),
-        ACE(query_layers=(1,), value_layers=(5, 6), weight=30.0, objective=Objective(lr=0.1)),
-    ):
-        assert eval(source(editor)) == editor
-    assert source(MEMIT(layers=(1,), n_prefixes=2)) == "MEMIT(layers=(1,), n_prefixes=2)"
+TUNED = (
+    MEMIT(layers=(1, 2)),
+    PMET(layers=(3,), objective=Objective(kind="pmet", steps=7, clamp=None)),
+    ACE(
+        value=PMET(layers=(5, 6), weight=30.0, position="last", n_prefixes=2),
+        query=PMET(layers=(1,), objective=Objective(kind="pmet", lr=0.1), n_prefixes=2),
+    ),
+)
+
+
+def test_settings_of_a_trial_are_read_back_and_shown(trials):
+    for editor in TUNED:
+        (row,) = trials(1, {type(editor).__name__: [editor]}).itertuples()
+        assert parse(row.editor, row.settings) == editor
+    assert words(TUNED[1]) == "layers=(3,)"
+    assert words(TUNED[2]) == (
+        "query.layers=(1,), value.layers=(5, 6), value.weight=30.0, value.position='last', "
+        "n_prefixes=2"
+    )
+
+
+def test_the_best_trials_become_presets(trials, tmp_path):
+    path = tmp_path / "presets" / "mini.toml"
+    found = trials()
+    assert keep_presets(found, path) == presets.presets(path)
+    assert presets.presets(path) == {"MEMIT": SPACES["MEMIT"][0], "PMET": SPACES["PMET"][0]}
+    keep_presets(trials(1, {"MEMIT": [MEMIT(layers=(2,), weight=5.0)]}), path)
+    assert presets.presets(path)["MEMIT"].layers == (2,)
+    assert presets.presets(path)["PMET"] == SPACES["PMET"][0]
 
 
 @pytest.mark.parametrize("n_layers", [4, 8, 28])
@@ -83,11 +103,13 @@ def test_spaces_stay_within_the_model(n_layers):
     assert all(max(e.query_layers + e.value_layers) < n_layers for e in found["ACE"])
 
 
-def test_the_shipped_presets_are_the_best_trials():
-    kept = pd.read_csv(ROOT / "data" / "presets" / "gptj-mini.csv")
+@pytest.mark.parametrize("model", ["gptj-mini", "qwen3-mini"])
+def test_the_shipped_presets_are_the_best_trials(model):
+    kept = pd.read_csv(presets.path_of(model).with_suffix(".csv"))
     assert kept.groupby("editor").size().nunique() == 1 and set(kept.editor) == set(EDITORS), (
         "as many trials for each editor"
     )
     for name in EDITORS:
         rows = kept[kept.editor == name]
-        assert source(preset(name, "gptj-mini")) == rows.settings[rows.score.idxmax()]
+        assert preset(name, model) == parse(name, rows.settings[rows.score.idxmax()])
+    assert len(tuning.trials(model)) == len(kept)

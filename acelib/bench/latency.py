@@ -44,16 +44,16 @@ def stages(lm: LM, editor: Staged, edits: Sequence[Edit], moments: Moments) -> d
     """
     spent, prefixes = dict(vectors=0.0, update=0.0), editor.prefixes(lm)
     for name, stage in editor.plan.items():
-        given = editor.asked(edits, name)
+        given = editor.requests(edits, name)
         stage.check(lm, moments)
         for layer in stage.layers:
-            stage.kept(moments, layer)
+            stage.constraint(moments, layer)
         search = partial(target_vectors, lm, given, stage.layers[-1], stage.objective, prefixes)
         vectors, seconds = timed(search, lm)
         spent["vectors"] += seconds
         value = dict(zip(given, vectors.value, strict=True))
         for edit in edits:
-            own = editor.asked([edit], name)
+            own = editor.requests([edit], name)
             Z = torch.stack([value[r] for r in own])
             _, seconds = timed(partial(write, lm, own, stage, moments, Z, prefixes), lm)
             spent["update"] += seconds / len(edits)

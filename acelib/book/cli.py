@@ -485,7 +485,7 @@ def tune(
     from ..attribution.layers import locate as find
     from ..attribution.layers import questions
     from ..editing.moments import second_moments
-    from ..editors import EDITORS
+    from ..editors import EDITORS, presets
     from ..study import tune as search
     from ..world.text import documents
     from ..world.world import load_world
@@ -516,16 +516,13 @@ def tune(
             seed=seed,
             progress=tell,
         )
-    path = root / "data" / "presets" / f"{Path(model).name.lower()}.csv"
-    search.keep(rows, path)
+    path = presets.path_of(model)
+    search.keep(rows, path.with_suffix(".csv"))
+    search.keep_presets(rows, path)
     for row in rows.drop_duplicates("editor").itertuples():
-        say(
-            escape(
-                f"# {row.editor}: {row.score:.3f} on {row.n_cases} cases; for PRESETS in acelib/editors/{row.editor.lower()}.py"
-            )
-        )
-        say(escape(f'    "{path.stem}": {row.settings},'))
-    say(f"all trials are in {path}")
+        settings = search.words(search.parse(row.editor, row.settings))
+        say(escape(f"{row.editor}: {row.score:.3f} on {row.n_cases} cases: {settings}"))
+    say(f"the best settings are in {path}, all trials in {path.with_suffix('.csv')}")
 
 
 # ---------------------------------------------------------------------- training, timing

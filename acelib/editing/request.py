@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Iterable, Literal, Sequence, get_args
 
 from ..records import Edit
 
-POSITIONS = ("subject_last", "last")
+Position = Literal["subject_last", "last"]  #: of a prompt: its subject's last token, or its own
+POSITIONS = get_args(Position)
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,6 @@ class Request:
     group: int = 0
     #: whose essence must stay ("{subject} is a"); empty: the prompt up to ``end``
     subject: str = ""
-
-
-def check_reading(positions: Sequence[str], n_prefixes: int, prefix_length: int) -> None:
-    """Raises ValueError for an unknown position, a negative number of prefixes, or prefixes without a token."""
-    if unknown := [position for position in positions if position not in POSITIONS]:
-        raise ValueError(
-            f"position {unknown[0]!r} is unknown; allowed: {', '.join(map(repr, POSITIONS))}"
-        )
-    if n_prefixes < 0 or prefix_length < 1:
-        raise ValueError(
-            f"n_prefixes {n_prefixes} must not be negative, and prefix_length {prefix_length} at least 1"
-        )
 
 
 def request(

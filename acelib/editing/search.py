@@ -14,53 +14,38 @@ and costs nothing. For requests at a prompt's last token the KL prompt is the sa
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Sequence
+from typing import Literal, Sequence
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..model.lm import LM
 from ..model.states import chunked, read
 from ..model.update import Update, overlaid
+from ..settings import settings
 from .keys import overlay_of, prefix_weights, tokens
 from .request import Request
 from .tail import Tail, fixed, lean, rows_that_fit, sharing
 
-KINDS = {
-    "block": ("out",),
-    "mlp": ("mlp",),
-    "pmet": ("attn", "mlp"),
-}  #: where each kind adds its deltas; the last is written
+Kind = Literal["block", "mlp", "pmet"]
+
+#: where each kind adds its deltas; the last is written
+KINDS = {"block": ("out",), "mlp": ("mlp",), "pmet": ("attn", "mlp")}
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class Objective:
     """How target vectors are searched. Raises ValueError for a setting outside its range."""
 
-    kind: str = "block"  #: "block" (MEMIT), "mlp" (ROME) or "pmet"
-    steps: int = 25  #: evaluations of the loss; one Adam update fewer
-    lr: float = 0.5  #: of Adam
-    decay: float = 0.5  #: weight of ||delta|| / ||h_0||^2
-    clamp: float | None = 0.75  #: delta stays in the ball of clamp * ||h_0||; None: no ball
-    kl: float = 0.0625  #: weight of the KL term
+    kind: Kind = "block"  #: "block" (MEMIT), "mlp" (ROME) or "pmet"
+    steps: PositiveInt = 25  #: evaluations of the loss; one Adam update fewer
+    lr: PositiveFloat = 0.5  #: of Adam
+    decay: NonNegativeFloat = 0.5  #: weight of ||delta|| / ||h_0||^2
+    clamp: PositiveFloat | None = 0.75  #: delta stays in the ball of clamp * ||h_0||; None: no ball
+    kl: NonNegativeFloat = 0.0625  #: weight of the KL term
     floor: float | None = 0.05  #: stop a request at this loss; None: never
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"objective kind {self.kind!r} is unknown; allowed: {', '.join(map(repr, KINDS))}"
-            )
-        good = dict(
-            steps=self.steps >= 1 and self.steps % 1 == 0,
-            lr=self.lr > 0,
-            decay=self.decay >= 0,
-            kl=self.kl >= 0,
-            clamp=self.clamp is None or self.clamp > 0,
-        )
-        for name in good:
-            if not good[name]:
-                raise ValueError(f"objective: {name} {getattr(self, name)} is out of range")
 
     @property
     def site(self) -> str:

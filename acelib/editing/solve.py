@@ -1,8 +1,8 @@
 """The closed forms of locate-then-edit methods as pure linear algebra.
 
 Every answer is a pair of factors, never a full matrix: dW = left @ right.T (d, m).
-Letters: K (m, n) keys, R (d, n) residuals, A (m, m) = weight * C, which is only ever seen solved for:
-G = A^{-1} K. With few edits (n << m) the Woodbury identity
+Letters: K (m, n) keys, R (d, n) residuals, A (m, m) = weight * C, which is only ever seen solved
+for: G = A^{-1} K. With few edits (n << m) the Woodbury identity
 (A + K K^T)^{-1} K = G (I + K^T G)^{-1} needs one n x n system.
 """
 

@@ -1,156 +1,182 @@
-"""ACE: a first edit of the value layers (deep, at the prompt's last token), then one of the query layers (at the subject's last token).
+"""ACE, an edit of value layers and one of query layers; IFMET, the same two the other way round.
 
-Value stage: each edit's single-hop prompt and its multi-hop prompts ("The sport of the spouse of X is"), each at its last token, written
-into the value layers. Query stage: the single-hop prompt at the subject's last token, written into the query layers. Both by the closed
-form of a backbone (PMET, MEMIT, AlphaEdit); the result is the sum. The paper is silent on details; every reading is a field, and the
-defaults follow its text. Algorithm 1 searches all targets first and then writes, so by default no stage searches on a model that another
-has edited (``chained``); each writes on the weights as they are by then. The other reading hardly writes its second stage: after the value
-stage the model says the target, and PMET's search stops at once. Two steps of Algorithm 1 are not followed: it writes one vector v* of a
-fact into both kinds of layers, where here a stage searches its own, for a target belongs to one layer and position; and it finds the query
-layers after the value write, where here both are settings, located before (``locate``). On AlphaEdit, the keys kept of the value layers
-are those of their write; the query stage, below them, moves them once more. Source: ACE Section 5, Algorithm 1, Eq. 11-13.
+Value stage: each edit's single-hop prompt and its multi-hop prompts ("The sport of the spouse of X
+is"), each at its last token, written into the value layers, which are deep. Query stage: the
+single-hop prompt at the subject's last token, written into the query layers. Each stage is an
+editor of its own (PMET, MEMIT, AlphaEdit); the result is the sum.
+
+The paper is silent on details; every reading is a field, and the defaults follow its text.
+Algorithm 1 searches all targets first and then writes, so by default no stage searches on a model
+that another has edited (``chained``); each writes on the weights as they are by then. The other
+reading hardly writes its second stage: after the value stage the model says the target, and PMET's
+search stops at once. Two steps of Algorithm 1 are not followed: it writes one vector v* of a fact
+into both kinds of layers, where here a stage searches its own, for a target belongs to one layer
+and position; and it finds the query layers after the value write, where here both are settings,
+located before (``attribution.layers.locate``). On AlphaEdit, the keys kept of the value layers are
+those of their write; the query stage, below them, moves them once more.
+Source: ACE Section 5, Algorithm 1, Eq. 11-13.
+
+IFMET (Zhang et al., 2024), first edit: the single-hop prompt at the subject's last token, as PMET.
+Further edit, searched and written on the model so edited: the multi-hop prompts that end in the
+fact, at their last token, into deeper layers. These are ACE's two stages in the other order, with
+fewer prompts, and with layers that are a rule of thumb instead of located.
+Source: Zhang et al., "Locate-then-edit for Multi-hop Factual Recall under Knowledge Editing",
+Section 5.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Sequence
 
-from ..editing.request import Request, batch_of, check_reading, request, unique_requests
-from ..editing.search import Objective
+from pydantic import Field
+
+from ..editing.request import Request, batch_of, request, unique_requests
 from ..editing.write import Stage
+from ..model.lm import LM
 from ..records import Edit
-from .alphaedit import AlphaEdit
+from ..settings import settings
 from .base import Staged
 from .memit import MEMIT
-from .pmet import PMET
 
-BACKBONES = {"pmet": PMET, "memit": MEMIT, "alphaedit": AlphaEdit}
+Stages = Annotated[tuple[Literal["value", "query"], ...], Field(strict=False)]
+Prompts = Annotated[tuple[Literal["single", "hops"], ...], Field(strict=False)]
+
+#: what both stages must agree on: the texts that prompts are read after
+READING = ("n_prefixes", "prefix_length", "seed", "texts")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class ACE(Staged):
-    """Hyper-parameters of ACE; ``editor(lm, edits, moments)`` edits one batch, ``editor.each(lm, groups, moments)`` many independent ones.
+    """Settings of ACE; ``editor(lm, edits, moments)`` edits one batch, ``each`` many.
 
-    A stage leaves out edits that it has no prompt for (no multi-hop prompts, and single-hop ones switched off).
-    Raises ValueError, and leaves the model as it was, for unknown settings, no edit, edits that contradict or that no stage has a prompt
-    for, a layer without a moment.
+    ``value`` and ``query`` are editors of one stage each: MEMIT, PMET or AlphaEdit. The single-hop
+    prompt is read at their ``position``, a multi-hop prompt always at its last token; both stages
+    read prompts after the same texts. A stage leaves out edits that it has no prompt for.
+    Raises ValueError, and leaves the model as it was, for unknown settings, no edit, edits that
+    contradict or that no stage has a prompt for, a layer without a moment.
     """
 
-    query_layers: tuple[int, ...]
-    value_layers: tuple[int, ...]
-    backbone: str = "pmet"  #: "pmet", "memit" or "alphaedit": the form of the write, and the defaults of the four fields below
-    weight: float | None = None  #: lambda, on the mean second moment; of "alphaedit" L2
-    objective: Objective | None = None
-    threshold: float | None = None  #: of "alphaedit" only
-    null_share: float | None = None  #: of "alphaedit" only
-    value_weight: float | None = None  #: lambda of the value stage; None: ``weight``
-    value_objective: Objective | None = None  #: of the value stage; None: ``objective``
-    stages: tuple[str, ...] = ("value", "query")  #: which, in which order
-    chained: bool = False  #: whether a stage searches its targets on the model that the stages before have edited (see above)
-    value_prompts: tuple[str, ...] = ("single", "hops")
-    value_position: str = (
-        "last"  #: of the single-hop prompt; multi-hop prompts are always edited at their last token
-    )
-    query_prompts: tuple[str, ...] = ("single",)
-    query_position: str = "subject_last"
-    n_prefixes: int = 5
-    prefix_length: int = 10
-    seed: int = 0
-    texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
+    value: MEMIT  #: writes the value layers; in the paper at the last token
+    query: MEMIT  #: writes the query layers
+    stages: Stages = ("value", "query")  #: which, in which order
+    chained: bool = False  #: whether a stage searches on the model that the ones before have edited
+    value_prompts: Prompts = ("single", "hops")
+    query_prompts: Prompts = ("single",)
 
     def __post_init__(self):
-        for name, allowed in dict(
-            stages=("value", "query"),
-            value_prompts=("single", "hops"),
-            query_prompts=("single", "hops"),
-        ).items():
-            chosen = getattr(self, name)
-            if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
-                raise ValueError(f"{name} {chosen!r} must name some of {allowed}, each once")
-        if self.backbone not in BACKBONES:
-            raise ValueError(
-                f"backbone {self.backbone!r} is unknown; allowed: {', '.join(map(repr, BACKBONES))}"
-            )
-        if self.backbone != "alphaedit" and (self.threshold, self.null_share) != (None, None):
-            raise ValueError(
-                f"backbone {self.backbone!r} has no null space; threshold and null_share are for 'alphaedit'"
-            )
-        check_reading(
-            (self.value_position, self.query_position), self.n_prefixes, self.prefix_length
-        )
-        for stage in self.stages:
-            self.writer(stage)
+        for name in ("stages", "value_prompts", "query_prompts"):
+            names = getattr(self, name)
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"{name} {names!r} must name at least one, and each once")
+        for name in READING:
+            value, query = getattr(self.value, name), getattr(self.query, name)
+            if value != query:
+                raise ValueError(
+                    f"the stages must read prompts after the same texts: {name} is {value!r} in "
+                    f"value and {query!r} in query"
+                )
+
+    # ------------------------------------------------------------------ layers and stages
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        return self.value.layers
+
+    @property
+    def query_layers(self) -> tuple[int, ...]:
+        return self.query.layers
 
     @property
     def layers(self) -> tuple[int, ...]:
         """All layers that are written, in order."""
-        return tuple(
-            sorted({layer for stage in self.stages for layer in self.writer(stage).layers})
-        )
+        return tuple(sorted({i for stage in self.stages for i in self.writer(stage).layers}))
 
     @property
     def plan(self) -> dict[str, Stage]:
         return {stage: self.writer(stage).stage for stage in self.stages}
 
     def writer(self, stage: str) -> MEMIT:
-        """The backbone, set up for one stage."""
-        own = stage == "value"
-        given = dict(
-            weight=self.value_weight if own and self.value_weight is not None else self.weight,
-            objective=self.value_objective
-            if own and self.value_objective is not None
-            else self.objective,
-            threshold=self.threshold,
-            null_share=self.null_share,
-        )
-        return BACKBONES[self.backbone](
-            layers=self.value_layers if own else self.query_layers,
-            position=self.value_position if own else self.query_position,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        """The editor of one stage, "value" or "query"."""
+        return self.value if stage == "value" else self.query
 
     def prompts(self, stage: str) -> tuple[str, ...]:
+        """The kinds of prompts that one stage writes."""
         return self.value_prompts if stage == "value" else self.query_prompts
 
-    def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
-        """The requests of one stage for one batch of edits, single-hop prompts first. Raises ValueError as ``keys.requests``."""
-        if not any(e.hops for e in batch_of(edits)) and not any(
-            "single" in self.prompts(stage) for stage in self.stages
-        ):
+    # ------------------------------------------------------------------ the same, but for ...
+
+    def at(
+        self,
+        query_layers: Sequence[int] | None = None,
+        value_layers: Sequence[int] | None = None,
+    ):
+        """The same editor on other layers; None: on those that it has."""
+        layers = dict(
+            query=self.query_layers if query_layers is None else query_layers,
+            value=self.value_layers if value_layers is None else value_layers,
+        )
+        return replace(
+            self,
+            **{stage: replace(self.writer(stage), layers=tuple(i)) for stage, i in layers.items()},
+        )
+
+    def on(self, editor: MEMIT):
+        """The same layers, positions and texts, but both stages written as ``editor`` writes."""
+
+        def write(stage: str) -> MEMIT:
+            own = self.writer(stage)
+            same = {name: getattr(own, name) for name in ("layers", "position", *READING)}
+            return replace(editor, **same)
+
+        return replace(self, value=write("value"), query=write("query"))
+
+    def with_both(self, **changes: Any):
+        """The same editor with ``changes`` of the settings of both stages."""
+        return replace(
+            self, value=replace(self.value, **changes), query=replace(self.query, **changes)
+        )
+
+    def with_texts(self, texts: Sequence[str]):
+        return self.with_both(texts=tuple(texts))
+
+    # ------------------------------------------------------------------ what is read
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """What both stages read prompts after, if not sampled texts."""
+        return self.value.texts
+
+    def prefixes(self, lm: LM) -> tuple[str, ...]:
+        """What both stages read prompts after."""
+        return self.value.prefixes(lm)
+
+    def requests(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
+        """The requests of one stage for one batch of edits, single-hop prompts first.
+
+        Raises ValueError as ``editing.request.requests``, and if no stage has a prompt.
+        """
+        hops = any(edit.hops for edit in batch_of(edits))
+        if not hops and not any("single" in self.prompts(name) for name in self.stages):
             raise ValueError(
                 "the edits have no multi-hop prompts and single-hop prompts are switched off"
             )
-        checked = [
-            request(e, self.value_position if stage == "value" else self.query_position, group)
-            for e in edits
-        ]
-        single = checked if "single" in self.prompts(stage) else []
-        hops = (
-            [request(e, "last", group, hop) for e in edits for hop in e.hops]
-            if "hops" in self.prompts(stage)
-            else []
-        )
-        return unique_requests(single + hops)
+        prompts, position = self.prompts(stage), self.writer(stage).position
+        requests = [request(edit, position, group) for edit in edits]
+        if "single" not in prompts:
+            requests = []
+        if "hops" in prompts:
+            requests += [request(edit, "last", group, hop) for edit in edits for hop in edit.hops]
+        return unique_requests(requests)
 
 
-#: From Appendix G. Its value layers of GPT-J, 26-28, count from 1 (there are 28), its query layers are those that PMET's settings count
-#: from 0. Its layers of Qwen3-8B, 25-27 and 28-32, are read as located and so as counted from 1, like the value layers of GPT-J.
-PRESETS = {
-    "gpt-j-6b": ACE(query_layers=(3, 4, 5, 6, 7, 8), value_layers=(25, 26, 27)),
-    "qwen3-8b": ACE(query_layers=(24, 25, 26), value_layers=(27, 28, 29, 30, 31)),
-    "gptj-mini": ACE(
-        query_layers=(1, 2, 3),
-        value_layers=(5, 6, 7),
-        weight=1.0,
-        objective=Objective(kind="pmet", steps=100, lr=2.0, decay=0.0, clamp=None),
-        n_prefixes=2,
-    ),
-    "qwen3-mini": ACE(
-        query_layers=(1, 2),
-        value_layers=(5, 6),
-        weight=1.0,
-        objective=Objective(kind="pmet", steps=100, lr=2.0, decay=0.0, clamp=None),
-        n_prefixes=2,
-    ),
-}
+@settings()
+class IFMET(ACE):
+    """ACE's settings: query layers take the first edit, value layers the further one.
+
+    Edits without multi-hop prompts get the first edit only.
+    """
+
+    stages: Stages = ("query", "value")
+    chained: bool = True
+    value_prompts: Prompts = ("hops",)

@@ -1,4 +1,8 @@
-"""What MEMIT, PMET, AlphaEdit, IFMET and ACE share: target vectors searched and written in one stage or several, groups side by side."""
+"""What editors share: groups of edits in, one ``Update`` for each group out, the model untouched.
+
+``Editor`` is the base of all; ``Staged`` of those made of stages (MEMIT, PMET, AlphaEdit, IFMET,
+ACE), each a target search and its write.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from typing import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from ..editing.keys import contexts
 from ..editing.moments import Moments
 from ..editing.request import Request
 from ..editing.write import Stage, edit
@@ -17,10 +20,38 @@ from ..model.update import Update, applied
 from ..records import Edit
 
 
-class Staged(ABC):
-    """Base of editors made of stages. A subclass has ``plan`` and ``asked``, and fields texts, n_prefixes, prefix_length, seed."""
+class Editor(ABC):
+    """Base of editors: settings with ``each``. Subclasses are made by ``@settings()``."""
 
-    chained = True  #: whether a stage searches its targets on the model that the stages before have edited
+    @abstractmethod
+    def each(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None
+    ) -> list[Update]:
+        """One Update for each group of edits, every group as if it were alone."""
+
+    def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments | None = None) -> Update:
+        """The Update that writes ``edits`` together."""
+        return self.each(lm, [edits], moments)[0]
+
+    def label(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], updates: Sequence[Update]
+    ) -> list[Update]:
+        """``updates`` with the editor's name, their edits and the model that they are for."""
+        name, model = type(self).__name__, lm.fingerprint
+        return [
+            replace(update, editor=name, edits=tuple(dict.fromkeys(edits)), model=model)
+            for update, edits in zip(updates, groups, strict=True)
+        ]
+
+    def with_texts(self, texts: Sequence[str]) -> Editor:
+        """The same editor, with ``texts`` read before prompts instead of sampled ones."""
+        return replace(self, texts=tuple(texts))  # type: ignore[type-var]
+
+
+class Staged(Editor):
+    """Base of editors made of stages. A subclass has ``plan``, ``requests`` and ``prefixes``."""
+
+    chained = True  #: whether a stage searches on the model that the stages before have edited
 
     @property
     @abstractmethod
@@ -28,71 +59,65 @@ class Staged(ABC):
         """The stages by name, in order."""
 
     @abstractmethod
-    def asked(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
-        """The requests of one stage for one batch of edits. Raises ValueError as ``keys.requests``."""
+    def requests(self, edits: Sequence[Edit], stage: str, group: int = 0) -> list[Request]:
+        """The requests of one stage for one batch of edits. Raises ValueError as ``requests``."""
 
+    @abstractmethod
     def prefixes(self, lm: LM) -> tuple[str, ...]:
-        """What prompts are also read after: ``texts``, or, if that is None, texts sampled from the model as it is."""
-        return (
-            contexts(lm, self.n_prefixes, self.prefix_length, self.seed)
-            if self.texts is None
-            else ("", *self.texts)
-        )
+        """What prompts are also read after: nothing (""), then texts."""
 
     def __call__(
         self,
         lm: LM,
         edits: Sequence[Edit],
-        moments: Moments,
+        moments: Moments | None = None,
         history: Mapping[int, Tensor] | None = None,
     ) -> Update:
-        """The Update that writes ``edits`` together.   history: ``Update.keys`` of earlier edits, for a null-space write."""
+        """The Update that writes ``edits`` together.
+
+        history: ``Update.keys`` of earlier edits, for a null-space write.
+        """
         return self.each(lm, [edits], moments, history)[0]
+
+    def stages_for(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], requests: Mapping[str, Sequence[Request]]
+    ) -> dict[str, Stage]:
+        """The stages by name, for the edits at hand and their requests: ``plan``."""
+        return self.plan
 
     def each(
         self,
         lm: LM,
         groups: Sequence[Sequence[Edit]],
-        moments: Moments,
+        moments: Moments | None = None,
         history: Mapping[int, Tensor] | None = None,
     ) -> list[Update]:
-        """One Update for each group, every group as if it were alone (with the same history), all in one batch."""
-        plan = self.plan
-        given = {
-            name: [r for g, edits in enumerate(groups) for r in self.asked(edits, name, g)]
-            for name in plan
+        """One Update for each group, every group as if it were alone, all in one batch.
+
+        history: ``Update.keys`` of earlier edits, the same for all groups, for a null-space write.
+        """
+        # 1. Check edits, settings and moments before any work.
+        requests = {
+            name: [r for g, edits in enumerate(groups) for r in self.requests(edits, name, g)]
+            for name in self.plan
         }
-        for stage in plan.values():
+        if moments is None:
+            raise ValueError(f"{type(self).__name__} needs second moments, but none are given")
+        stages = self.stages_for(lm, groups, requests)
+        for stage in stages.values():
             stage.check(lm, moments, history)
         if not groups:
             return []
+        # 2. The texts that prompts are read after, of the model as it is.
         prefixes, done = self.prefixes(lm), [Update()] * len(groups)
         base = done
-        for name, stage in plan.items():
-            if given[name]:
-                new = edit(
-                    lm,
-                    given[name],
-                    stage,
-                    moments,
-                    prefixes,
-                    done,
-                    history,
-                    done if self.chained else base,
-                )
-                done = [before + one for before, one in zip(done, new)]
-        return signed(lm, self, groups, done)
-
-
-def signed(
-    lm: LM, editor, groups: Sequence[Sequence[Edit]], updates: Sequence[Update]
-) -> list[Update]:
-    """``updates`` with the editor's name, the edits and the model they are for."""
-    name, model = type(editor).__name__, lm.fingerprint
-    return [
-        replace(u, editor=name, edits=tuple(dict.fromkeys(edits)), model=model)
-        for u, edits in zip(updates, groups)
-    ]
+        # 3. Search and write stage by stage; the sum is the edit.
+        for name, stage in stages.items():
+            if requests[name]:
+                host = done if self.chained else base
+                new = edit(lm, requests[name], stage, moments, prefixes, done, history, host)
+                done = [before + one for before, one in zip(done, new, strict=True)]
+        return self.label(lm, groups, done)
 
 
 def edit_in_turn(
@@ -104,20 +129,24 @@ def edit_in_turn(
 ) -> Iterator[Update]:
     """The state after each batch: W_l + dW_l(1) + ... + dW_l(t).
 
-    editor: anything with ``editor(lm, edits, moments) -> Update``, and ``history=`` if its Updates hold keys. Texts that it samples from
-    the model to read prompts after are those of the model without any edit, as in released code.
+    editor: anything with ``editor(lm, edits, moments) -> Update``, and ``history=`` if its Updates
+    hold keys. Texts that it samples from the model to read prompts after are those of the model
+    without any edit, as in released code.
     moments: of the model without any edit.   state: what earlier batches have left, to go on from.
-    Raises: ValueError as the editor does, or if ``state`` belongs to another model; the model is as it was.
+    Raises: ValueError as the editor does, or if ``state`` belongs to another model; the model is as
+    it was.
     Source: AlphaEdit Section 4.
     """
     if state.model not in ("", lm.fingerprint):
         raise ValueError(
-            f"the state was made for the model {state.model}, not for {lm.name!r} ({lm.fingerprint})"
+            f"the state was made for the model {state.model}, not for {lm.name!r} "
+            f"({lm.fingerprint})"
         )
     if getattr(editor, "texts", ()) is None:
-        editor = replace(editor, texts=editor.prefixes(lm)[1:])
+        editor = editor.with_texts(editor.prefixes(lm)[1:])
     for edits in batches:
         with applied(lm, state):
-            new = editor(lm, edits, moments, **(dict(history=state.keys) if state.keys else {}))
+            history = dict(history=state.keys) if state.keys else {}
+            new = editor(lm, edits, moments, **history)
         state += new
         yield state

@@ -1,132 +1,109 @@
-"""KN: the neurons that hold an answer, by integrated gradients, and a write into their value vectors (Dai et al., ACL 2022).
+"""KN: the neurons that hold an answer, and a write into their value vectors (Dai et al., ACL 2022).
 
-    Attr(l, i) = a_i 1/m sum_{k=1..m} dp(o)/da_i at (k/m) a,   a: the activations of FFN l at the prompt's last token, scaled together
+    Attr(l, i) = a_i 1/m sum_{k=1..m} dp(o)/da_i at (k/m) a      (integrated gradients)
+    a: the activations of FFN l at the prompt's last token, scaled together
     knowledge neurons: Attr > threshold * max Attr, over all layers
-    update: fc2_i <- fc2_i - old E[o] + new E[o*]      erase: fc2_i <- 0         E: input embedding
+    update: fc2_i <- fc2_i - old E[o] + new E[o*]      erase: fc2_i <- 0      E: input embedding
 
-An answer of several tokens: mean Attr of its tokens, each behind those before it; E summed over the tokens. The activation is the paper's,
-after the nonlinearity (the key, fc2's input); the released code takes the one before it (the gate's, where there is one): "pre". Edits of a
-batch are located on the unedited model.
+An answer of several tokens: mean Attr of its tokens, each behind those before it; E summed over
+the tokens. The activation is the paper's, after the nonlinearity (the key, fc2's input); the
+released code takes the one before it (the gate's, where there is one): "pre". Edits of a batch are
+located on the unedited model.
 
-The released code (EasyEdit, after EleutherAI's) is not followed where it tokenises answers without their leading space, scores the later
-tokens of an answer at the position of the first and after the model's own guesses, takes m points from 0 to 1 as a mean (and with one
-point, the preset for Qwen, the gradient at 0), or subtracts an embedding of the model's guess instead of the old answer's.
+The released code (EasyEdit, after EleutherAI's) is not followed where it tokenises answers without
+their leading space, scores the later tokens of an answer at the position of the first and after the
+model's own guesses, takes m points from 0 to 1 as a mean (and with one point, the preset for Qwen,
+the gradient at 0), or subtracts an embedding of the model's guess instead of the old answer's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Sequence
+from typing import Annotated, Literal, Sequence
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..editing.keys import aligned
 from ..editing.moments import Moments
-from ..editing.request import request, requests
+from ..editing.request import Request, request, requests
 from ..model.lm import LM
 from ..model.states import chunked, read
 from ..model.update import Factors, Update
 from ..records import Edit
-from .base import signed
-
-ACTIVATIONS = ("post", "pre")
-MODES = ("update", "erase")
+from ..settings import settings
+from .base import Editor
 
 
-@dataclass(frozen=True, kw_only=True)
-class KN:
-    """Hyper-parameters of KN; ``editor(lm, edits)`` edits one batch, ``editor.each(lm, groups)`` independent ones; moments are not used.
+@settings()
+class KN(Editor):
+    """Settings of KN; ``editor(lm, edits)`` edits one batch, ``each`` many; no moments are used.
 
-    Raises ValueError, and leaves the model as it was, for settings out of range, no edit, edits that contradict or do not name one old
-    answer (``target_true``), an answer that no neuron makes likelier.
+    Raises ValueError, and leaves the model as it was, for settings out of range, no edit, edits
+    that contradict or do not name one old answer (``target_true``), an answer that no neuron makes
+    likelier.
     """
 
-    threshold: float = 0.2  #: share of the largest attribution
-    steps: int = 20  #: m, points of the integral
-    activation: str = "post"  #: the nonlinearity ("post") or "pre"
-    mode: str = "update"  #: "update" or "erase"
-    old: float | None = (
-        None  #: lambda_1, for each token of the old answer; None, as released: 2 if it is the only one, else 1
-    )
-    new: float = (
-        1.0  #: lambda_2, for each token of the new answer; the paper has 8, and 1 for the old one
-    )
-
-    def __post_init__(self):
-        for name, allowed in dict(activation=ACTIVATIONS, mode=MODES).items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(map(repr, allowed))}"
-                )
-        if not 0 <= self.threshold < 1 or self.steps < 1:
-            raise ValueError(
-                f"KN: threshold {self.threshold} must be in [0, 1) and steps {self.steps} at least 1"
-            )
-
-    def __call__(self, lm: LM, edits: Sequence[Edit], moments: Moments | None = None) -> Update:
-        """The Update that writes ``edits`` together."""
-        return self.each(lm, [edits], moments)[0]
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2  #: share of the largest attribution
+    steps: PositiveInt = 20  #: m, points of the integral
+    activation: Literal["post", "pre"] = "post"  #: after the nonlinearity, or before
+    mode: Literal["update", "erase"] = "update"
+    #: lambda_1, for each token of the old answer; None, as released: 2 if it is the only, else 1
+    old: float | None = None
+    #: lambda_2, for each token of the new answer; the paper has 8, and 1 for the old one
+    new: float = 1.0
 
     @torch.inference_mode(False)
     def each(
         self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None
     ) -> list[Update]:
         """One Update for each group, every group as if it were alone, all in one batch."""
-        olds, updates = {}, [Update() for _ in groups]
-        for g, edits in enumerate(groups):
-            requests(edits, "last", g)
-            for e in edits:
-                if not (e.target_true or "").strip():
-                    raise ValueError(
-                        f"edit of {e.subject!r}: KN needs the old answer, but target_true is empty"
-                    )
-                r, old = request(e, "last", g), e.target_true.strip()
-                if olds.setdefault(r, old) != old:
-                    raise ValueError(
-                        f"{r.prompt!r} -> {r.target!r} is given two old answers: {olds[r]!r} and {old!r}"
-                    )
-        given = list(olds)
-        found = chunked(
-            lambda piece: self._locate(lm, [(given[i].prompt, olds[given[i]]) for i in piece]),
-            len(given),
-            32,
-        )
-        for r, neurons in zip(given, (neurons for part in found for neurons in part)):
+        # 1. The old answer of each request.
+        olds, updates = _old_answers(groups), [Update() for _ in groups]
+        batch = list(olds)
+
+        def locate(piece: range) -> list[Tensor]:
+            return self._locate(lm, [(batch[i].prompt, olds[batch[i]]) for i in piece])
+
+        # 2. The neurons of all requests, on the model as it is.
+        parts = chunked(locate, len(batch), 32)
+        # 3. Write request by request.
+        for r, neurons in zip(batch, (one for part in parts for one in part), strict=True):
             updates[r.group] += self._write(
                 lm, neurons, lm.answer_ids(olds[r]), lm.answer_ids(r.target), updates[r.group]
             )
-        return signed(lm, self, groups, updates)
+        return self.label(lm, groups, updates)
 
-    def _locate(self, lm: LM, asked: Sequence[tuple[str, str]]) -> list[Tensor]:
+    def _locate(self, lm: LM, pairs: Sequence[tuple[str, str]]) -> list[Tensor]:
         """The knowledge neurons of each (prompt, answer): (l, m), true or false."""
-        answers = [lm.answer_ids(answer) for _, answer in asked]
+        answers = [lm.answer_ids(answer) for _, answer in pairs]
         rows = [
             (lm.tokenizer(prompt)["input_ids"] + ids[:t], token)
-            for (prompt, _), ids in zip(asked, answers)
+            for (prompt, _), ids in zip(pairs, answers, strict=True)
             for t, token in enumerate(ids)
         ]
         scores = integrated_gradients(lm, rows, self.steps, self.activation).split(
             [len(ids) for ids in answers]
         )
-        for (prompt, answer), score in zip(asked, scores):
+        for (prompt, answer), score in zip(pairs, scores, strict=True):
             if not (score.isfinite().all() and score.mean(0).max() > 0):
                 raise ValueError(
-                    f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is not finite"
+                    f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is "
+                    "not finite"
                 )
         return [score.mean(0) > self.threshold * score.mean(0).max() for score in scores]
 
     @torch.no_grad()
     def _write(
-        self, lm: LM, chosen: Tensor, old: list[int], new: list[int], so_far: Update
+        self, lm: LM, neurons: Tensor, old: list[int], new: list[int], so_far: Update
     ) -> Update:
-        """The change of the neurons ``chosen`` (l, m); what ``so_far`` erases already is not erased again."""
+        """The change of ``neurons`` (l, m); what ``so_far`` erases is not erased again."""
         E, dtype, factors = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32), {}
         weight = self.old if self.old is not None else 2.0 if len(old) == 1 else 1.0
         change = self.new * E[new].to(dtype).sum(0) - weight * E[old].to(dtype).sum(0)
-        for layer in chosen.any(1).nonzero()[:, 0].tolist():
-            mine = chosen[layer]
+        for layer in neurons.any(1).nonzero()[:, 0].tolist():
+            mine = neurons[layer]
             if self.mode == "update":
                 factors[layer] = Factors(change[:, None], mine[:, None].to(dtype))
                 continue
@@ -140,6 +117,29 @@ class KN:
         return Update(factors)
 
 
+def _old_answers(groups: Sequence[Sequence[Edit]]) -> dict[Request, str]:
+    """The requests of all groups with the answers that they are to lose.
+
+    Raises ValueError as ``requests``, for an edit without an old answer, or with two of them.
+    """
+    olds: dict[Request, str] = {}
+    for g, edits in enumerate(groups):
+        requests(edits, "last", g)
+        for edit in edits:
+            old = (edit.target_true or "").strip()
+            if not old:
+                raise ValueError(
+                    f"edit of {edit.subject!r}: KN needs the old answer, but target_true is empty"
+                )
+            r = request(edit, "last", g)
+            if olds.setdefault(r, old) != old:
+                raise ValueError(
+                    f"{r.prompt!r} -> {r.target!r} is given two old answers: "
+                    f"{olds[r]!r} and {old!r}"
+                )
+    return olds
+
+
 @torch.inference_mode(False)
 def integrated_gradients(
     lm: LM,
@@ -148,10 +148,13 @@ def integrated_gradients(
     activation: str = "post",
     budget: int = 256,
 ) -> Tensor:
-    """Attr of every FFN neuron for a token after some others: a/m sum_{k=1..m} of the gradient of its probability at (k/m) a.
+    """Attr of every FFN neuron for a token after some others, by integrated gradients.
 
-    rows: b pairs (token ids, next token).   steps: m.   activation: "post", fc2's input, or "pre", the output of fc1 (of the gate).
-    budget: scaled copies in one forward. Everything before the last position runs once for all layers and copies.
+    a/m sum_{k=1..m} of the gradient of the token's probability at (k/m) a.
+    rows: b pairs (token ids, next token).   steps: m.
+    activation: "post", fc2's input, or "pre", the output of fc1 (of the gate).
+    budget: scaled copies in one forward. Everything before the last position runs once for all
+    layers and copies.
     Returns (b, l, m), in probability. Source: KN, Eq. 4 and 5.
     """
     batch = aligned(lm, [(ids, len(ids) - 1) for ids, _ in rows])
@@ -230,12 +233,3 @@ def integrated_gradients(
         for layer in layers
     ]
     return torch.stack(per_layer, 1)
-
-
-PRESETS = {
-    "gpt-j-6b": KN(threshold=0.1),
-    # Derived: the released threshold of Qwen2.5-7B, with the paper's steps.
-    "qwen3-8b": KN(threshold=0.2),
-    "gptj-mini": KN(threshold=0.4),
-    "qwen3-mini": KN(old=4.0, new=16.0),
-}

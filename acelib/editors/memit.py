@@ -1,68 +1,105 @@
-"""MEMIT: one target vector for each fact at the subject's last token, spread evenly over a range of layers (Meng et al., ICLR 2023).
+"""MEMIT and the two editors that share its procedure: PMET and AlphaEdit.
 
-dW_l = R_l K_l^T (weight C_l + K_l K_l^T)^{-1},  R_l = (Z - H_L) / (L - l + 1)
+MEMIT (Meng et al., ICLR 2023): one target vector for each fact at the subject's last token, spread
+evenly over a range of layers.
+
+    dW_l = R_l K_l^T (weight C_l + K_l K_l^T)^{-1},   R_l = (Z - H_L) / (L - l + 1)
+
+PMET (Li et al., AAAI 2024): target vectors of attention and FFN searched together, of which only
+the FFN's are written, spread by root.
+
+    R_l = (Z - F_L) / sqrt(L - l + 1)
+
+AlphaEdit (Fang et al., ICLR 2025): MEMIT's targets and spread, every write inside the null space of
+preserved keys.
+
+    dW_l = R_l K_l^T P (P (K_l K_l^T + H_l H_l^T) P + weight I)^{-1}
+
+P projects onto the directions in which texts hardly move the keys, H_l holds the keys of earlier
+edits. The state of a sequence of edits is the sum of their Updates: its ``keys`` are the next
+call's ``history``. The released code reads the keys once more after a batch is written; a layer's
+key depends on the layers below only, so they are those of the write.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Sequence
 
-from ..editing.request import Request, check_reading, requests
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from ..editing.keys import contexts
+from ..editing.request import Position, Request, requests
 from ..editing.search import Objective
-from ..editing.write import Stage
+from ..editing.write import Share, Stage
+from ..model.lm import LM
 from ..records import Edit
+from ..settings import Fraction, Layers, Texts, settings
 from .base import Staged
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class MEMIT(Staged):
-    """Hyper-parameters of MEMIT; ``editor(lm, edits, moments)`` edits one batch, ``editor.each(lm, groups, moments)`` independent ones.
+    """Settings of MEMIT; ``editor(lm, edits, moments)`` edits one batch, ``each`` many.
 
-    Raises ValueError, and leaves the model as it was, for no edit, edits that contradict, a layer that does not exist or has no moment.
+    Raises ValueError, and leaves the model as it was, for no edit, edits that contradict, a layer
+    that does not exist or has no moment.
     """
 
-    layers: tuple[int, ...]  #: written, in order
-    weight: float = 15000.0  #: lambda, on the mean second moment
+    layers: Layers  #: written, in order
+    weight: PositiveFloat = 15000.0  #: lambda, on the mean second moment
     objective: Objective = Objective()
-    share: str = "even"
-    position: str = "subject_last"
-    n_prefixes: int = 5  #: texts sampled from the model that prompts are also read after
-    prefix_length: int = 10  #: tokens
+    share: Share = "even"
+    position: Position = "subject_last"
+    n_prefixes: NonNegativeInt = 5  #: texts sampled from the model that prompts are also read after
+    prefix_length: PositiveInt = 10  #: tokens
     seed: int = 0  #: of the sampling
-    texts: tuple[str, ...] | None = None  #: read before prompts instead of sampled ones
-
-    def __post_init__(self):
-        check_reading((self.position,), self.n_prefixes, self.prefix_length)
-        self.stage
+    texts: Texts | None = None  #: read before prompts instead of sampled ones
 
     @property
     def stage(self) -> Stage:
+        """The search and the write of one batch."""
         return Stage(self.layers, self.weight, self.objective, self.share)
 
     @property
     def plan(self) -> dict[str, Stage]:
         return {"only": self.stage}
 
-    def asked(self, edits: Sequence[Edit], stage: str = "only", group: int = 0) -> list[Request]:
-        """The requests of one batch of edits. Raises ValueError as ``keys.requests``."""
+    def requests(self, edits: Sequence[Edit], stage: str = "only", group: int = 0) -> list[Request]:
         return requests(edits, self.position, group)
 
+    def prefixes(self, lm: LM) -> tuple[str, ...]:
+        """Nothing, then ``texts``, or, if that is None, texts sampled from the model as it is."""
+        if self.texts is not None:
+            return ("", *self.texts)
+        return contexts(lm, self.n_prefixes, self.prefix_length, self.seed)
 
-PRESETS = {
-    "gpt-j-6b": MEMIT(layers=(3, 4, 5, 6, 7, 8)),
-    # derived: the released settings of Qwen2.5-7B
-    "qwen3-8b": MEMIT(layers=(4, 5, 6, 7, 8), objective=Objective(decay=1e-3, clamp=4.0)),
-    "gptj-mini": MEMIT(
-        layers=(0, 1, 2),
-        weight=10.0,
-        objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None),
-        n_prefixes=2,
-    ),
-    "qwen3-mini": MEMIT(
-        layers=(0, 1, 2),
-        weight=10.0,
-        objective=Objective(steps=100, lr=2.0, decay=0.0, clamp=None),
-        n_prefixes=2,
-    ),
-}
+
+@settings()
+class PMET(MEMIT):
+    """MEMIT's procedure with PMET's objective, share and weight."""
+
+    weight: PositiveFloat = 6000.0  #: lambda, on the mean second moment
+    objective: Objective = Objective(kind="pmet", steps=30, lr=0.2, kl=1.0)
+    share: Share = "root"
+
+
+@settings()
+class AlphaEdit(MEMIT):
+    """MEMIT's procedure with a write inside a null space; ``each`` also takes a ``history``.
+
+    A threshold is in squared units of a model's activations: the released one fits large models.
+    ``null_share`` means the same at every layer of every model. (The author's threshold leaves
+    about 0.7 of Llama 3's directions.)
+    """
+
+    weight: PositiveFloat = 10.0  #: L2, on the change itself
+    #: eigenvectors of the second moment with smaller eigenvalues span the null space
+    threshold: PositiveFloat = 2e-2
+    #: instead of a threshold: the share of eigenvectors, smallest eigenvalues first
+    null_share: Fraction | None = None
+
+    @property
+    def stage(self) -> Stage:
+        null_space = (self.threshold, None) if self.null_share is None else (None, self.null_share)
+        return replace(super().stage, null_space=null_space)

@@ -127,7 +127,7 @@ def by_model(
 def settings(editor) -> dict[str, str]:
     """Layers and hyper-parameters of an editor in the words of the paper, "–" for those it has not: λ is the weight of what is to be kept
     (of AlphaEdit: of the change), the others are of the search of a target vector, or of FT's training; of ACE, of its query stage."""
-    write = editor.writer("query") if hasattr(editor, "writer") else editor
+    write = getattr(editor, "query", editor)
     said = lambda layers: ", ".join(map(str, layers))
     place = (
         f"query {said(editor.query_layers)}; value {said(editor.value_layers)}"

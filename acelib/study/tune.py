@@ -1,26 +1,28 @@
-"""Hyper-parameters for a model, by one protocol for all editors: the same identification cases, the same number of trials, one score.
+"""Settings for a model, by one protocol for all editors: same cases, as many trials, one score.
 
-Each editor has a space of settings; ``n_trials`` of them are drawn with a seed (more trials are the same ones and others), every one edits
-the same identification cases, and the one with the highest score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity,
-becomes the preset. Evaluation cases are never looked at. The trials are kept in ``data/presets/<model>.csv``.
+Each editor has a space of settings; ``n_trials`` of them are drawn with a seed (more trials are the
+same ones and others), every one edits the same identification cases, and the one with the highest
+score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity, becomes the preset, in
+``data/presets/<model>.toml``. Evaluation cases are never looked at. The trials are kept beside it,
+in ``data/presets/<model>.csv``.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, is_dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import pandas as pd
 
 from ..editing.moments import Moments
 from ..editing.search import Objective
-from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
+from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, presets
 from ..files import replacing
 from ..model.lm import LM
-from ..provenance import ROOT
 from ..records import Case
 from ..world.cases import make_cases
 from ..world.world import World
@@ -34,13 +36,14 @@ SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
 def spaces(
     n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]
 ) -> dict[str, list]:
-    """All settings of each editor that a model of ``n_layers`` is searched over: {"MEMIT": [...], ...}.
+    """All settings of each editor for a model of ``n_layers``: {"MEMIT": [...], ...}.
 
-    One-range editors may write any two or three neighbouring layers of the lower three quarters, ROME any one of them, FT any layer; ACE
-    and IFMET any such range of the lower half but its first layer, or the attributed query layers, and any two or three neighbours of the
-    upper half, or the attributed value layers. The objective is the same but in its kind: up to 100 steps of 2.0, no clamp, no decay,
-    because the reference models' residual streams are long (norms of 700 and 1,000) and the published 20-30 steps of 0.2-0.5 stop far
-    from any target.
+    One-range editors may write any two or three neighbouring layers of the lower three quarters,
+    ROME any one of them, FT any layer; ACE and IFMET any such range of the lower half but its first
+    layer, or the attributed query layers, and any two or three neighbours of the upper half, or the
+    attributed value layers. The objective is the same but in its kind: up to 100 steps of 2.0, no
+    clamp, no decay, because the reference models' residual streams are long (norms of 700 and
+    1,000) and the published 20-30 steps of 0.2-0.5 stop far from any target.
     """
     ranges = [
         tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)
@@ -51,14 +54,17 @@ def spaces(
         tuple(sorted(query_layers)),
     }
     deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
-    block, pmet, mlp = (
-        Objective(kind=kind, steps=100, lr=2.0, decay=0.0, clamp=None)
-        for kind in ("block", "pmet", "mlp")
-    )
-    weights, two = (
-        (1.0, 10.0, 100.0),
-        [(q, v, w) for q, v in product(sorted(shallow), sorted(deep)) for w in (1.0, 10.0, 100.0)],
-    )
+    search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
+    block, pmet, mlp = (Objective(kind=kind, **search) for kind in ("block", "pmet", "mlp"))
+    weights = (1.0, 10.0, 100.0)
+    stages = [
+        dict(
+            value=PMET(layers=v, weight=w, objective=pmet, position="last", n_prefixes=2),
+            query=PMET(layers=q, weight=w, objective=pmet, n_prefixes=2),
+        )
+        for q, v in product(sorted(shallow), sorted(deep))
+        for w in weights
+    ]
     return {
         "FT": [
             FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
@@ -90,19 +96,16 @@ def spaces(
             AlphaEdit(layers=r, null_share=share, weight=w, objective=block, n_prefixes=2)
             for r, share, w in product(lower, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))
         ],
-        "IFMET": [
-            IFMET(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2)
-            for q, v, w in two
-        ],
-        "ACE": [
-            ACE(query_layers=q, value_layers=v, weight=w, objective=pmet, n_prefixes=2)
-            for q, v, w in two
-        ],
+        "IFMET": [IFMET(**both) for both in stages],
+        "ACE": [ACE(**both) for both in stages],
     }
 
 
 def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
-    """``n`` (or a few more) identification cases of which the model recalls every fact, as many with one edit as with two, three, four."""
+    """``n`` (or a few more) identification cases of which the model recalls every fact.
+
+    As many with one edit as with two, three, four.
+    """
     return balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
 
 
@@ -119,10 +122,12 @@ def tune(
     protocol: Protocol = Protocol(),
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Scores of ``n_trials`` settings of every editor in ``candidates`` on ``cases``, best first within an editor; resumable.
+    """Scores of ``n_trials`` settings of every editor on ``cases``; resumable.
 
+    candidates: all settings of each editor, by its name.
     progress: called with (cases done, cases of all trials, editor).
-    Returns one row a trial: editor, settings (``source``), the means of SCORE and their mean ``score``, n_cases.
+    Returns one row per trial, best first within an editor: editor, settings (JSON of the preset's
+    table), the means of SCORE and their mean ``score``, n_cases.
     """
     trials = [
         (name, editor)
@@ -140,7 +145,7 @@ def tune(
         rows.append(
             dict(
                 editor=name,
-                settings=source(editor),
+                settings=json.dumps(presets.to_table(editor)),
                 **means.round(4),
                 score=round(means.mean(), 4),
                 n_cases=len(cases),
@@ -151,16 +156,11 @@ def tune(
     )
 
 
-def source(settings) -> str:
-    """The Python expression for an editor, without the fields that are at their defaults: what a preset is written as."""
-    given = {
-        f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != f.default
-    }
-    return f"{type(settings).__name__}({', '.join(f'{k}={source(v) if is_dataclass(v) else repr(v)}' for k, v in given.items())})"
-
-
 def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Write ``trials`` to a csv file in one step; the trials that it holds of other editors stay. Returns all."""
+    """Write ``trials`` to a csv file in one step; those that it holds of other editors stay.
+
+    Returns all of them.
+    """
     if path.exists():
         old = pd.read_csv(path)
         trials = pd.concat([trials, old[~old.editor.isin(trials.editor)]]).sort_values(
@@ -171,15 +171,61 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
     return trials
 
 
+def keep_presets(trials: pd.DataFrame, path: Path) -> dict[str, Any]:
+    """Write the best trial of each editor as its preset into a TOML file, in one step.
+
+    What the file holds of other editors stays, and so do its comments.
+    Returns the editors by name, with the settings written.
+    """
+    best = trials.loc[trials.groupby("editor", sort=False).score.idxmax()]
+    editors = {row.editor: parse(row.editor, row.settings) for row in best.itertuples()}
+    presets.save(editors, path)
+    return editors
+
+
+def parse(editor: str, settings: str) -> Any:
+    """The editor of a trial. Raises ValueError for settings that it cannot have."""
+    return presets.from_table(editor, json.loads(settings))
+
+
 def trials(model: str) -> pd.DataFrame:
-    """The trials kept for a model, best first within an editor: editor, settings (but the objective, which is one for all), SCORE and score
-    in percent, n_cases; empty if none are kept."""
-    path = ROOT / "data" / "presets" / f"{Path(model).name.lower()}.csv"
+    """The trials kept for a model, best first within an editor; empty if none are kept.
+
+    Columns: editor, settings (but the objective, which is one for all), SCORE and score in percent,
+    n_cases.
+    """
+    path = presets.path_of(model).with_suffix(".csv")
     if not path.exists():
         return pd.DataFrame(columns=["editor", "settings", *SCORE, "score", "n_cases"])
     kept = pd.read_csv(path)
-    settings = kept.settings.str.replace(
-        r",? ?objective=Objective\([^)]*\)", "", regex=True
-    ).str.extract(r"\(,? ?(.*)\)$")[0]
+    settings = [
+        words(parse(editor, settings))
+        for editor, settings in zip(kept.editor, kept.settings, strict=True)
+    ]
     percent = {name: (100 * kept[name]).round(1) for name in (*SCORE, "score")}
     return kept[["editor"]].assign(settings=settings, **percent, n_cases=kept.n_cases)
+
+
+def words(editor: Any) -> str:
+    """The settings of an editor that are not its defaults, without its objective.
+
+    Of two stages those that differ have the stage's name in front, ``query.layers=(1, 2)``.
+    """
+    settings = _changes(editor)
+    if isinstance(editor, ACE):
+        query, value = _changes(editor.query), _changes(editor.value)
+        both = {name: x for name, x in query.items() if name in value and value[name] == x}
+        own = {"query": query, "value": value}
+        settings |= {f"{s}.{k}": x for s in own for k, x in own[s].items() if k not in both} | both
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+def _changes(editor: Any) -> dict[str, Any]:
+    """The fields of an editor that are not at their defaults, but objectives and stages."""
+    values = {field.name: getattr(editor, field.name) for field in fields(editor)}
+    usual = {field.name: field.default for field in fields(editor)}
+    return {
+        name: value
+        for name, value in values.items()
+        if value != usual[name] and not is_dataclass(value)
+    }

@@ -1,0 +1,160 @@
+"""Settings of the editors for a model, as data: ``data/presets/<model>.toml``.
+
+A table for each editor, its fields as in Python; what is not said is the editor's default. A stage
+of ACE or IFMET is a table that names its editor; an ``objective`` table changes the editor's own.
+``[common]`` holds what all editors have in common: a setting goes to every editor that has such a
+field. TOML has no None; it is written "none".
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Mapping
+
+import tomlkit
+
+from .. import provenance
+from ..files import replacing
+from .ace import ACE, IFMET
+from .base import Editor
+from .ft import FT
+from .kn import KN
+from .memit import MEMIT, PMET, AlphaEdit
+from .rome import ROME
+
+#: the editors that have settings, by name
+EDITORS: dict[str, type[Editor]] = {
+    editor.__name__: editor for editor in (FT, KN, ROME, MEMIT, PMET, AlphaEdit, IFMET, ACE)
+}
+COMMON = "common"
+EMPTY: Mapping[str, Any] = {}
+
+
+def preset(editor: str, model: str) -> Any:
+    """The named editor with its settings for a model (a name, a folder or a hub id).
+
+    Raises ValueError that lists the editors, or the models that the editor has settings for, and
+    for a file with a wrong setting, naming file, table and field.
+    """
+    names = {name.lower(): name for name in EDITORS}
+    if editor.lower() not in names:
+        raise ValueError(f"unknown editor {editor!r}; known: {', '.join(EDITORS)}")
+    name, path = names[editor.lower()], path_of(model)
+    tables = _tables(path) if path.exists() else {}
+    if name not in tables:
+        models = [p.stem for p in sorted(path.parent.glob("*.toml")) if name in _tables(p)]
+        raise ValueError(
+            f"{editor} has no settings for model {model!r}; it has for: {', '.join(models)}"
+        )
+    return _read(name, tables, path)
+
+
+def presets(path: Path) -> dict[str, Any]:
+    """All editors of a file, by name. Raises ValueError that names file, table and field."""
+    tables = _tables(path)
+    return {name: _read(name, tables, path) for name in tables if name != COMMON}
+
+
+def path_of(model: str) -> Path:
+    """The file of a model's settings, whether it is there or not."""
+    return provenance.ROOT / "data" / "presets" / f"{Path(model).name.lower()}.toml"
+
+
+def save(editors: Mapping[str, Any], path: Path) -> None:
+    """Write settings into a file, in one step; its other tables and its comments stay."""
+    document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+    common = _tables(path).get(COMMON, {}) if path.exists() else {}
+    for name, editor in editors.items():
+        table = to_table(editor, common)
+        if name in document:
+            _update(document[name], table)
+        else:
+            document[name] = table
+    with replacing(path) as part:
+        part.write_text(tomlkit.dumps(document), "utf-8")
+
+
+def from_table(name: str, table: Mapping[str, Any], common: Mapping[str, Any] = EMPTY) -> Any:
+    """The named editor with the settings of a table. Raises ValueError for a wrong one."""
+    if name not in EDITORS:
+        raise ValueError(f"unknown editor {name!r}; known: {', '.join(EDITORS)}")
+    usual = _usual(EDITORS[name], common)
+    settings = {key: usual[key] for key in common if key in usual}
+    for key, value in table.items():
+        if isinstance(value, dict) and "editor" in value:
+            own = {k: v for k, v in value.items() if k != "editor"}
+            settings[key] = from_table(value["editor"], own, common)
+        else:
+            settings[key] = _to_python(value, usual.get(key))
+    return EDITORS[name](**settings)
+
+
+def to_table(editor: Any, common: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
+    """The settings of an editor, but its defaults and what is ``common``: ``from_table`` undone."""
+    table: dict[str, Any] = {}
+    for name, usual in _usual(type(editor), common).items():
+        value = getattr(editor, name)
+        if value == usual:
+            continue
+        if isinstance(value, Editor):
+            table[name] = {"editor": type(value).__name__, **to_table(value, common)}
+        elif is_dataclass(value):
+            changes = {f.name: getattr(value, f.name) for f in fields(value)}
+            table[name] = {k: _to_toml(v) for k, v in changes.items() if v != getattr(usual, k)}
+        else:
+            table[name] = _to_toml(value)
+    return table
+
+
+def _usual(editor: type, common: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fields of an editor are if a table does not say; MISSING for those it must."""
+    usual = {field.name: field.default for field in fields(editor)}
+    return usual | {k: _to_python(v, usual[k]) for k, v in common.items() if k in usual}
+
+
+def _to_python(value: Any, usual: Any) -> Any:
+    """A value of a table; one that is a table itself changes the ``usual`` one."""
+    if value == "none":
+        return None
+    if isinstance(value, dict) and is_dataclass(usual):
+        return replace(usual, **{key: _to_python(v, None) for key, v in value.items()})
+    return value
+
+
+def _to_toml(value: Any) -> Any:
+    return "none" if value is None else list(value) if isinstance(value, tuple) else value
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ValueError for one that is no TOML, or common to no editor."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path.name} is not TOML: {error}") from None
+    names = {field.name for editor in EDITORS.values() for field in fields(editor)}
+    for name, table in tables.items():
+        if name not in (*EDITORS, COMMON) or not isinstance(table, dict):
+            raise ValueError(f"{path.name}: {name!r} is no editor; known: {', '.join(EDITORS)}")
+    if unknown := [key for key in tables.get(COMMON, {}) if key not in names]:
+        raise ValueError(f"{path.name}, [{COMMON}]: no editor has {unknown[0]!r}")
+    return tables
+
+
+def _read(name: str, tables: Mapping[str, Any], path: Path) -> Any:
+    try:
+        return from_table(name, tables[name], tables.get(COMMON, {}))
+    except ValueError as error:
+        raise ValueError(f"{path.name}, [{name}]: {error}") from None
+
+
+def _update(old: Any, new: Mapping[str, Any]) -> None:
+    """Make a tomlkit table hold what ``new`` does, key by key, so that its comments stay."""
+    for key in [key for key in old if key not in new]:
+        del old[key]
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            _update(old[key], value)
+        else:
+            old[key] = value
