@@ -64,7 +64,7 @@ class Stage:
                 )
             return identity, moments.solver(layer, self.weight)
         project = moments.projector(layer, *self.null_space)
-        if layer not in (history or {}):
+        if history is None or layer not in history:
             return project, null_space_solver(self.weight)
         keys = history[layer].to(moments[layer])
         if not (project(keys.sum(1)) - keys.sum(1)).norm() <= 1e-3 * keys.norm():

@@ -112,13 +112,12 @@ class ACE(Staged):
         value_layers: Sequence[int] | None = None,
     ):
         """The same editor on other layers; None: on those that it has."""
-        layers = dict(
-            query=self.query_layers if query_layers is None else query_layers,
-            value=self.value_layers if value_layers is None else value_layers,
-        )
+        query = self.query_layers if query_layers is None else tuple(query_layers)
+        value = self.value_layers if value_layers is None else tuple(value_layers)
         return replace(
             self,
-            **{stage: replace(self.writer(stage), layers=tuple(i)) for stage, i in layers.items()},
+            query=replace(self.query, layers=query),
+            value=replace(self.value, layers=value),
         )
 
     def on(self, editor: MEMIT):

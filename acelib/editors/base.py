@@ -125,7 +125,7 @@ def edit_in_turn(
     editor,
     batches: Iterable[Sequence[Edit]],
     moments: Moments | None,
-    state: Update = Update(),
+    state: Update | None = None,
 ) -> Iterator[Update]:
     """The state after each batch: W_l + dW_l(1) + ... + dW_l(t).
 
@@ -137,6 +137,7 @@ def edit_in_turn(
     it was.
     Source: AlphaEdit Section 4.
     """
+    state = Update() if state is None else state
     if state.model not in ("", lm.fingerprint):
         raise ValueError(
             f"the state was made for the model {state.model}, not for {lm.name!r} "

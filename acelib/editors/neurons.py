@@ -87,7 +87,7 @@ class NeuronACE(ACE):
         layers = lm.layers(self.layers)
         if not groups:
             return self.plan
-        stages = {}
+        stages: dict[str, Stage] = {}
         for name, stage in self.plan.items():
             neurons = self.neurons(lm, groups, name)
             stages[name] = NeuronStage(

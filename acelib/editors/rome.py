@@ -19,7 +19,7 @@ from ..editing.keys import Walk, contexts
 from ..editing.moments import Moments
 from ..editing.request import Position, requests
 from ..editing.search import Objective, target_vectors
-from ..editing.solve import rank_one
+from ..editing.solve import Solver, rank_one
 from ..editing.write import identity
 from ..model.lm import LM
 from ..model.update import Factors, Update
@@ -66,6 +66,14 @@ class ROME(Editor):
         )
         return ("", *(text for texts in samples for text in texts))
 
+    def _solver(self, moments: Moments | None) -> Solver:
+        """x -> C^{-1} x, or x itself if the second moment is left out."""
+        if not self.second_moment:
+            return identity
+        if moments is None:
+            raise ValueError("second_moment is on, but no second moments are given")
+        return moments.solver(self.layer, 1.0)
+
     @torch.inference_mode(False)
     def each(
         self, lm: LM, groups: Sequence[Sequence[Edit]], moments: Moments | None = None
@@ -77,9 +85,7 @@ class ROME(Editor):
         # 1. Check edits, the layer and its moment before any work.
         batches = [requests(edits, self.position, g) for g, edits in enumerate(groups)]
         lm.layers(self.layers)
-        if self.second_moment and moments is None:
-            raise ValueError("second_moment is on, but no second moments are given")
-        solver = moments.solver(self.layer, 1.0) if self.second_moment else identity
+        solver = self._solver(moments)
         if not groups:
             return []
         # 2. One edit of each group after the other, each on what the group has written so far.

@@ -10,7 +10,7 @@ in ``data/presets/<model>.csv``.
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -54,13 +54,13 @@ def spaces(
         tuple(sorted(query_layers)),
     }
     deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
-    search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
-    block, pmet, mlp = (Objective(kind=kind, **search) for kind in ("block", "pmet", "mlp"))
+    block = Objective(steps=100, lr=2.0, decay=0.0, clamp=None)
+    pmet, mlp = replace(block, kind="pmet"), replace(block, kind="mlp")
     weights = (1.0, 10.0, 100.0)
     stages = [
-        dict(
-            value=PMET(layers=v, weight=w, objective=pmet, position="last", n_prefixes=2),
-            query=PMET(layers=q, weight=w, objective=pmet, n_prefixes=2),
+        (
+            PMET(layers=v, weight=w, objective=pmet, position="last", n_prefixes=2),
+            PMET(layers=q, weight=w, objective=pmet, n_prefixes=2),
         )
         for q, v in product(sorted(shallow), sorted(deep))
         for w in weights
@@ -96,8 +96,8 @@ def spaces(
             AlphaEdit(layers=r, null_share=share, weight=w, objective=block, n_prefixes=2)
             for r, share, w in product(lower, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))
         ],
-        "IFMET": [IFMET(**both) for both in stages],
-        "ACE": [ACE(**both) for both in stages],
+        "IFMET": [IFMET(value=value, query=query) for value, query in stages],
+        "ACE": [ACE(value=value, query=query) for value, query in stages],
     }
 
 
