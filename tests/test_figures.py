@@ -260,7 +260,7 @@ def test_equal_rows_give_equal_pictures():
 
 def test_the_bars_are_the_means_in_the_editors_colours():
     fig = figures.multi_hop_bars(rows(), published(2))
-    bars = fig.axes[0].patches
+    bars = [bar for container in fig.axes[0].containers for bar in container]
     means = rows().pivot_table(
         index="editor", columns="n_edits", values="multi_hop", margins=True, sort=False
     )

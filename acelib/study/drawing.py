@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from .stats import Mean
+from .stats import Mean, interval
 from .tables import BASELINE, BLOCKS
 
 #: Colours of Okabe and Ito and of Tol, which colour-blind readers can tell apart.
@@ -47,11 +49,9 @@ VERDICTS = {
     "cannot be tested here": "#8C8C8C",
     "not tested yet": "#C8C8C8",
 }  #: of ``claims.verdict`` and ``claims.overall``
-OTHER, INK, SCALE = (
-    "#444444",
-    "#333333",
-    "mako_r",
-)  #: what has no colour of its own; text, lines, published values; maps
+OTHER = "#444444"  #: what has no colour of its own
+INK = "#333333"  #: text, lines, published values
+SCALE = "mako_r"  #: maps
 LOOK = (
     sns.axes_style("whitegrid")
     | sns.plotting_context("notebook", font_scale=0.85)
@@ -83,6 +83,11 @@ LOOK = (
 )
 
 
+LEGEND = dict(ncols=6, columnspacing=1.4, handlelength=1.6, handletextpad=0.5)
+#: Published values: a white diamond over the bar.
+DIAMOND = dict(ls="", marker="D", ms=4.5, mfc="white", mec=INK, mew=1.1, zorder=4)
+
+
 def figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draws under ``LOOK``, whatever the notebook has set, and leaves pyplot as it was."""
 
@@ -104,10 +109,8 @@ def hue(name: str) -> str:
 
 def bars(ax, means: Sequence[Mean], i: int, of: int, name: str) -> np.ndarray:
     """The i-th of ``of`` bars in each group, with whiskers; returns where they stand."""
-    x, heights = (
-        np.arange(len(means)) + (i - (of - 1) / 2) * 0.82 / of,
-        [mean.mean for mean in means],
-    )
+    x = np.arange(len(means)) + (i - (of - 1) / 2) * 0.82 / of
+    heights = [mean.mean for mean in means]
     ax.bar(x, heights, 0.74 / of, color=hue(name), label=BLOCKS.get(name, name), zorder=2)
     ax.errorbar(x, heights, yerr=whiskers(means), fmt="none", ecolor=INK, elinewidth=1, zorder=3)
     ax.grid(visible=False, axis="x")
@@ -124,6 +127,63 @@ def whiskers(means: Sequence[Mean]) -> np.ndarray:
             for mean in means
         ]
     ).T
+
+
+def whisker(
+    seed: int = 0, bounds: tuple[float, float] | None = None
+) -> Callable[[Sequence[float]], tuple[float, float]]:
+    """The interval of ``stats.interval`` as seaborn's ``errorbar``."""
+
+    def ends(values: Sequence[float]) -> tuple[float, float]:
+        mean = interval(values, seed, bounds=bounds)
+        return mean.low, mean.high
+
+    return ends
+
+
+def facets(plot: Callable[..., sns.FacetGrid], data: pd.DataFrame, **settings) -> sns.FacetGrid:
+    """A figure of seaborn's with panels, ``sns.catplot(data, **settings)``, in this layout.
+
+    Panels have no titles yet and no legend.
+    """
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        grid = plot(data, **settings)
+    grid.figure.set_layout_engine("constrained")
+    return grid.set_titles("", "", "")
+
+
+def grouped_bars(data: pd.DataFrame, by: str, errorbar: Callable, **settings) -> sns.FacetGrid:
+    """Bars side by side in every panel, one colour for each ``by``, with whiskers."""
+    names = list(data[by].unique())
+    grid = facets(
+        sns.catplot,
+        data.reset_index(drop=True),
+        kind="bar",
+        hue=by,
+        hue_order=names,
+        palette=[hue(name) for name in names],
+        saturation=1,
+        errorbar=errorbar,
+        err_kws={"color": INK, "linewidth": 1, "zorder": 3},
+        capsize=min(0.06 * len(names), 0.3),
+        width=0.82,
+        gap=0.1,
+        zorder=2,
+        legend=False,
+        **settings,
+    )
+    for ax in grid.axes.flat:
+        ax.grid(visible=False, axis="x")
+    return grid
+
+
+def means(ax, places: Sequence[float], values: Sequence[Mean], axis: str = "y", **look) -> None:
+    """Points with whiskers along an axis.   look: of ``errorbar``."""
+    middle = [value.mean for value in values]
+    if axis == "y":
+        ax.errorbar(places, middle, yerr=whiskers(values), **look)
+    else:
+        ax.errorbar(middle, places, xerr=whiskers(values), **look)
 
 
 def heatmap(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], **scale) -> None:
@@ -147,16 +207,15 @@ def heatmap(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], 
 
 def legend(fig: Figure, ax, loc: str = "outside upper center", ncols: int = 6) -> Figure:
     """One legend for the whole figure, of what ``ax`` shows, published values last."""
-    handles, labels = zip(
-        *sorted(zip(*ax.get_legend_handles_labels()), key=lambda entry: "published" in entry[1])
-    )
-    fig.legend(
-        handles,
-        labels,
-        loc=loc,
-        ncols=ncols,
-        columnspacing=1.4,
-        handlelength=1.6,
-        handletextpad=0.5,
-    )
+    shown = zip(*ax.get_legend_handles_labels(), strict=True)
+    handles, labels = zip(*sorted(shown, key=lambda entry: "published" in entry[1]), strict=True)
+    fig.legend(handles, labels, loc=loc, **(LEGEND | {"ncols": ncols}))
+    return fig
+
+
+def legend_of(fig: Figure, names: Sequence[str], published: Sequence[str] = ()) -> Figure:
+    """One legend for the whole figure: a patch for each name, a diamond for what is published."""
+    handles: list = [Patch(color=hue(name), label=BLOCKS.get(name, name)) for name in names]
+    handles += [Line2D([], [], label=label, **DIAMOND) for label in published]
+    fig.legend(handles=handles, loc="outside upper center", **LEGEND)
     return fig

@@ -10,8 +10,8 @@ The caption is MyST. All that the cell shows goes into the figure, so such a cel
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,11 +23,31 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..world.world import CATEGORIES
-from .drawing import EDITORS, HUES, INK, OTHER, SCALE, bars, figure, heatmap, hue, legend, whiskers
-from .drawing import HOPS as HOPS, VERDICTS as VERDICTS  # chapters colour by them
+from .drawing import (
+    DIAMOND,
+    EDITORS,
+    HUES,
+    INK,
+    OTHER,
+    SCALE,
+    bars,
+    facets,
+    figure,
+    grouped_bars,
+    heatmap,
+    hue,
+    legend,
+    legend_of,
+    means,
+    whisker,
+    whiskers,
+)
+from .drawing import HOPS as HOPS  # chapters colour by them
+from .drawing import VERDICTS as VERDICTS
 from .stats import POINTS, SHARE, Mean, interval
 from .tables import BLOCKS
 
+NOTHING = Mean(np.nan, np.nan, np.nan, 0)  #: where nothing was measured
 BARS = {
     "cloze": "statement",
     "qa": "question",
@@ -42,105 +62,93 @@ BARS = {
 def multi_hop_bars(
     rows: pd.DataFrame,
     quoted: pd.DataFrame | None = None,
-    quoted_model: Mapping[str, str] | str = "GPT-J",
+    quoted_model: Mapping[str, str | None] | str = "GPT-J",
     metric: str = "multi_hop",
     seed: int = 0,
 ) -> Figure:
-    """Accuracy by number of edits and over all cases, a bar an editor, a panel a model, with 95 % intervals; diamonds: ``quoted``.
+    """Accuracy by number of edits and over all cases: one bar per editor, one panel per model.
 
-    rows: ``experiments.run``, with a column ``model`` if there are several.   quoted: as ``published(2)``.
-    quoted_model: whose published values; by measured model where they differ.
+    With 95 % intervals; diamonds: ``quoted``.
+    rows: of editors on cases, with a column ``model`` if there are several.
+    quoted: as ``published(2)``.   quoted_model: whose published values; by measured model where
+    they differ.
     """
-    models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
-    editors, counts = list(rows.editor.unique()), sorted(rows.n_edits.unique())
-    fig, axes = plt.subplots(
-        len(models), 1, figsize=(7.6, 0.7 + 3 * len(models)), sharey=True, squeeze=False
+    rows = rows if "model" in rows else rows.assign(model="")
+    percent = rows.assign(**{metric: 100 * rows[metric]}, edits=rows.n_edits.astype(str))
+    names = [*map(str, sorted(rows.n_edits.unique())), "all"]
+    editors = list(rows.editor.unique())
+    grid = grouped_bars(
+        pd.concat([percent, percent.assign(edits="all")]),
+        "editor",
+        whisker(seed, SHARE),
+        x="edits",
+        y=metric,
+        order=names,
+        row="model",
+        sharex=False,
     )
-    for ax, (model, of_model) in zip(axes[:, 0], models.items()):
-        parts = {str(count): of_model[of_model.n_edits == count] for count in counts} | {
-            "all": of_model
-        }
+    grid.figure.set_size_inches(7.6, 0.7 + 3 * rows.model.nunique())
+    for (model, part), ax in zip(percent.groupby("model", sort=False), grid.axes.flat, strict=True):
         whose = quoted_model if isinstance(quoted_model, str) else quoted_model.get(model)
-        for i, editor in enumerate(editors):
-            means = [
-                interval(100 * part[metric][part.editor == editor], seed, bounds=SHARE)
-                for part in parts.values()
-            ]
-            x = bars(ax, means, i, len(editors), editor)
-            if quoted is not None:
-                of = quoted[(quoted.editor == editor) & (quoted.model == whose)].set_index(
-                    "n_edits"
-                )["value"]
-                ax.plot(
-                    x,
-                    [of.get(name, np.nan) for name in parts],
-                    "D",
-                    ms=4.5,
-                    mfc="white",
-                    mec=INK,
-                    mew=1.1,
-                    zorder=4,
-                    label="published" if editor == editors[-1] else None,
-                )
-        ax.set_xticks(
-            range(len(parts)),
-            [f"{name}\n{part.case_id.nunique()} cases" for name, part in parts.items()],
-        )
-        ax.axvline(len(counts) - 0.5, color="#BBBBBB", lw=0.8, ls=":")
-        title = [model] * bool(model) + [f"diamonds: {whose}"] * (
-            quoted is not None and bool(whose)
-        )
+        if quoted is not None:
+            of_model = quoted[quoted.model == whose]
+            values = of_model.pivot(index="editor", columns="n_edits", values="value")
+            _diamonds(ax, values.reindex(index=editors, columns=names))
+        ax.axvline(len(names) - 1.5, color="#BBBBBB", lw=0.8, ls=":")
+        cases = part.groupby("edits").case_id.nunique().to_dict() | {"all": part.case_id.nunique()}
+        ax.set_xticks(range(len(names)), [f"{n}\n{cases.get(n, 0)} cases" for n in names])
+        titles = [model, f"diamonds: {whose}" if quoted is not None and whose else ""]
         ax.set(
+            xlabel="",
             ylabel="multi-hop accuracy (%)",
             ylim=(0, 104),
-            xlim=(-0.55, len(parts) - 0.45),
-            title=", ".join(title),
+            title=", ".join(filter(None, titles)),
         )
     ax.set_xlabel("edits in the case")
-    return legend(fig, axes[0, 0])
+    return legend_of(grid.figure, editors, ["published"] if quoted is not None else [])
+
+
+def _diamonds(ax, values: pd.DataFrame) -> None:
+    """Published values over the bars.   values: editors x groups of bars."""
+    n, groups = values.shape
+    for i, of_editor in enumerate(values.to_numpy(dtype=float)):
+        ax.plot(np.arange(groups) + (i - (n - 1) / 2) * 0.82 / n, of_editor, **DIAMOND)
 
 
 @figure
 def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> Figure:
-    """Importance by layer, a row a role, a column a model and a colour a block, with 95 % intervals where there are several rows.
+    """Importance by layer: one row of panels per role, one column per model, one colour per block.
 
-    scores: columns role ("query", "value"), block ("attn", "ffn"), layer, importance, perhaps model, one row a question or their mean.
+    With 95 % intervals where there are several rows.
+    scores: columns role ("query", "value"), block ("attn", "ffn"), layer, importance, perhaps
+    model; one row per question, or their mean.
     units: label of the vertical axis by role, if not the mean scores of Eq. 9 and Eq. 10.
     """
     units = {"value": "value score (nats)", "query": "query score (arb. units)"} | dict(units or {})
-    roles, blocks, models = (
-        scores.role.unique(),
-        scores.block.unique(),
-        scores.model.unique() if "model" in scores else [""],
+    scores = scores if "model" in scores else scores.assign(model="")
+    grid = grouped_bars(
+        scores,
+        "block",
+        whisker(),
+        x="layer",
+        y="importance",
+        row="role",
+        col="model",
+        native_scale=True,
+        sharex="col",
+        sharey=False,
     )
-    size = (7.6, 0.6 + 2.3 * len(roles))
-    fig, axes = plt.subplots(len(roles), len(models), figsize=size, sharex="col", squeeze=False)
-    for (row, role), (column, model) in product(enumerate(roles), enumerate(models)):
-        ax, panel = (
-            axes[row, column],
-            scores[
-                (scores.role == role) & ((scores.model == model) if "model" in scores else True)
-            ],
-        )
-        layers = sorted(panel.layer.unique())
-        for i, block in enumerate(blocks):
-            of = panel[panel.block == block]
-            bars(
-                ax,
-                [interval(of.importance[of.layer == layer]) for layer in layers],
-                i,
-                len(blocks),
-                block,
-            )
+    grid.figure.set_size_inches(7.6, 0.6 + 2.3 * scores.role.nunique())
+    for (role, model), ax in grid.axes_dict.items():
+        layers = sorted(scores[scores.model == model].layer.unique())
         ax.axhline(0, color=INK, lw=0.8)
         ax.set(
-            ylabel=units.get(role, f"{role} importance") if not column else "",
-            title=model if not row else "",
-            xticks=range(len(layers)),
-            xticklabels=layers,
-            xlabel="layer" if row + 1 == len(roles) else "",
+            ylabel=units.get(role, f"{role} importance") if ax in grid.axes[:, 0] else "",
+            title=model if ax in grid.axes[0] else "",
+            xticks=layers,
+            xlim=(min(layers) - 0.6, max(layers) + 0.6),
         )
-    return legend(fig, axes[0, 0])
+    return legend_of(grid.figure, list(scores.block.unique()))
 
 
 @figure
@@ -387,47 +395,39 @@ def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) 
 
 @figure
 def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
-    """Differences of one editor to others on the same cases with 95 % intervals, a panel a metric; right of zero, the first is better.
+    """Differences of one editor to others on the same cases, with 95 % intervals.
 
-    table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics; by model, a row of panels each, if there are several.
-    The last name of a row gives its colour.
+    One panel per metric; right of zero, the first is better. The last name of a row gives its
+    colour.
+    table: ``tables.paired_table``, in percentage points, "ACE − PMET" x metrics; by model, one row
+    of panels for each, if there are several.
     """
     by_model = table if isinstance(table, Mapping) else {"": table}
-    columns, height = (
-        next(iter(by_model.values())).columns,
-        0.5 + sum(0.8 + 0.33 * len(part) for part in by_model.values()),
+    metrics = list(next(iter(by_model.values())).columns)
+    long = pd.DataFrame(
+        [(model, metric) for model in by_model for metric in metrics], columns=["model", "metric"]
     )
-    fig, axes = plt.subplots(
-        len(by_model),
-        len(columns),
-        figsize=(1.6 + 1.9 * len(columns), height),
-        sharex=True,
+    tall = [0.8 + 0.33 * len(part) for part in by_model.values()]
+    grid = facets(
+        sns.FacetGrid,
+        long,
+        row="model",
+        col="metric",
         sharey="row",
-        squeeze=False,
+        gridspec_kws={"height_ratios": tall},
     )
-    for (model, part), row in zip(by_model.items(), axes):
-        for ax, metric in zip(row, part):
-            for y, (name, cell) in enumerate(part[metric].items()):
-                ax.errorbar(
-                    cell.mean,
-                    y,
-                    xerr=whiskers([cell]),
-                    fmt="o",
-                    ms=6,
-                    lw=2,
-                    color=hue(name.rpartition(" − ")[2]),
-                )
-            ax.axvline(0, color=INK, lw=1, zorder=1)
-            title = (f"{model}\n" if model and ax is row[0] else "") + metric.replace("_", "-")
-            ax.set(
-                title=title,
-                ylim=(len(part) - 0.5, -0.5),
-                yticks=range(len(part)),
-                yticklabels=part.index,
-            )
-            ax.grid(visible=False, axis="y")
-    fig.supxlabel("difference (percentage points)", fontsize=10, color=INK)
-    return fig
+    grid.figure.set_size_inches(1.6 + 1.9 * len(metrics), 0.5 + sum(tall))
+    for (model, metric), ax in grid.axes_dict.items():
+        part = by_model[model][metric]
+        for y, (name, cell) in enumerate(part.items()):
+            means(ax, [y], [cell], "x", fmt="o", ms=6, lw=2, color=hue(name.rpartition(" − ")[2]))
+        ax.axvline(0, color=INK, lw=1, zorder=1)
+        above = f"{model}\n" if model and ax in grid.axes[:, 0] else ""
+        ax.set(title=above + metric.replace("_", "-"), ylim=(len(part) - 0.5, -0.5))
+        ax.set_yticks(range(len(part)), part.index)
+        ax.grid(visible=False, axis="y")
+    grid.figure.supxlabel("difference (percentage points)", fontsize=10, color=INK)
+    return grid.figure
 
 
 @figure
@@ -439,58 +439,38 @@ def failure_map(
     few: int = 0,
     seed: int | None = 0,
 ) -> Figure:
-    """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent, a panel a model.
+    """Where each editor fails: mean of ``metric`` by editor and a property of the case, in percent.
 
-    rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row an editor and case (or edit).
-    most: end of the colour scale in percent; None: the greatest of the means.   few: columns of fewer cases than this are pale and hatched.
+    One panel per model.
+    rows: columns editor, ``by`` (its labels), perhaps model, the metric between 0 and 1; one row
+    per editor and case (or edit).
+    most: end of the colour scale in percent; None: the greatest of the means.
+    few: columns of fewer cases than this are pale and hatched.
     seed: of the 95 % intervals below the means; None, where rows are not independent: no intervals.
     """
-    most = (
-        most
-        or 100
-        * rows.groupby([*(["model"] if "model" in rows else []), "editor", by])[metric].mean().max()
-        or 1
-    )
-    models = dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows}
+    rows = rows if "model" in rows else rows.assign(model="")
+    percent = rows.assign(**{metric: 100 * rows[metric]})
+    top = most or percent.groupby(["model", "editor", by])[metric].mean().max() or 1
     editors, labels = list(rows.editor.unique()), sorted(rows[by].unique())
+    # 1. One map per model, side by side where there is room.
     across, down = (0.42, 0.3) if seed is None else (0.62, 0.46)
-    columns = 1 if across * len(labels) > 4 else len(models)
-    lines = -(-len(models) // columns)
-    size = (1.6 + (0.9 + across * len(labels)) * columns, (1.6 + down * len(editors)) * lines)
-    fig, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
-    bounds = lambda mean: "" if np.isnan(mean.low) else f"[{mean.low:.0f}, {mean.high:.0f}]"
-    for ax, (model, part) in zip(axes.flat, models.items()):
-        wide = 100 * part.pivot_table(index="editor", columns=by, values=metric).reindex(
-            index=editors, columns=labels
-        )
-        counts = part[part.editor == editors[0]][by].value_counts()
-        heatmap(
-            ax,
-            wide,
-            wide.map(lambda share: "" if pd.isna(share) else f"{share:.0f}"),
-            editors,
-            vmin=0,
-            vmax=most,
-            cmap=SCALE,
-        )
+    wide = 1 if across * len(labels) > 4 else rows.model.nunique()
+    grid = facets(sns.FacetGrid, percent, col="model", col_wrap=wide, sharex=False)
+    lines = -(-rows.model.nunique() // wide)
+    width = 1.6 + (0.9 + across * len(labels)) * wide
+    grid.figure.set_size_inches(width, (1.6 + down * len(editors)) * lines)
+    for model, ax in grid.axes_dict.items():
+        part = percent[percent.model == model]
+        shares = part.pivot_table(index="editor", columns=by, values=metric)
+        shares = shares.reindex(index=editors, columns=labels)
+        text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.0f}")
+        heatmap(ax, shares, text, editors, vmin=0, vmax=top, cmap=SCALE)
+        # 2. The interval of each mean below it.
         if seed is not None:
-            cells = {
-                key: interval(100 * of[metric], seed, bounds=SHARE)
-                for key, of in part.groupby(["editor", by])
-            }
-            for text in [text for text in ax.texts if text.get_text()]:
-                x, y = text.get_position()
-                mean = cells[editors[int(y)], labels[int(x)]]
-                text.set_y(y - 0.16)
-                ax.text(
-                    x,
-                    y + 0.2,
-                    bounds(mean),
-                    ha="center",
-                    va="center",
-                    size=6,
-                    color=text.get_color(),
-                )
+            cells = part.groupby(["editor", by])[metric]
+            _intervals(ax, {key: interval(of, seed, bounds=SHARE) for key, of in cells}, shares)
+        # 3. How many cases each column has; columns of few cases are pale.
+        counts = part[part.editor == editors[0]][by].value_counts()
         for i, label in enumerate(labels):
             if counts.get(label, 0) < few:
                 _pale(ax, i)
@@ -502,14 +482,20 @@ def failure_map(
             rotation_mode="anchor",
         )
         ax.set(title=model, xlabel=by, ylabel="")
-    fig.colorbar(
-        ax.collections[0],
-        ax=axes,
-        label=f"{metric.replace('_', '-')} (%)",
-        pad=0.02,
-        aspect=20 * lines,
-    )
-    return fig
+    unit = f"{metric.replace('_', '-')} (%)"
+    axes = list(grid.axes.flat)
+    grid.figure.colorbar(ax.collections[0], ax=axes, label=unit, pad=0.02, aspect=20 * lines)
+    return grid.figure
+
+
+def _intervals(ax, cells: Mapping[tuple, Mean], shares: pd.DataFrame) -> None:
+    """Writes the interval of every mean below it, in a smaller type."""
+    for text in [text for text in ax.texts if text.get_text()]:
+        x, y = text.get_position()
+        mean = cells[shares.index[int(y)], shares.columns[int(x)]]
+        bounds = "" if np.isnan(mean.low) else f"[{mean.low:.0f}, {mean.high:.0f}]"
+        text.set_y(y - 0.16)
+        ax.text(x, y + 0.2, bounds, ha="center", va="center", size=6, color=text.get_color())
 
 
 def _pale(ax, column: int) -> None:
@@ -752,24 +738,22 @@ def counts(
     colours: Mapping[str, str] | None = None,
     width: float = 7.6,
 ) -> Figure:
-    """How many rows there are of each ``by``, in order of appearance; coloured by ``of``, stacked ("stack") or side by side ("dodge")."""
-    shades = (
-        [name for name in colours or {} if name in set(rows[of])] or list(rows[of].unique())
-        if of
-        else []
-    )
-    each = len(shades) if multiple == "dodge" else 1
+    """How many rows there are of each ``by``, in order of appearance.
+
+    Coloured by ``of``, stacked ("stack") or side by side ("dodge").
+    """
+    colours = colours or {}
+    names = list(rows[of].unique()) if of else []
+    names = [name for name in colours if name in names] or names
+    shades = zip(names, sns.color_palette("colorblind", len(names)), strict=True)
+    each = len(names) if multiple == "dodge" else 1
     fig, ax = plt.subplots(figsize=(width, 0.9 + (0.14 + 0.16 * each) * rows[by].nunique()))
-    palette = {
-        name: (colours or {}).get(name, shade)
-        for name, shade in zip(shades, sns.color_palette("colorblind", len(shades)))
-    }
     sns.histplot(
         rows,
         y=by,
         hue=of,
-        hue_order=shades or None,
-        palette=palette or None,
+        hue_order=names or None,
+        palette={name: colours.get(name, shade) for name, shade in shades} or None,
         multiple=multiple,
         discrete=True,
         shrink=0.8,
@@ -778,7 +762,7 @@ def counts(
         color=EDITORS["MEMIT"],
         linewidth=0,
     )
-    if shades:
+    if names:
         sns.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title=None)
     ax.set(xlabel=xlabel, ylabel="")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -796,46 +780,32 @@ def dots(
     seed: int = 0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
-    """Means by ``x`` with 95 % intervals, a colour each ``of``, a row of panels each of ``values``, a column a model.
+    """Means by ``x`` with 95 % intervals, one colour for each ``of``.
 
-    rows: columns model, ``x``, ``of`` and those of ``values``, nan where there is none.   values: label of the vertical axis by column.
-    log: whether that axis is logarithmic.   bounds: of ``tables.interval``, by column.
+    One row of panels for each of ``values``, one column per model.
+    rows: columns model, ``x``, ``of`` and those of ``values``, nan where there is none.
+    values: label of the vertical axis by column.   log: whether that axis is logarithmic.
+    bounds: of ``stats.interval``, by column.
     """
-    models, names, bounds = (
-        dict(list(rows.groupby("model", sort=False))),
-        list(rows[of].unique()),
-        bounds or {},
-    )
-    size = (0.9 + 3.7 * len(models), 0.9 + 2.3 * len(values))
-    fig, axes = plt.subplots(
-        len(values), len(models), figsize=size, sharex="col", sharey="row", squeeze=False
-    )
-    for ax, ((value, label), (model, part)) in zip(
-        axes.flat, product(values.items(), models.items())
-    ):
-        levels = (
-            list(part[x].unique()) if part[x].dtype.kind not in "iuf" else sorted(part[x].unique())
-        )
-        for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
-            means = [
-                interval(
-                    part[value][(part[x] == level) & (part[of] == name)],
-                    seed,
-                    bounds=bounds.get(value),
-                )
-                for level in levels
-            ]
+    names, long = list(rows[of].unique()), rows.melt(["model", x, of], list(values), "quantity")
+    shades = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    grid = facets(sns.FacetGrid, long, row="quantity", col="model", sharex="col", sharey="row")
+    grid.figure.set_size_inches(0.9 + 3.7 * rows.model.nunique(), 0.9 + 2.3 * len(values))
+    for (quantity, model), ax in grid.axes_dict.items():
+        part = long[(long.quantity == quantity) & (long.model == model)]
+        levels = list(part[x].unique())
+        levels = sorted(levels) if part[x].dtype.kind in "iuf" else levels
+        # 1. The means, side by side around their level.
+        for i, name in enumerate(names):
+            of_name = part[part[of] == name].groupby(x)["value"]
+            found = {
+                level: interval(some, seed, bounds=(bounds or {}).get(quantity))
+                for level, some in of_name
+            }
             places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * 0.7 / len(names)
-            ax.errorbar(
-                places,
-                [mean.mean for mean in means],
-                whiskers(means),
-                fmt="osD^v"[i % 5],
-                ms=4.5,
-                lw=1.5,
-                color=HUES.get(name, shade),
-                label=name,
-            )
+            look = dict(fmt="osD^v"[i % 5], ms=4.5, lw=1.5, color=HUES.get(name, shades[name]))
+            means(ax, places, [found.get(level, NOTHING) for level in levels], label=name, **look)
+        # 2. Levels are set apart by lines between them.
         if not log:
             ax.axhline(0, color=INK, lw=0.8, zorder=1)
         ax.set_xticks(np.arange(len(levels) - 1) + 0.5, minor=True)
@@ -845,12 +815,12 @@ def dots(
         ax.tick_params(which="minor", length=0)
         ax.set(
             yscale="log" if log else "linear",
-            ylabel=label if ax in axes[:, 0] else "",
-            xlabel=x if ax in axes[-1] else "",
-            title=model if ax in axes[0] else "",
+            ylabel=values[quantity] if ax in grid.axes[:, 0] else "",
+            xlabel=x if ax in grid.axes[-1] else "",
+            title=model if ax in grid.axes[0] else "",
             xlim=(-0.5, len(levels) - 0.5),
         )
-    return legend(fig, axes[0, 0])
+    return legend(grid.figure, grid.axes[0, 0])
 
 
 @figure
