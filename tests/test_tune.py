@@ -6,7 +6,7 @@ import pytest
 from acelib.editing.search import Objective
 from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset, presets
 from acelib.study import tune as tuning
-from acelib.study.tune import SCORE, keep, keep_presets, parse, spaces, tune, words
+from acelib.study.tune import SCORE, draw, keep, keep_presets, parse, spaces, tune, words
 
 SPACES = {
     "MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)],
@@ -28,9 +28,12 @@ def fake_run(lm, world, editors, cases, moments, folder, *, protocol, progress=N
 @pytest.fixture
 def trials(monkeypatch):
     monkeypatch.setattr(tuning, "run", fake_run)
-    return lambda n=2, candidates=SPACES, **options: tune(
-        None, None, [None] * 3, None, candidates, n, None, **options
-    )
+
+    def trials(n=2, candidates=SPACES, seed=0, **options):
+        drawn = draw(candidates, n, seed)
+        return tune(None, None, [None] * 3, None, drawn, None, **options)
+
+    return trials
 
 
 def test_trials_best_first_and_reported(trials):

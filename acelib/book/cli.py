@@ -510,10 +510,8 @@ def tune(
             world,
             chosen,
             moments,
-            {name: spaces[name] for name in names},
-            trials,
+            search.draw({name: spaces[name] for name in names}, trials, seed),
             root / "runs" / "tune",
-            seed=seed,
             progress=tell,
         )
     path = presets.path_of(model)

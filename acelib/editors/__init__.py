@@ -10,14 +10,14 @@ from .rome import ROME
 
 __all__ = [
     "ACE",
-    "AlphaEdit",
     "EDITORS",
     "FT",
     "IFMET",
     "KN",
     "MEMIT",
-    "NeuronACE",
     "PMET",
     "ROME",
+    "AlphaEdit",
+    "NeuronACE",
     "preset",
 ]

@@ -7,8 +7,8 @@ ACE), each a target search and its write.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 

@@ -13,9 +13,10 @@ Source: ROME Appendix E.1 and its released code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal, Sequence
+from typing import Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -25,11 +26,13 @@ from ..editing.keys import Batch
 from ..editing.moments import Moments
 from ..editing.request import Request, requests
 from ..model.lm import LM
-from ..model.states import added, chunked, read
+from ..model.states import Site, added, chunked, read
 from ..model.update import Factors, Update
 from ..records import Edit
 from ..settings import Layers, settings
 from .base import Editor
+
+Loss = Literal["last", "target"]  #: where the tokens of an answer are read
 
 BUDGET = 2**28  #: numbers held for the changes and their Adam states at a time
 
@@ -44,7 +47,7 @@ class FT(Editor):
     """
 
     layers: Layers
-    loss: Literal["last", "target"] = "last"
+    loss: Loss = "last"
     steps: PositiveInt = 25  #: passes over the edits
     lr: PositiveFloat = 5e-4  #: of Adam
     floor: float = 1e-2  #: a batch below it makes no step; a pass with a mean below it is the last
@@ -99,15 +102,16 @@ class _Training:
         # 3. Keys and outputs of the first layer, which training does not move.
         first = self.layers[0]
         below, self.above = lm.between(0, first), lm.above(first)
+        key, out = Site("key", first), Site("out", first)
 
         def forward(piece: range) -> tuple[Tensor, Tensor]:
-            with torch.no_grad(), read(lm, [("key", first), ("out", first)]) as values:
+            with torch.no_grad(), read(lm, [key, out]) as values:
                 below(
                     input_ids=self.batch.ids[piece],
                     **self.batch.inputs(rows=piece),
                     use_cache=False,
                 )
-            return values["key", first], values["out", first]
+            return values[key], values[out]
 
         self.key, self.out = map(torch.cat, zip(*chunked(forward, len(rows), 256), strict=True))
         # 4. The changes, from zero.
@@ -176,7 +180,7 @@ class _Training:
                 }
                 adam.zero_grad()
                 if moving:
-                    sum(moving.values()).backward(
+                    sum(moving.values()).backward(  # type: ignore[union-attr]
                         inputs=[changes[g] for changes in self.change.values() for g in moving]
                     )
                     adam.step()

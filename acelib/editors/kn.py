@@ -18,7 +18,9 @@ the gradient at 0), or subtracts an embedding of the model's guess instead of th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -29,7 +31,7 @@ from ..editing.keys import aligned
 from ..editing.moments import Moments
 from ..editing.request import Request, request, requests
 from ..model.lm import LM
-from ..model.states import chunked, read
+from ..model.states import Site, chunked, read
 from ..model.update import Factors, Update
 from ..records import Edit
 from ..settings import settings
@@ -172,10 +174,10 @@ def integrated_gradients(
                 past_key_values=past,
                 use_cache=True,
             )
-        prefix = [(slot.keys, slot.values) for slot in past.layers]
-        with read(
-            lm, [(kind, layer) for kind in ("in", "attn", "key", "mlp", "out") for layer in layers]
-        ) as values:
+        slots: list[Any] = past.layers
+        prefix = [(slot.keys, slot.values) for slot in slots]
+        kinds = ("in", "attn", "key", "mlp", "out")
+        with read(lm, [Site(kind, layer) for kind in kinds for layer in layers]) as values:
             lm.stack(
                 input_ids=batch.ids[:, tail],
                 **batch.inputs(tail),
@@ -192,13 +194,11 @@ def integrated_gradients(
 
     def attribute(layer: int, piece: range) -> Tensor:
         many = torch.tensor(piece, device=lm.device).repeat_interleave(steps)
-        read = (
-            states["in", layer]
-            if lm.family.parallel
-            else states["in", layer] + states["attn", layer]
-        )
-        read = lm.ffn_norm(layer)(read)  # what the FFN reads
-        a = states["key", layer] if activation == "post" else fc1[layer](read)
+        h = states[Site("in", layer)]
+        if not lm.family.parallel:
+            h = h + states[Site("attn", layer)]
+        h = lm.ffn_norm(layer)(h)  # what the FFN reads
+        a = states[Site("key", layer)] if activation == "post" else fc1[layer](h)
         x = (a[many] * scale.repeat(len(piece))[:, None].to(a)).detach().requires_grad_()
         with torch.enable_grad():
             if activation == "post":
@@ -206,10 +206,10 @@ def integrated_gradients(
             else:
                 hook = fc1[layer].register_forward_hook(lambda *_: x)
                 try:
-                    ffn = lm.mlp(layer)(read[many])
+                    ffn = lm.mlp(layer)(h[many])
                 finally:
                     hook.remove()
-            hidden = (states["out", layer] - states["mlp", layer])[many] + ffn
+            hidden = (states[Site("out", layer)] - states[Site("mlp", layer)])[many] + ffn
             cache = DynamicCache(
                 [
                     (k[many], v[many]) if i == 0 or i > layer else (None, None)
@@ -227,9 +227,7 @@ def integrated_gradients(
         return a[list(piece)] * gradient.unflatten(0, (len(piece), steps)).mean(1)
 
     per_layer = [
-        torch.cat(
-            chunked(lambda piece: attribute(layer, piece), len(rows), max(1, budget // steps))
-        )
+        torch.cat(chunked(partial(attribute, layer), len(rows), max(1, budget // steps)))
         for layer in layers
     ]
     return torch.stack(per_layer, 1)

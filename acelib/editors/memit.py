@@ -23,8 +23,8 @@ key depends on the layers below only, so they are those of the write.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Sequence
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 

@@ -12,7 +12,8 @@ neurons it is ACE.
 
 from __future__ import annotations
 
-from typing import Literal, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt

@@ -9,13 +9,15 @@ field. TOML has no None; it is written "none".
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import tomlkit
 
 from .. import provenance
+from ..editing.search import Objective
 from ..files import replacing
 from .ace import ACE, IFMET
 from .base import Editor
@@ -25,7 +27,7 @@ from .memit import MEMIT, PMET, AlphaEdit
 from .rome import ROME
 
 #: the editors that have settings, by name
-EDITORS: dict[str, type[Editor]] = {
+EDITORS: dict[str, type[Any]] = {
     editor.__name__: editor for editor in (FT, KN, ROME, MEMIT, PMET, AlphaEdit, IFMET, ACE)
 }
 COMMON = "common"
@@ -100,7 +102,7 @@ def to_table(editor: Any, common: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
             continue
         if isinstance(value, Editor):
             table[name] = {"editor": type(value).__name__, **to_table(value, common)}
-        elif is_dataclass(value):
+        elif isinstance(value, Objective):
             changes = {f.name: getattr(value, f.name) for f in fields(value)}
             table[name] = {k: _to_toml(v) for k, v in changes.items() if v != getattr(usual, k)}
         else:
@@ -108,7 +110,7 @@ def to_table(editor: Any, common: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
     return table
 
 
-def _usual(editor: type, common: Mapping[str, Any]) -> dict[str, Any]:
+def _usual(editor: Any, common: Mapping[str, Any]) -> dict[str, Any]:
     """What the fields of an editor are if a table does not say; MISSING for those it must."""
     usual = {field.name: field.default for field in fields(editor)}
     return usual | {k: _to_python(v, usual[k]) for k, v in common.items() if k in usual}
@@ -118,7 +120,7 @@ def _to_python(value: Any, usual: Any) -> Any:
     """A value of a table; one that is a table itself changes the ``usual`` one."""
     if value == "none":
         return None
-    if isinstance(value, dict) and is_dataclass(usual):
+    if isinstance(value, dict) and isinstance(usual, Objective):
         return replace(usual, **{key: _to_python(v, None) for key, v in value.items()})
     return value
 

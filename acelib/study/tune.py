@@ -10,17 +10,20 @@ in ``data/presets/<model>.csv``.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from ..editing.moments import Moments
 from ..editing.search import Objective
 from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, presets
+from ..editors.ft import Loss
 from ..files import replacing
 from ..model.lm import LM
 from ..records import Case
@@ -50,7 +53,7 @@ def spaces(
     ]
     lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
     shallow = {
-        *(r for r in ranges if 0 < r[0] and r[-1] < n_layers // 2),
+        *(r for r in ranges if r[0] > 0 and r[-1] < n_layers // 2),
         tuple(sorted(query_layers)),
     }
     deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
@@ -65,11 +68,12 @@ def spaces(
         for q, v in product(sorted(shallow), sorted(deep))
         for w in weights
     ]
+    losses: tuple[Loss, ...] = ("last", "target")
     return {
         "FT": [
             FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
             for layer, loss, lr, norm in product(
-                range(n_layers), ("last", "target"), (5e-3, 2e-2, 1e-1), (None, 5e-2, 2e-1)
+                range(n_layers), losses, (5e-3, 2e-2, 1e-1), (None, 5e-2, 2e-1)
             )
         ],
         "KN": [
@@ -109,39 +113,51 @@ def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
     return balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
 
 
+def draw(candidates: Mapping[str, Sequence], n: int, seed: int = 0) -> list[tuple[str, Any]]:
+    """``n`` of the settings of every editor, (name, editor); more are the same ones and others."""
+    return [
+        (name, editor)
+        for name, settings in candidates.items()
+        for editor in Random(f"{seed}/{name}").sample(list(settings), len(settings))[:n]
+    ]
+
+
 def tune(
     lm: LM,
     world: World,
     cases: Sequence[Case],
     moments: Moments,
-    candidates: Mapping[str, Sequence],
-    n_trials: int,
+    trials: Sequence[tuple[str, Any]],
     folder: Path,
     *,
-    seed: int = 0,
     protocol: Protocol = Protocol(),
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Scores of ``n_trials`` settings of every editor on ``cases``; resumable.
+    """Scores of ``trials`` on ``cases``; resumable.
 
-    candidates: all settings of each editor, by its name.
+    trials: (name, editor), as ``draw`` gives them.
     progress: called with (cases done, cases of all trials, editor).
     Returns one row per trial, best first within an editor: editor, settings (JSON of the preset's
     table), the means of SCORE and their mean ``score``, n_cases.
     """
-    trials = [
-        (name, editor)
-        for name, settings in candidates.items()
-        for editor in Random(f"{seed}/{name}").sample(list(settings), len(settings))[:n_trials]
-    ]
+
+    def tell(i: int, done: int, total: int, what: str) -> None:
+        if progress:
+            progress(i * len(cases) + done, len(trials) * len(cases), what)
+
     rows = []
     for i, (name, editor) in enumerate(trials):
-        tell = progress and (
-            lambda done, _, what: progress(i * len(cases) + done, len(trials) * len(cases), what)
+        judged = run(
+            lm,
+            world,
+            {name: editor},
+            cases,
+            moments,
+            folder,
+            protocol=protocol,
+            progress=partial(tell, i),
         )
-        means = run(
-            lm, world, {name: editor}, cases, moments, folder, protocol=protocol, progress=tell
-        )[list(SCORE)].mean()
+        means = judged[list(SCORE)].mean()
         rows.append(
             dict(
                 editor=name,
