@@ -1,6 +1,6 @@
-"""Every preset of every editor on fixed edits: what it writes, as digests of the bytes and as norms.
+"""Every preset of every editor on fixed edits: what it writes, as digests and as norms.
 
-``python tests/golden.py`` (with ``PYTHONPATH=tests``) writes ``tests/reference/golden_updates.json``.
+``python tests/golden.py`` (with ``PYTHONPATH=tests``) writes ``tests/golden_updates.json``.
 Models without weights at hand (GPT-J-6B, Qwen3-8B) are stood in for by tiny random models of their
 family and depth.
 """

@@ -16,7 +16,10 @@ from acelib.model.update import Update, applied
 
 
 def test_ace_is_two_stages(any_lm):
-    """Value stage at the last token of all prompts; query stage at the subject of the single-hop prompt, on the model so edited."""
+    """Value stage at the last token of all prompts, then, on the model so edited, query stage.
+
+    The query stage writes at the subject of the single-hop prompt.
+    """
     lm, moments, editor = any_lm, identity(any_lm), EDITORS["ace"].with_both(weight=1e-7)
     value, query = (editor.requests(HOPS, stage) for stage in ("value", "query"))
     assert [r.prompt for r in value] == [e.prompt.replace("{}", e.subject) for e in HOPS] + [
@@ -33,7 +36,7 @@ def test_ace_is_two_stages(any_lm):
     with applied(
         lm, first
     ):  # weak regularisation: the FFN's output at every prompt's last token is the target
-        for r, z in zip(value, Z):
+        for r, z in zip(value, Z, strict=True):
             torch.testing.assert_close(
                 plain(lm, r.prompt, r.end, 3)["mlp"], z, rtol=1e-3, atol=1e-3
             )
@@ -48,7 +51,7 @@ def test_ace_is_two_stages(any_lm):
             both.delta(layer), expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()
         )
     with applied(lm, both):
-        for r, z in zip(query, Z):
+        for r, z in zip(query, Z, strict=True):
             torch.testing.assert_close(
                 plain(lm, r.prompt, r.end, 1)["mlp"], z, rtol=1e-3, atol=1e-3
             )
@@ -86,7 +89,7 @@ def test_ace_switches(tiny):
 
 
 def test_on_alphaedit_both_stages_stay_in_the_null_space(any_lm):
-    """Each stage is AlphaEdit with its own layers and position; a layer that both write holds the keys of both."""
+    """Each stage is AlphaEdit on its own layers; a layer that both write has the keys of both."""
     lm, moments = any_lm, spectrum(any_lm)
     settings = dict(weight=0.1, threshold=0.5, objective=BLOCK, position="last", n_prefixes=0)
     editor = ACE(

@@ -43,7 +43,10 @@ def null_projector(C, threshold):
 
 
 def test_batches_equal_the_published_order(any_lm):
-    """P from an SVD; layer by layer whole forwards and a dense solve with S; after a batch, keys of the edited model go to S."""
+    """P from an SVD; layer by layer whole forwards and a dense solve with S.
+
+    After a batch, keys of the edited model go to S.
+    """
     lm, moments, layers, L2, before = (
         any_lm,
         spectrum(any_lm),
@@ -58,7 +61,7 @@ def test_batches_equal_the_published_order(any_lm):
             [
                 sum(
                     w * plain(lm, p + r.prompt, len(p) + r.end, layer)["key"]
-                    for p, w in zip(PREFIXES, (0.5, 0.25, 0.25))
+                    for p, w in zip(PREFIXES, (0.5, 0.25, 0.25), strict=True)
                 )
                 for r in given
             ],
@@ -117,7 +120,10 @@ def test_a_write_stays_in_the_null_space(any_lm):
 
 
 def test_earlier_edits_are_kept(tiny):
-    """The less the change itself costs, the less it moves earlier keys; without their history it moves them much more."""
+    """The less the change itself costs, the less it moves earlier keys.
+
+    Without their history it moves them much more.
+    """
     lm = tiny("qwen3")
     moments, first = spectrum(lm), EDITOR(lm, EDITS[:2], spectrum(lm))
     moved = []
@@ -133,7 +139,7 @@ def test_groups_share_a_history(any_lm):
     lm, moments = any_lm, spectrum(any_lm)
     first, groups = EDITOR(lm, EDITS[:1], moments), [EDITS[1:2], EDITS[1:]]
     together = EDITOR.each(lm, groups, moments, first.keys)
-    for got, edits in zip(together, groups):
+    for got, edits in zip(together, groups, strict=True):
         alone = EDITOR(lm, edits, moments, history=first.keys)
         for layer in alone.layers:
             scale, tol = alone.delta(layer).abs().max().item(), 1e-3 if lm.family.parallel else 1e-6

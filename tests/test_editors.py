@@ -81,7 +81,7 @@ def test_an_edit_moves_the_model_towards_the_target_and_leaves_it_untouched(any_
 def test_groups_equal_one_by_one(any_lm, editor):
     lm, groups = any_lm, [HOPS[:1], HOPS[1:], HOPS]
     together = editor.each(lm, groups, identity(lm))
-    for got, edits in zip(together, groups):
+    for got, edits in zip(together, groups, strict=True):
         alone = editor(lm, edits, identity(lm))
         assert got.edits == alone.edits == tuple(edits)
         for layer in alone.layers:

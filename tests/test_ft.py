@@ -6,8 +6,7 @@ import torch
 from test_keys import EDITS
 from test_update import bits, same_bits
 
-from acelib.editors import ft
-from acelib.editors import FT, preset
+from acelib.editors import FT, ft, preset
 from acelib.model.update import applied, overlaid
 
 MORE = [*EDITS, replace(EDITS[0], prompt="{} is a player of", target_new="golf")]
@@ -74,7 +73,7 @@ def test_groups_equal_one_by_one(any_lm, tuner):
     groups = [MORE[:1], MORE[1:], MORE]
     editor = replace(tuner, steps=6)
     together = editor.each(any_lm, groups, None)
-    for got, edits in zip(together, groups):
+    for got, edits in zip(together, groups, strict=True):
         alone = editor(any_lm, edits)
         assert got.edits == alone.edits == tuple(edits)
         for layer in editor.layers:
@@ -90,7 +89,7 @@ def test_groups_that_stop_early_stay_where_they_are(tiny, monkeypatch):
     assert len(set(passes)) > 1 and max(passes) == 30
     together = editor.each(lm, groups)
     monkeypatch.setattr(ft, "BUDGET", 1)  # a group at a time
-    for got, apart, edits in zip(together, editor.each(lm, groups), groups):
+    for got, apart, edits in zip(together, editor.each(lm, groups), groups, strict=True):
         expected = published(lm, edits, editor)[0][2]
         torch.testing.assert_close(got.delta(2), expected, rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(apart.delta(2), expected, rtol=1e-6, atol=1e-8)

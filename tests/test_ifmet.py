@@ -1,4 +1,4 @@
-"""IFMET: PMET at the subject of the single-hop prompt, then multi-hop prompts at their last token."""
+"""IFMET: PMET at the subject of the single-hop prompt, then multi-hop prompts at the end."""
 
 from dataclasses import replace
 

@@ -8,7 +8,9 @@ from test_update import bits, same_bits
 from acelib.editors.kn import KN, integrated_gradients
 from acelib.model.update import applied
 
-ASKED = [replace(e, target_true=old) for e, old in zip(EDITS, ("golf", "Paris", "France"))]
+ASKED = [
+    replace(e, target_true=old) for e, old in zip(EDITS, ("golf", "Paris", "France"), strict=True)
+]
 
 
 def rows_of(lm, e):
@@ -26,7 +28,7 @@ def plain_attribution(lm, ids, token, steps, activation):
         module = lm.fc2(layer) if activation == "post" else getattr(lm.mlp(layer), lm.family.fc1[0])
         state = {}
 
-        def swap(value):
+        def swap(value, state=state):
             state.setdefault("a", value[0, -1].detach())
             state["x"] = (state["a"] * state["s"]).requires_grad_()
             return torch.cat([value[:, :-1], state["x"][None, None]], 1)
@@ -49,7 +51,7 @@ def plain_attribution(lm, ids, token, steps, activation):
 def test_attributions_are_those_of_whole_forwards(any_lm, activation):
     rows = [row for e in ASKED for row in rows_of(any_lm, e)] + [([5], 7)]
     got = integrated_gradients(any_lm, rows, 2, activation, budget=7)
-    for score, (ids, token) in list(zip(got, rows))[1::4] + [(got[-1], rows[-1])]:
+    for score, (ids, token) in [*list(zip(got, rows, strict=True))[1::4], (got[-1], rows[-1])]:
         expected = plain_attribution(any_lm, ids, token, 2, activation)
         tol = (
             1e-4 if any_lm.family.parallel else 1e-7
@@ -126,7 +128,7 @@ def test_erase_silences_every_neuron_once(any_lm):
 @pytest.mark.parametrize("mode", ["update", "erase"])
 def test_groups_equal_one_by_one(any_lm, mode):
     editor, groups = KN(steps=2, mode=mode), [ASKED[:1], ASKED[1:], ASKED]
-    for got, edits in zip(editor.each(any_lm, groups, None), groups):
+    for got, edits in zip(editor.each(any_lm, groups, None), groups, strict=True):
         alone = editor(any_lm, edits)
         assert got.layers == alone.layers and got.edits == tuple(edits)
         for layer in alone.layers:

@@ -52,7 +52,7 @@ def test_the_write_is_least_squares_on_the_chosen_columns(any_lm):
     )
     updates = write(lm, given, stage, C, Z)
     K, R = keys_at(lm, given, layer).double(), Z.T - values_at(lm, given, layer)
-    for update, s, mine in zip(updates, S, ([0, 1], [2])):
+    for update, s, mine in zip(updates, S, ([0, 1], [2]), strict=True):
         k = K[s][:, mine]
         expected = torch.zeros(lm.d_model, lm.d_mlp, dtype=torch.float64)
         expected[:, s] = R[:, mine] @ k.T @ torch.linalg.inv(weight * C[layer][s][:, s] + k @ k.T)
@@ -86,6 +86,7 @@ def test_all_neurons_are_ace(tiny, name):
     for one, other in zip(
         ace.each(lm, [EDITS[:1], EDITS], moments(lm)),
         of(ace, lm.d_mlp).each(lm, [EDITS[:1], EDITS], moments(lm)),
+        strict=False,
     ):
         assert (
             one.layers == other.layers and other.editor == "NeuronACE" and other.edits == one.edits
@@ -107,7 +108,9 @@ def test_only_the_chosen_columns_change_and_groups_are_alone(tiny, name, choice)
     updates = editor.each(lm, groups, identity(lm))
     assert same_bits(lm, before) and editor.each(lm, [], identity(lm)) == []
     for stage in editor.stages:
-        for group, update, S in zip(groups, updates, editor.neurons(lm, groups, stage)):
+        for group, update, S in zip(
+            groups, updates, editor.neurons(lm, groups, stage), strict=True
+        ):
             alone = editor(lm, group, identity(lm))
             assert torch.equal(editor.neurons(lm, [group], stage)[0], S) and S.shape == (
                 lm.n_layers,
@@ -127,16 +130,19 @@ def test_only_the_chosen_columns_change_and_groups_are_alone(tiny, name, choice)
 
 
 def test_neurons_are_those_of_greatest_score(any_lm):
-    """Value scores of the old answer at the last token; query scores at the subject's last token; sums over the edits of a group."""
+    """Value scores of the old answer at the last token, query scores at the subject's last token.
+
+    Both are summed over the edits of a group.
+    """
     lm, editor = any_lm, of(EDITORS["ace"], 4)
     prompts = [edit.prompt.replace("{}", edit.subject) for edit in EDITS]
     ids, mask = lm.encode(prompts)
     value = value_scores(lm, ids, mask, first_tokens(lm, ["golf"] * 3))
     ends = [
         lm.token_at(text, edit.prompt.index("{}") + len(edit.subject)) + 1
-        for text, edit in zip(prompts, EDITS)
+        for text, edit in zip(prompts, EDITS, strict=True)
     ]
-    rows = [lm.tokenizer(text)["input_ids"][:end] for text, end in zip(prompts, ends)]
+    rows = [lm.tokenizer(text)["input_ids"][:end] for text, end in zip(prompts, ends, strict=True)]
     for stage, scores in (("value", value), ("query", query_scores(lm, *lm.pad(rows), value))):
         expected = scores.sum(0).topk(4).indices.sort(-1).values
         assert torch.equal(

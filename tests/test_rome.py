@@ -95,7 +95,7 @@ def test_edits_of_a_batch_follow_one_another(any_lm, monkeypatch):
 @pytest.mark.parametrize("constraint", ["bare", "mean"])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_the_value_arrives(any_lm, layer, constraint):
-    """dW k = v* - v to rounding, and the edited model's FFN puts out v* at the bare prompt's lookup token."""
+    """dW k = v* - v to rounding, and the edited FFN puts out v* at the bare prompt's token."""
     lm, editor = any_lm, replace(SHORT, layer=layer, constraint=constraint)
     update, given, prefixes = (
         editor(lm, EDITS[:1], moments_of(lm)),
@@ -125,7 +125,7 @@ def test_the_limit_of_the_ridge(any_lm):
 def test_groups_equal_one_by_one(any_lm):
     groups = [EDITS[:1], EDITS[1:], [*EDITS, AGAIN]]
     together = SHORT.each(any_lm, groups, moments_of(any_lm))
-    for got, edits in zip(together, groups):
+    for got, edits in zip(together, groups, strict=True):
         alone = SHORT(any_lm, edits, moments_of(any_lm))
         assert got.edits == alone.edits == tuple(edits) and got.factors[1].left.shape[1] == len(
             edits

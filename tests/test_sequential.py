@@ -57,7 +57,7 @@ def test_batches_in_turn_equal_edits_of_the_committed_model(tiny, family, editor
     before, moments, expected = bits(lm), spectrum(lm), Update(model=lm.fingerprint)
     fixed = editor.with_texts(editor.prefixes(lm)[1:])
     states = edit_in_turn(lm, editor, BATCHES, moments)
-    for edits, state in zip(BATCHES, states):
+    for edits, state in zip(BATCHES, states, strict=True):
         assert same_bits(lm, before)
         new = fixed(other, edits, moments, expected.keys)
         commit(other, new)
@@ -117,7 +117,7 @@ def test_what_goes_wrong_leaves_the_model(tiny, editor):
     for call in (2, 9, 15):
         left = [call]
 
-        def interrupt(*_):
+        def interrupt(*_, left=left):
             left[0] -= 1
             if not left[0]:
                 raise KeyboardInterrupt

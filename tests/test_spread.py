@@ -41,7 +41,7 @@ def test_write_equals_the_published_order(any_lm, share, kind):
                 [
                     sum(
                         w * plain(lm, p + r.prompt, len(p) + r.end, layer)["key"]
-                        for p, w in zip(PREFIXES, (0.5, 0.25, 0.25))
+                        for p, w in zip(PREFIXES, (0.5, 0.25, 0.25), strict=True)
                     )
                     for r in given
                 ],

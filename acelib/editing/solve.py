@@ -8,7 +8,7 @@ for: G = A^{-1} K. With few edits (n << m) the Woodbury identity
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

@@ -11,7 +11,8 @@ they run in one batch, each group sees only its own writes, and each yields its 
 
 from __future__ import annotations
 
-from typing import Literal, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from pydantic import PositiveFloat
