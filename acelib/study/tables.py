@@ -1,15 +1,16 @@
 """Tables: rows of experiments -> DataFrames, the published value beside the measured one -> HTML.
 
-Published cells are the numbers of the papers (``data/paper``), measured cells are ``Mean``s over cases, in percent, with the percentile
-bootstrap interval of Efron (1979). Nothing here runs a model.
+Published cells are the numbers of the papers (``data/paper``), measured cells are ``Mean``s over
+cases, in percent, with their intervals. Nothing here runs a model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import html
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isnan, nan
-from typing import Callable, Mapping, Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -31,7 +32,8 @@ CSS = {
     "td.best": "font-weight: 700",
     "td.text": "text-align: left",
     "td.first": "border-left: 1px solid rgba(128, 128, 128, .4)",
-    ".interval": "display: block; font-size: .8em; font-weight: 400; opacity: .8; white-space: nowrap",
+    ".interval": "display: block; font-size: .8em; font-weight: 400; opacity: .8; "
+    "white-space: nowrap",
 }
 
 
@@ -42,7 +44,10 @@ def paired_table(
     metrics: Sequence[str] = ("multi_hop", "efficacy", "paraphrase", "specificity"),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """``paired`` differences of editor ``a`` to the others (default: all but the unedited model) by metric, in percentage points."""
+    """``paired`` differences of editor ``a`` to the others by metric, in percentage points.
+
+    others: names of editors; by default all but the unedited model.
+    """
     others = (
         [name for name in rows.editor.unique() if name not in (a, BASELINE)]
         if others is None
@@ -66,24 +71,22 @@ def multi_hop_table(
 ) -> pd.DataFrame:
     """Table 2: accuracy by number of edits and over all cases, published and measured, in percent.
 
-    rows: ``experiments.run``, with a column ``model`` if there are several.   quoted: ``published(2)`` (default) or ``published(10)``.
-    Returns editors x (source, number of edits); the published average is the printed one, which is not the mean of its row.
+    rows: of editors on cases, with a column ``model`` if there are several.
+    quoted: ``published(2)`` (default) or ``published(10)``.
+    Returns editors x (source, number of edits); the published average is the printed one, which is
+    not the mean of its row.
     """
-    quoted, rows = (
-        published(2) if quoted is None else quoted,
-        rows.assign(n_edits=rows.n_edits.astype(str)),
-    )
+    quoted = published(2) if quoted is None else quoted
+    rows = rows.assign(n_edits=rows.n_edits.astype(str))
+
+    def mean(part: pd.DataFrame, count: str | None = None) -> Mean:
+        part = part if count is None else part[part.n_edits == count]
+        return interval(100 * part[metric], seed, bounds=SHARE)
+
     counts = sorted({*rows.n_edits, *quoted.n_edits} - {"all"})
-    cells = {
-        count: lambda part, count=count: interval(
-            100 * part[metric][part.n_edits == count], seed, bounds=SHARE
-        )
-        for count in counts
-    }
-    cells["average"] = lambda part: interval(100 * part[metric], seed, bounds=SHARE)
-    return _beside(
-        quoted.assign(column=quoted.n_edits.replace("all", "average")), rows, cells, model, "edits"
-    )
+    cells = {count: partial(mean, count=count) for count in counts} | {"average": mean}
+    column = quoted.n_edits.replace("all", "average")
+    return _beside(quoted.assign(column=column), rows, cells, model, "edits")
 
 
 def metrics_table(
@@ -93,20 +96,25 @@ def metrics_table(
     metrics: Sequence[str] = ("efficacy", "paraphrase", "specificity"),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Table 3: efficacy, paraphrase and specificity, published and measured, in percent. Arguments and result as ``multi_hop_table``."""
+    """Table 3: efficacy, paraphrase and specificity, published and measured, in percent.
+
+    Arguments and result as ``multi_hop_table``.
+    """
     quoted = published(3) if quoted is None else quoted
-    cells = {
-        metric: lambda part, metric=metric: interval(100 * part[metric], seed, bounds=SHARE)
-        for metric in metrics
-    }
+
+    def mean(part: pd.DataFrame, metric: str) -> Mean:
+        return interval(100 * part[metric], seed, bounds=SHARE)
+
+    cells = {metric: partial(mean, metric=metric) for metric in metrics}
     return _beside(quoted.assign(column=quoted.metric), rows, cells, model, "metric")
 
 
 def by_model(
     table: pd.DataFrame, beside: Mapping[str, str | None], caption: Callable[[str, str], str]
 ) -> list[Table]:
-    """A wide table as one styled table a model: its measured columns, and before them those of the published model it stands for, if any.
+    """A wide table as one styled table per model.
 
+    Its measured columns, and before them those of the published model that it stands for, if any.
     beside: published model, or None, by measured model (``claims.counterparts``).
     caption: its text for a published model (in words, if there is none) and a measured one.
     """
@@ -125,17 +133,12 @@ def by_model(
 
 
 def settings(editor) -> dict[str, str]:
-    """Layers and hyper-parameters of an editor in the words of the paper, "–" for those it has not: λ is the weight of what is to be kept
-    (of AlphaEdit: of the change), the others are of the search of a target vector, or of FT's training; of ACE, of its query stage."""
+    """Layers and hyper-parameters of an editor in the words of the paper, "–" for those it has not.
+
+    λ is the weight of what is to be kept (of AlphaEdit: of the change), the others are of the
+    search of a target vector, or of FT's training; of ACE, of its query stage.
+    """
     write = getattr(editor, "query", editor)
-    said = lambda layers: ", ".join(map(str, layers))
-    place = (
-        f"query {said(editor.query_layers)}; value {said(editor.value_layers)}"
-        if hasattr(editor, "query_layers")
-        else said(editor.layers)
-        if hasattr(editor, "layers")
-        else "located for each fact"
-    )
     names = {
         "λ": "weight",
         "steps": "steps",
@@ -144,32 +147,44 @@ def settings(editor) -> dict[str, str]:
         "clamp": "clamp",
         "KL": "kl",
     }
-    found = {
-        column: getattr(write, name, getattr(getattr(write, "objective", None), name, None))
+    objective = getattr(write, "objective", None)
+    values = {
+        column: getattr(write, name, getattr(objective, name, None))
         for column, name in names.items()
     }
     return {
-        "layers": place,
-        **{column: "–" if value is None else f"{value:g}" for column, value in found.items()},
+        "layers": _layers(editor),
+        **{column: "–" if value is None else f"{value:g}" for column, value in values.items()},
     }
+
+
+def _layers(editor) -> str:
+    """The layers that an editor writes, in words."""
+    if hasattr(editor, "query_layers"):
+        query, value = (
+            ", ".join(map(str, some)) for some in (editor.query_layers, editor.value_layers)
+        )
+        return f"query {query}; value {value}"
+    if hasattr(editor, "layers"):
+        return ", ".join(map(str, editor.layers))
+    return "located for each fact"
 
 
 def layers_table(
     scores: pd.DataFrame, quoted: pd.DataFrame | None = None, model: str = "gptj-mini", top: int = 9
 ) -> pd.DataFrame:
-    """Table 1: the ``top`` layers of greatest summed importance by category and block, published and measured, best first.
+    """Table 1: the ``top`` layers of greatest summed importance by category and block, best first.
 
-    scores: columns category, block ("attn", "ffn"), layer, importance, perhaps model; one row a question, or their sum.
-    Returns (category, block) x (source, rank), 0-based layers, equal ones in ascending order; published ones as printed. A model with
-    fewer layers leaves ranks empty.
+    Published and measured.
+    scores: columns category, block ("attn", "ffn"), layer, importance, perhaps model; one row per
+    question, or their sum.
+    Returns (category, block) x (source, rank), 0-based layers, equal ones in ascending order;
+    published ones as printed. A model with fewer layers leaves ranks empty.
     """
-    keys, sources = (
-        ["category", "block"],
-        {"published GPT-J": published(1) if quoted is None else quoted},
-    )
-    for of, part in (scores if "model" in scores else scores.assign(model=model)).groupby(
-        "model", sort=False
-    ):
+    keys = ["category", "block"]
+    sources = {"published GPT-J": published(1) if quoted is None else quoted}
+    scores = scores if "model" in scores else scores.assign(model=model)
+    for of, part in scores.groupby("model", sort=False):
         sums = part.groupby([*keys, "layer"])["importance"].sum().reset_index()
         sums = sums.sort_values(["importance", "layer"], ascending=[False, True])
         sources[f"measured {of}"] = sums.assign(rank=sums.groupby(keys).cumcount() + 1)
@@ -194,18 +209,22 @@ def layers_table(
 
 
 class Table(Styler):
-    """A Styler whose plain text is its caption and size: no address, and no digit that another machine may round differently."""
+    """A Styler whose plain text is its caption and size.
+
+    No address, and no digit that another machine may round differently.
+    """
 
     def __repr__(self) -> str:
-        return f"{html.unescape(self.caption)} ({self.data.shape[0]} rows x {self.data.shape[1]} columns)"
+        n_rows, n_columns = self.data.shape
+        return f"{html.unescape(self.caption)} ({n_rows} rows x {n_columns} columns)"
 
 
 def style(table: pd.DataFrame, caption: str) -> Table:
     """``table`` as HTML, intervals below their means, n on hover. Equal tables give equal HTML.
 
-    Cells are of class "published" or "measured" by their column: its labels say so, name a shipped model, or it holds ``Mean``s. Where
-    groups of columns are compared, those of ``Mean``s and the published ones of the same label have their "best", several if equal, never
-    the unedited model.
+    Cells are of class "published" or "measured" by their column: its labels say so, name a shipped
+    model, or it holds ``Mean``s. Where groups of columns are compared, those of ``Mean``s and the
+    published ones of the same label have their "best", several if equal, never the unedited model.
     """
     paths = [
         tuple(map(str, column)) if isinstance(column, tuple) else (str(column),)
@@ -278,7 +297,10 @@ def _kind(path: Sequence[str], cells: pd.Series, models: Sequence[str]) -> str:
 def _beside(
     quoted: pd.DataFrame, rows: pd.DataFrame, cells: dict[str, Callable], model: str, name: str
 ) -> pd.DataFrame:
-    """Editors x (source, column): the quoted values, then ``cells[column](rows of an editor)`` and the number of cases, by model."""
+    """Editors x (source, column): the quoted values, then the measured ones by model.
+
+    cells: what a column says of the rows of an editor; the number of cases is added.
+    """
     parts = {
         f"published {of}": part.pivot(index="editor", columns="column", values="value").filter(
             list(cells)
@@ -312,6 +334,6 @@ def _html(cell, places: int) -> str:
         return f'<span title="n = {cell.n}">{mean}</span>' + (
             f'<span class="interval">{bounds}</span>' if bounds else ""
         )
-    if cell is None or cell is pd.NA or isinstance(cell, float) and isnan(cell):
+    if cell is None or cell is pd.NA or (isinstance(cell, float) and isnan(cell)):
         return "–"
     return f"{cell:.{places}f}" if isinstance(cell, float) else html.escape(str(cell))

@@ -1,0 +1,87 @@
+"""Every line fits the page: columns of all files, length of the notebooks' cells, what is no page."""
+
+import subprocess
+
+import nbformat
+import pytest
+import yaml
+
+from acelib.book import chapters
+from acelib.provenance import ROOT
+
+COLUMNS, LINES = 100, 12  #: of a line anywhere, of a cell
+CHAPTERS = chapters.known()
+#: Chapters whose cells are still too long. Shrinks to nothing: remove a chapter when it is short.
+LONG = {
+    "00_world",
+    "01_storage",
+    "02_accumulation",
+    "03_ace",
+    "04_ablations",
+    "05_knowledge_bottleneck",
+    "06_ripple",
+    "appendix_c_dataset",
+    "appendix_i_latency",
+    "appendix_j_alphaedit",
+    "appendix_l_benchmarks",
+    "appendix_l_robustness",
+    "appendix_m_derivation",
+    "audit",
+    "claims",
+}
+#: Files whose lines are still too long. Shrinks to nothing as well.
+WIDE = (
+    "acelib/",
+    "tests/",
+)
+
+
+def _files(*suffixes: str) -> list[str]:
+    """Files under version control, in order."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    return [name for name in listed if name.endswith(suffixes) and (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=name, marks=pytest.mark.xfail(strict=True) if name in LONG else ())
+        for name, path in CHAPTERS.items()
+    ],
+)
+def test_a_cell_reads_at_a_glance(path):
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    long = [source for source in cells if len(source.splitlines()) > LINES]
+    wide = [line for source in cells for line in source.splitlines() if len(line) > COLUMNS]
+    crammed = [line for source in cells for line in source.splitlines() if "; " in line[:-1]]
+    assert not long and not wide, f"{len(long)} cells too long, {len(wide)} lines too wide"
+    assert not [line for line in crammed if not line.lstrip().startswith(("#", '"', "'"))]
+
+
+def test_the_lists_of_exceptions_name_what_there_is():
+    assert set(CHAPTERS) >= LONG
+
+
+def test_no_line_is_wider_than_the_page():
+    wide = [
+        f"{name}:{number}"
+        for name in _files(".py", ".md", ".md.j2", ".toml", ".cfg", "Makefile")
+        if not name.startswith(WIDE)
+        for number, line in enumerate((ROOT / name).read_text("utf-8").splitlines(), 1)
+        if len(line) > COLUMNS and not line.startswith("|")  # a table's row is one line
+    ]
+    assert not wide
+
+
+def test_what_is_no_page_is_excluded_from_the_book():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["only_build_toc_files"]
+    assert {"acelib", "data", "notebooks/text", "results", "runs", "tests"} <= set(
+        config["exclude_patterns"]
+    )
