@@ -1,13 +1,14 @@
 # make book   install into .venv, run the chapters that are not up to date, build the book
 # make html   install into .venv, build the book from the committed chapters
-# make test   install into .venv, check style and types, run every test and re-execute every chapter, two at a time
-#             on one thread each
+# make test   install into .venv, check style and types, run every test and re-execute every
+#             chapter, two at a time on one thread each
 # make clean  forget the built book        make distclean  forget .venv too
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/installed
+OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: book html test clean distclean
 .DEFAULT_GOAL := book
@@ -23,15 +24,17 @@ test: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 tests
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg notebooks
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "installing into .venv (once; a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[book,test]'
 	@touch $@
 
 clean:
