@@ -30,10 +30,8 @@ LONG = {
     "claims",
 }
 #: Files whose lines are still too long. Shrinks to nothing as well.
-WIDE = (
-    "acelib/",
-    "tests/",
-)
+WIDE = ("acelib/", "tests/")
+DATA = "data/"  #: kept as they are: their hash is part of what numbers depend on
 
 
 def _files(*suffixes: str) -> list[str]:
@@ -71,8 +69,8 @@ def test_the_lists_of_exceptions_name_what_there_is():
 def test_no_line_is_wider_than_the_page():
     wide = [
         f"{name}:{number}"
-        for name in _files(".py", ".md", ".md.j2", ".toml", ".cfg", "Makefile")
-        if not name.startswith(WIDE)
+        for name in _files(".py", ".md", ".toml", ".cfg", "Makefile")
+        if not name.startswith((*WIDE, DATA))
         for number, line in enumerate((ROOT / name).read_text("utf-8").splitlines(), 1)
         if len(line) > COLUMNS and not line.startswith("|")  # a table's row is one line
     ]
