@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from conftest import make_tiny
 
+from acelib.bench.tiny import make_tiny
 from acelib.editing.moments import second_moments
 from acelib.editors import EDITORS, NeuronACE, preset
 from acelib.model.lm import load

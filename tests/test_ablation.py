@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from conftest import tiny_tokenizer
 
+from acelib.bench.tiny import tiny_tokenizer
 from acelib.training import ablation, bars, train
 from acelib.training.ablation import SMALL, ablate, keep, variants
 from acelib.world.world import load_world

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny
 from lm_eval import tasks
 from lm_eval.api.instance import Instance
 
+from acelib.bench.tiny import make_tiny
 from acelib.measures import abilities
 from acelib.measures.abilities import RELATIVES, Harness, evaluate, local_tasks, untouched
 from acelib.measures.robustness import mismatched

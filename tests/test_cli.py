@@ -5,12 +5,12 @@ import json
 import pandas as pd
 import pytest
 import torch
-from conftest import make_tiny, tiny_tokenizer
 from test_pretrain import RECIPE
 from test_tune import SPACES, fake_run
 from typer.testing import CliRunner
 
 from acelib.bench.speed import Timing
+from acelib.bench.tiny import make_tiny, tiny_tokenizer
 from acelib.book import cli, console
 from acelib.editing.search import Objective
 from acelib.editors import MEMIT, PMET

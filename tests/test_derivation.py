@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SENTENCES, make_tiny
 
 from acelib.attribution.scores import first_tokens, layer_scores, value_scores
+from acelib.bench.tiny import SENTENCES, make_tiny
 from acelib.editing.moments import second_moments
 from acelib.editing.request import requests
 from acelib.editing.search import Objective

@@ -1,11 +1,11 @@
 from dataclasses import replace
 
 import pytest
-import released
 import torch
 from test_keys import EDITS
 from test_update import bits, same_bits
 
+from acelib.bench import released
 from acelib.editors import FT, ft, preset
 from acelib.model.update import applied, overlaid
 

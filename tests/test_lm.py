@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import FAMILIES, make_tiny, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
+from acelib.bench.tiny import FAMILIES, make_tiny, tiny_tokenizer
 from acelib.model import lm as module
 from acelib.model.lm import LM, load
 

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from test_experiments import relation
 
+from acelib.bench.tiny import tiny_tokenizer
 from acelib.model import lm as lms
 from acelib.records import Fact
 from acelib.training import train as pretrain

@@ -1,10 +1,11 @@
-"""acelib against the released procedures of ``released.py``: same trajectory, same keys, same dW, in float64, on all four families."""
+"""acelib against the released procedures of ``acelib.bench.released``: same trajectory, same keys, same dW, in float64, on all four families."""
 
 from dataclasses import replace
 
 import pytest
-import released
-from agreement import (
+
+from acelib.bench import released
+from acelib.bench.released_check import (
     BLOCK,
     COMPARISONS,
     EDITS,
@@ -15,7 +16,6 @@ from agreement import (
     in_float64,
     search,
 )
-
 from acelib.editing.request import requests
 from acelib.editing.search import target_vectors
 

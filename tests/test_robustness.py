@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 import torch
-from conftest import make_tiny
 
 from acelib.attribution.scores import first_tokens, layer_scores
+from acelib.bench.tiny import make_tiny
 from acelib.measures.robustness import demonstrated, mismatched, passed_on, passes
 from acelib.model.update import Factors, Update
 from acelib.world.cases import make_cases, single_edits

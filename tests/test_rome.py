@@ -1,13 +1,13 @@
 from dataclasses import replace
 
 import pytest
-import released
 import torch
-from agreement import POSITIONS, search
 from test_keys import EDITS, plain
 from test_spread import identity
 from test_update import bits, same_bits
 
+from acelib.bench import released
+from acelib.bench.released_check import POSITIONS, search
 from acelib.editing.keys import Walk, values_at
 from acelib.editing.moments import Moments
 from acelib.editing.request import request, requests

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import make_tiny
 
+from acelib.bench.tiny import make_tiny
 from acelib.editors import preset
 from acelib.study import setup
 from acelib.study.setup import Study

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_tiny
 from scipy.stats import spearmanr
 
 from acelib.attribution.interventions import ablate
 from acelib.attribution.scores import first_tokens, value_scores
+from acelib.bench.tiny import make_tiny
 from acelib.measures.storage import (
     category_scores,
     kinship,

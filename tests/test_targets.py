@@ -1,11 +1,11 @@
 import pytest
-import released
 import torch
-from agreement import PARTS, in_float64, search
 from test_keys import EDITS
 from test_update import bits, random_update, same_bits
 from transformers import DynamicCache
 
+from acelib.bench import released
+from acelib.bench.released_check import PARTS, in_float64, search
 from acelib.editing import search as targets
 from acelib.editing.keys import aligned
 from acelib.editing.request import Request, request, requests

@@ -1,7 +1,9 @@
-"""acelib beside the released procedures of ``released.py``: the same work by both, and the largest relative difference of the results.
+"""acelib beside the released procedures of ``released.py``: the same work by both, and the largest
+relative difference of the results.
 
-On tiny random models: facts with subjects of several tokens, at the beginning and inside the prompt, and repeated in it; targets of one,
-three and five tokens; several prefixes, the same texts for both sides.
+On tiny random models: facts with subjects of several tokens, at the beginning and inside the
+prompt, and repeated in it; targets of one, three and five tokens; several prefixes, the same texts
+for both sides.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -9,22 +11,21 @@ from dataclasses import replace
 from functools import partial
 from unittest import mock
 
-import pandas as pd
-import released
 import torch
-from conftest import make_tiny
 from transformers.models.gptj import modeling_gptj
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
-from acelib.editing.keys import contexts, keys_at
-from acelib.editing.moments import Moments
-from acelib.editing.request import requests
-from acelib.editing.search import Objective, target_vectors
-from acelib.editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
-from acelib.editors.base import edit_in_turn
-from acelib.editors.kn import integrated_gradients
-from acelib.records import Edit
+from ..editing.keys import contexts, keys_at
+from ..editing.moments import Moments
+from ..editing.request import requests
+from ..editing.search import Objective, target_vectors
+from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
+from ..editors.base import edit_in_turn
+from ..editors.kn import integrated_gradients
+from ..records import Edit
+from . import released
+from .tiny import make_tiny
 
 EDITS = [
     Edit("Tim Duncan", "{} plays the sport of", "chess", "basketball"),
@@ -50,7 +51,9 @@ POSITIONS = {"subject_last": released.at_subject, "last": released.at_last}
 
 
 class Float64:
-    """torch, but what a model does in float32 whatever its precision is (RMS norms, the attention of GPT-J) is done in float64."""
+    """torch, but what a model does in float32 whatever its precision is (RMS norms, the attention
+    of GPT-J) is done in float64.
+    """
 
     float32 = torch.float64
 
@@ -84,7 +87,7 @@ def dense(update):
     return {layer: update.delta(layer) for layer in update.layers}
 
 
-# ---------------------------------------------------------------------- each: what the procedure gives, and how the library is asked
+# -------------------------- each: what the procedure gives, and how the library is asked for it
 # Results are nested lists or dicts of matrices.
 
 
@@ -100,10 +103,8 @@ def keys(lm):
 
 def targets(lm, objective, position="subject_last"):
     """z, and from the first update on delta, after 0, 1, 2, 5 and 8 Adam updates."""
-    modules, after = (
-        [released.module(lm, part, 1) for part in PARTS[objective.kind]],
-        (0, 1, 2, 5, 8),
-    )
+    modules = [released.module(lm, part, 1) for part in PARTS[objective.kind]]
+    after = (0, 1, 2, 5, 8)
     found = [
         released.target_vector(
             lm, POSITIONS[position](e), modules, CONTEXTS[:2], **search(objective)
@@ -118,12 +119,11 @@ def targets(lm, objective, position="subject_last"):
             )
             for t in after
         ]
-        assert [set(g.steps.tolist()) for g in got] == [{t} for t in after] and not got[
-            0
-        ].delta.any()
+        assert [set(g.steps.tolist()) for g in got] == [{t} for t in after]
+        assert not got[0].delta.any()
         return [
             [g.value[i], g.delta[:, i]] if t else [g.value[i]]
-            for t, g in zip(after, got)
+            for t, g in zip(after, got, strict=True)
             for i in range(len(EDITS))
         ]
 
@@ -276,19 +276,22 @@ def difference(found, expected):
 
 
 def differences(name, lm, *others):
-    """Of the library on ``lm``, in float64 throughout, and on ``others`` as they are, from the procedure on ``lm``."""
+    """Of the library on ``lm``, in float64 throughout, and on ``others`` as they are, from the
+    procedure on ``lm``.
+    """
     with in_float64():
         expected, library = COMPARISONS[name](lm)
         first = difference(library(lm), expected)
     return [first, *(difference(library(other), expected) for other in others)]
 
 
-def agreement(families):
-    """A row a comparison: the largest difference over ``families``, of the library in float64 and in float32."""
-    pairs = [(make_tiny(family), make_tiny(family, torch.float32)) for family in families]
-    table = {
-        name: map(max, zip(*(differences(name, *pair) for pair in pairs))) for name in COMPARISONS
-    }
-    return pd.DataFrame(
-        {name: list(row) for name, row in table.items()}, index=["float64", "float32"]
-    ).T
+def agreement(name: str, family: str) -> dict[str, float]:
+    """The largest relative difference of a comparison on a tiny random model of a family, of the
+    library in float64 and in float32.
+
+    name: of ``COMPARISONS``.   Raises ValueError for another one.
+    """
+    if name not in COMPARISONS:
+        raise ValueError(f"unknown comparison {name!r}; known: {', '.join(COMPARISONS)}")
+    exact, single = differences(name, make_tiny(family), make_tiny(family, torch.float32))
+    return {"float64": exact, "float32": single}

@@ -1,8 +1,10 @@
-"""The released procedures of the editors, plainly: dense matrices, one fact at a time, whole forwards of one row, forward hooks.
+"""The released procedures of the editors, plainly: dense matrices, one fact at a time, whole
+forwards of one row, forward hooks.
 
-Written from a description of the released code (numbers in brackets are its steps), not from acelib, with which tests compare it; only
-``Edit`` and ``LM`` (a model and its tokenizer) are shared. One row at a time nothing is padded. Where released code is at fault the
-intended behaviour stands here, and the docstring names the fault.
+Written from a description of the released code (numbers in brackets are its steps), not from
+acelib, with which tests compare it; only ``Edit`` and ``LM`` (a model and its tokenizer) are
+shared. One row at a time nothing is padded. Where released code is at fault the intended behaviour
+stands here, and the docstring names the fault.
 """
 
 from contextlib import contextmanager
@@ -62,12 +64,15 @@ def ids_of(lm, text):
 
 
 def target_ids(lm, target):
-    """Tokens of an answer behind a prompt: with one leading space. (Released ROME and FT prepend one always, KN never does.)"""
+    """Tokens of an answer behind a prompt: with one leading space. (Released ROME and FT prepend
+    one always, KN never does.)
+    """
     return lm.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"]
 
 
 def run(lm, ids, add=(), read=()):
-    """A whole forward of one row: logits (p, v), and {module: (what goes in (p, .), what comes out (p, .))} for the modules ``read``.
+    """A whole forward of one row: logits (p, v), and {module: (what goes in (p, .), what comes out
+    (p, .))} for the modules ``read``.
 
     add: (module, position, vector): pushes on what comes out.
     """
@@ -121,7 +126,9 @@ class Ask(NamedTuple):
     subject: str
 
     def row(self, lm, context=""):
-        """Token ids and lookup index: len(tokens of everything up to the lookup token) - 1, on the joined string."""
+        """Token ids and lookup index: len(tokens of everything up to the lookup token) - 1, on the
+        joined string.
+        """
         return ids_of(lm, context + self.before + self.after), len(
             ids_of(lm, context + self.before)
         ) - 1
@@ -139,19 +146,20 @@ def at_last(edit, prompt=None):
 # ---------------------------------------------------------------------- 1.0 target vectors, keys
 
 
-def target_vector(
+def target_vector(  # noqa: PLR0913 - the settings of the released code
     lm, ask, modules, contexts, *, steps, lr, decay, clamp, kl, floor=0.05, joint=False
 ):
-    """The search of 1.0 (joint: of 1.4) for one fact: the vectors delta on what the ``modules`` give at the lookup token.
+    """The search of 1.0 (joint: of 1.4) for one fact: the vectors delta on what the ``modules``
+    give at the lookup token.
 
-    Returns h_0 of every module, the trajectory: delta (modules, d) before the first and after every Adam update, and the last loss.
-    Released code decodes the target and tokenises it again behind the prompt, which can shift labels; here tokens are joined.
+    Returns h_0 of every module, the trajectory: delta (modules, d) before the first and after every
+    Adam update, and the last loss. Released code decodes the target and tokenises it again behind
+    the prompt, which can shift labels; here tokens are joined.
     """
     target, h_0, trajectory, phi, start = target_ids(lm, ask.target), None, [], 1.0, None
-    rows = [
-        ask.row(lm, context) for context in contexts
-    ]  # [1] every context + prompt + target without its last token,
-    rows = [(ids + target[:-1], at) for ids, at in rows]  # and "{subject} is a"
+    # [1] every context + prompt + target without its last token, and "{subject} is a"
+    rows = [ask.row(lm, context) for context in contexts]
+    rows = [(ids + target[:-1], at) for ids, at in rows]
     essence, essence_at = ids_of(lm, ask.subject + " is a"), len(ids_of(lm, ask.subject)) - 1
     deltas = [
         torch.zeros(lm.model.config.hidden_size, dtype=lm.model.dtype, requires_grad=True)
@@ -162,21 +170,27 @@ def target_vector(
         nll, hit = [], True
         for ids, at in rows:
             logits, seen = run(
-                lm, ids, [(m, at, delta) for m, delta in zip(modules, deltas)], modules
+                lm, ids, [(m, at, delta) for m, delta in zip(modules, deltas, strict=True)], modules
             )
             if h_0 is None:
                 h_0 = [seen[m][1][at].detach() for m in modules]  # [5] the bare prompt comes first
             logp = logits[-len(target) :].log_softmax(-1)  # [2] labels: the last |target| positions
             nll.append(-logp[range(len(target)), target].mean())
             hit = hit and logp.argmax(-1).tolist() == target
-        logits, _ = run(lm, essence, [(m, essence_at, delta) for m, delta in zip(modules, deltas)])
+        logits, _ = run(
+            lm, essence, [(m, essence_at, delta) for m, delta in zip(modules, deltas, strict=True)]
+        )
         logp = logits[essence_at].log_softmax(-1)
         start = logp.detach() if start is None else start
         divergence = kl * (logp.exp() * (logp - start)).sum()
-        shrink = decay * sum(delta.norm() / h.norm() ** 2 for delta, h in zip(deltas, h_0))
+        shrink = decay * sum(
+            delta.norm() / h.norm() ** 2 for delta, h in zip(deltas, h_0, strict=True)
+        )
         loss = phi * sum(nll) / len(nll) + divergence + shrink  # [4]
         trajectory.append(torch.stack([delta.detach().clone() for delta in deltas]))
-        if floor is not None and loss < floor or step == steps - 1:  # [6] T forwards, T - 1 updates
+        if (
+            floor is not None and loss < floor
+        ) or step == steps - 1:  # [6] T forwards, T - 1 updates
             break
         if joint and hit and divergence <= 0.01:  # [1.4, 1]
             break
@@ -185,7 +199,7 @@ def target_vector(
         loss.backward()
         adam.step()
         with torch.no_grad():
-            for delta, h in zip(deltas, h_0):  # [7]
+            for delta, h in zip(deltas, h_0, strict=True):  # [7]
                 if clamp is not None and delta.norm() > clamp * h.norm():
                     delta *= clamp * h.norm() / delta.norm()
     return h_0, trajectory, loss.item()
@@ -193,7 +207,9 @@ def target_vector(
 
 @torch.no_grad()
 def key(lm, ask, layer, contexts, grouped=True):
-    """What goes into the edited matrix at the lookup token: mean of (bare, mean of the others); ROME: plain mean over all contexts."""
+    """What goes into the edited matrix at the lookup token: mean of (bare, mean of the others);
+    ROME: plain mean over all contexts.
+    """
     keys = []
     for context in contexts:
         ids, at = ask.row(lm, context)
@@ -223,13 +239,15 @@ def now(lm, asks, which):
 # ---------------------------------------------------------------------- 1.1 FT
 
 
-def ft(
+def ft(  # noqa: PLR0913 - the settings of the released code
     lm, edits, layers, *, lr, steps, ball=None, wd=0.0, floor=1e-2, batch_size=64, loss_at="last"
 ):
-    """Adam on the matrices themselves. loss_at "last": every target token is read at the last prompt position; "target": teacher forcing.
+    """Adam on the matrices themselves. loss_at "last": every target token is read at the last
+    prompt position; "target": teacher forcing.
 
-    Released code picks parameters by name, so that in GPT-J and GPT-2 it also trains the matrix's bias; here the matrix only.
-    Returns {layer: dW}, and how many updates each pass over the edits made.
+    Released code picks parameters by name, so that in GPT-J and GPT-2 it also trains the matrix's
+    bias; here the matrix only. Returns {layer: dW}, and how many updates each pass over the edits
+    made.
     """
     parameters, made = [module(lm, "fc2", layer).weight for layer in layers], []
     with restored(lm):
@@ -281,7 +299,9 @@ def ft_loss(lm, edit, loss_at):
 
 
 def rome(lm, edits, layer, C, contexts, **search):
-    """One fact after the other on the changing model; C None: without the second moment. Returns dW (d, m), all facts together."""
+    """One fact after the other on the changing model; C None: without the second moment. Returns dW
+    (d, m), all facts together.
+    """
     start = weight(lm, layer).detach().clone()
     fc2, mlp = module(lm, "fc2", layer), module(lm, "mlp", layer)
     with restored(lm):
@@ -301,11 +321,13 @@ def rome(lm, edits, layer, C, contexts, **search):
         return (weight(lm, layer) - start).detach().clone()
 
 
-# ---------------------------------------------------------------------- 1.3 - 1.5 MEMIT, PMET, AlphaEdit
+# -------------------------------------------------------------- 1.3 - 1.5 MEMIT, PMET, AlphaEdit
 
 
 def spread(lm, asks, layers, Z, which, contexts, share, solve):
-    """Write at each of the J layers, in order, a share of what is still missing at the last. Returns {layer: dW}; weights stay written."""
+    """Write at each of the J layers, in order, a share of what is still missing at the last.
+    Returns {layer: dW}; weights stay written.
+    """
     written = {}
     for j, layer in enumerate(layers):
         K = keys(lm, asks, layer, contexts)  # a. with the weights edited so far
@@ -324,14 +346,18 @@ def block_targets(lm, asks, layer, contexts, **search):
 
 
 def joint_targets(lm, asks, layer, contexts, **search):
-    """Z (d, N) = h_0 + delta of the FFN; delta of the attention is searched with it and thrown away."""
+    """Z (d, N) = h_0 + delta of the FFN; delta of the attention is searched with it and thrown
+    away.
+    """
     pair = [module(lm, "attn", layer), module(lm, "fc2", layer)]
     found = [target_vector(lm, ask, pair, contexts, **search) for ask in asks]
     return torch.stack([h_0 + trajectory[-1][1] for (_, h_0), trajectory, _ in found], 1)
 
 
 def memit(lm, asks, layers, lam, C, contexts, Z=None, **search):
-    """Returns {layer: dW}.   Z: targets searched before. (Released code computes a missing C on the model already edited.)"""
+    """Returns {layer: dW}.
+    Z: targets searched before. (Released code computes a missing C on the model already edited.)
+    """
     Z = block_targets(lm, asks, layers[-1], contexts, **search) if Z is None else Z  # [1]
     with restored(lm):  # [2] [3]
         return spread(
@@ -347,7 +373,10 @@ def memit(lm, asks, layers, lam, C, contexts, Z=None, **search):
 
 
 def pmet(lm, asks, layers, lam, C, contexts, Z=None, **search):
-    """Returns {layer: dW}.   Z: targets searched before. (Released PMET pads on the left and counts positions as if on the right.)"""
+    """Returns {layer: dW}.
+    Z: targets searched before. (Released PMET pads on the left and counts positions as if on the
+    right.)
+    """
     Z = joint_targets(lm, asks, layers[-1], contexts, **search) if Z is None else Z  # [1] [2] [3]
     with restored(lm):  # [4]
         return spread(
@@ -363,9 +392,11 @@ def pmet(lm, asks, layers, lam, C, contexts, Z=None, **search):
 
 
 def alphaedit(lm, batches, layers, l2, threshold, C, contexts, **search):
-    """Batch after batch. Returns, for each batch, {layer: dW}, S {layer: sum of K K^T so far} as it leaves it, and P.
+    """Batch after batch. Returns, for each batch, {layer: dW}, S {layer: sum of K K^T so far} as it
+    leaves it, and P.
 
-    Released code keeps S as a process global that outlives the weights it belongs to (and for GPT-J never makes it).
+    Released code keeps S as a process global that outlives the weights it belongs to (and for GPT-J
+    never makes it).
     """
     P, S, results = {}, {layer: torch.zeros_like(C[layer]) for layer in layers}, []
     for layer in layers:  # [1]
@@ -391,7 +422,9 @@ def alphaedit(lm, batches, layers, l2, threshold, C, contexts, **search):
 
 
 def ifmet(lm, edits, first_layers, further_layers, lam, C, contexts, **search):
-    """First edit: single-hop prompts at the subject; further edit, on the model so edited: multi-hop prompts, at their last token."""
+    """First edit: single-hop prompts at the subject; further edit, on the model so edited:
+    multi-hop prompts, at their last token.
+    """
     hops = [at_last(edit, prompt) for edit in edits for prompt in edit.hops]
     first = pmet(lm, [at_subject(edit) for edit in edits], first_layers, lam, C, contexts, **search)
     with restored(lm):
@@ -400,7 +433,8 @@ def ifmet(lm, edits, first_layers, further_layers, lam, C, contexts, **search):
 
 
 def ace(lm, edits, query_layers, value_layers, lam, C, contexts, **search):
-    """Algorithm 1, on PMET: all targets first; then the value layers (every prompt's last token), then the query layers (the subject's).
+    """Algorithm 1, on PMET: all targets first; then the value layers (every prompt's last token),
+    then the query layers (the subject's).
 
     Eq. 11-12: dW = R K^T (lam C + K K^T)^-1, R = V - W K with the weights as they are by then.
     """
@@ -427,11 +461,13 @@ def added(one, other):
 
 
 def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
-    """Integrated gradients of p(answer token) with respect to the neurons at the last position, (layers, m), mean over the answer's tokens.
+    """Integrated gradients of p(answer token) with respect to the neurons at the last position,
+    (layers, m), mean over the answer's tokens.
 
-    Released: the activations before the nonlinearity (the gate's output), steps points from 0 to 1 (one point: 0 alone), the answer without
-    its space, each token after the model's own guesses (for GPT-J after nothing). Intended, after the paper: points 1/steps to 1, the
-    answer behind a space, each token after those before it; its neurons are those after the nonlinearity.
+    Released: the activations before the nonlinearity (the gate's output), steps points from 0 to 1
+    (one point: 0 alone), the answer without its space, each token after the model's own guesses
+    (for GPT-J after nothing). Intended, after the paper: points 1/steps to 1, the answer behind a
+    space, each token after those before it; its neurons are those after the nonlinearity.
     """
     ids, answer, total = ids_of(lm, prompt), target_ids(lm, answer), 0
     for t, token in enumerate(answer):
@@ -443,12 +479,15 @@ def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
                 else (module(lm, "fc2", layer), "in")
             )
             seen = {}
-            with torch.no_grad(), replacing(*site, lambda a: seen.setdefault("a", a.clone())):
+            with (
+                torch.no_grad(),
+                replacing(*site, lambda a, seen=seen: seen.setdefault("a", a.clone())),
+            ):
                 run(lm, ids + answer[:t])
             a, gradient = seen["a"], 0
             for s in range(1, steps + 1):
                 scaled = (a * s / steps).requires_grad_(True)
-                with replacing(*site, lambda _: scaled):
+                with replacing(*site, lambda _, scaled=scaled: scaled):
                     p = run(lm, ids + answer[:t])[0][-1].softmax(-1)[token]
                 gradient = gradient + torch.autograd.grad(p, scaled)[0]
             rows.append(a / steps * gradient)
@@ -458,7 +497,9 @@ def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
 
 @contextmanager
 def replacing(which, side, new):
-    """What goes into ("in") or comes out of ("out") a module at the last position becomes ``new`` of it."""
+    """What goes into ("in") or comes out of ("out") a module at the last position becomes ``new``
+    of it.
+    """
 
     def at_the_end(h):
         return torch.cat([h[:, :-1], new(h[0, -1])[None, None]], 1)
@@ -475,7 +516,9 @@ def replacing(which, side, new):
 
 
 def kn(lm, edits, *, threshold, steps, before_nonlinearity):
-    """Returns {layer: dW}. (Released code takes the embedding of the model's guess away, not that of the old answer.)"""
+    """Returns {layer: dW}. (Released code takes the embedding of the model's guess away, not that
+    of the old answer.)
+    """
     E, written = lm.model.get_input_embeddings().weight, {}
     for edit in edits:
         prompt, old, new = (
