@@ -2,6 +2,7 @@
 # make html   install into .venv, build the book from the committed chapters
 # make test   install into .venv, check style and types, run every test and re-execute every
 #             chapter, two at a time on one thread each
+# make verify install into .venv, recompute every row in results/ and compare it
 # make clean  forget the built book        make distclean  forget .venv too
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -10,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: book html test clean distclean
+.PHONY: book html test verify clean distclean
 .DEFAULT_GOAL := book
 
 book: $(STAMP)
@@ -27,6 +28,9 @@ test: $(STAMP)
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 tests
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg notebooks
+
+verify: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/acelib verify
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { \
