@@ -16,6 +16,7 @@ from ..model.answers import known_items
 from ..model.lm import LM
 from ..provenance import digest
 from ..records import Case, Hop
+from ..world.cases import make_cases, read_cases
 from ..world.world import World
 from .judge import Protocol, edit_and_judge
 from .rows import Experiment, Folders, Progress, Series, table
@@ -54,6 +55,27 @@ def balanced(cases: Sequence[Case], n_each: int) -> list[Case]:
         if counts[case.n_edits] <= n_each:
             kept.append(case)
     return kept
+
+
+def evaluation_cases(lm: LM, world: World, n: int, seed: int, path: str = "") -> list[Case]:
+    """``n`` evaluation cases (or up to three more) of which the model recalls every fact, as many
+    with one edit as with two, three, four; fewer if there are not so many.
+
+    path: of a file of cases in the shape of MQuAKE; "": made from the world.
+    Raises ValueError if there is no such case.
+    """
+    pool = (
+        read_cases(path, world.relations) if path else make_cases(world, "evaluation", 4 * n, seed)
+    )
+    cases = balanced(known_cases(lm, pool), -(-n // 4))
+    if not cases:
+        raise ValueError(f"{lm.name} recalls all facts of none of the {len(pool)} cases")
+    return cases
+
+
+def cases_of(experiment: Experiment) -> dict[str, list[Case]]:
+    """The cases that a ``comparison`` of editors judges, by model."""
+    return {series.names["model"]: list(series.items.values()) for series in experiment.series}
 
 
 @dataclass(frozen=True, eq=False)
