@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from acelib.measures.probe import probes
+from test_update import random_update
+
+from acelib.measures.probe import probes, written
 from acelib.records import Edit
 from acelib.world.world import load_world
 
@@ -27,3 +29,14 @@ def test_a_fact_that_the_world_does_not_know():
         load_world(), Edit("Zork Blip", "{} likes the taste of", "cricket"), n_unrelated=0
     )
     assert rows.values.tolist() == [["fact", "Zork Blip likes the taste of", "cricket"]]
+
+
+def test_what_is_written_for_one_edit_by_layer(tiny):
+    lm, edit = tiny("qwen3"), Edit("Zork", "{} likes the taste of", "cricket")
+    update = random_update(lm, (0, 1), rank=1, seed=0)
+    before = written(lm, None, edit, None)
+    assert [(row["layer"], row["norm"], row["share"]) for row in before] == [(None, None, None)]
+    rows = written(lm, lambda *_: update, edit, None)
+    assert {row["layer"]: row["norm"] for row in rows} == update.norms()
+    assert all(row["share"] == row["norm"] / lm.weight(row["layer"]).norm() for row in rows)
+    assert len({row["log_p"] for row in rows}) == 1 and rows[0]["log_p"] != before[0]["log_p"]

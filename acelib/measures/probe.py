@@ -7,7 +7,8 @@ from typing import Sequence
 
 import pandas as pd
 
-from ..model.answers import generate
+from ..editing.moments import Moments
+from ..model.answers import generate, recall
 from ..model.lm import LM
 from ..model.update import Update
 from ..records import Chain, Edit, Fact
@@ -68,3 +69,23 @@ def before_and_after(
     after = answers([update] * len(asked))
     good = [normalise(text) == normalise(ideal) for text, ideal in zip(after, asked.ideal)]
     return asked.assign(before=answers(None), after=after, ok=good)
+
+
+def written(lm: LM, editor, edit: Edit, moments: Moments | None) -> list[dict]:
+    """What an editor writes for one edit: one row per layer; None edits nothing, and layer is None.
+
+    norm: Frobenius norm of the change; share: as a share of that of the layer's own weight; log_p:
+    log-probability of the new object after the prompt, in nats, with all layers changed.
+    """
+    update = None if editor is None else editor(lm, [edit], moments)
+    log_p = recall(lm, [edit.text], [edit.target_new], update and [update]).logprob[0]
+    norms = {None: None} if update is None else update.norms()
+    return [
+        {
+            "layer": layer,
+            "norm": norm,
+            "share": norm and norm / lm.weight(layer).norm().item(),
+            "log_p": log_p,
+        }
+        for layer, norm in norms.items()
+    ]
