@@ -226,6 +226,7 @@ def style(table: pd.DataFrame, caption: str) -> Table:
     model, or it holds ``Mean``s. Where groups of columns are compared, those of ``Mean``s and the
     published ones of the same label have their "best", several if equal, never the unedited model.
     """
+    caption = " ".join(caption.split())  # a template breaks its lines
     paths = [
         tuple(map(str, column)) if isinstance(column, tuple) else (str(column),)
         for column in table.columns
