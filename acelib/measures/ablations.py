@@ -1,0 +1,351 @@
+"""ACE without some of its layers, judged with other prompts, and with its steps read otherwise.
+
+Every setting is ACE's preset with one thing changed, on the same cases, so differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import pandas as pd
+
+from ..editors import preset
+from ..model.lm import LM
+from ..paper.published import published
+from ..records import Case
+from ..study import claims
+from ..study.experiments import comparison, evaluation_cases
+from ..study.judge import Protocol
+from ..study.rows import Experiment, table
+from ..study.stats import Mean, difference, paired
+from ..study.tables import BASELINE
+from ..world.world import World
+from . import located
+from .ace import corpus
+
+METRICS = ("multi_hop", "efficacy", "paraphrase", "specificity")
+#: Kind of layers -> how many of the most important ones are skipped, at most.
+MOST = {"query": 3, "value": 2}
+#: Prompt of Table 5 -> what it changes of the protocol.
+PROMPTS = {
+    "Few-Shots": {},
+    "Zero-Shot": {"n_shots": 0},
+    "One-Shot": {"n_shots": 1},
+    "OOD Few-Shots": {"out_of_domain": True},
+}
+#: Claim -> the prompt that it compares with few shots.
+ROBUST = {
+    "zero_shot_robust": "Zero-Shot",
+    "one_shot_robust": "One-Shot",
+    "ood_shots_robust": "OOD Few-Shots",
+}
+
+
+# ---------------------------------------------------------------- settings
+
+
+def ranked(ace, ranking: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The layers that ACE writes by kind, the most important first.   ranking: of all layers."""
+    layers = {"query": ace.query_layers, "value": ace.value_layers}
+    return {kind: sorted(some, key=ranking[kind].index) for kind, some in layers.items()}
+
+
+def skipped(ace, ranking: Mapping[str, Sequence[int]]) -> dict[str, object]:
+    """ACE, and ACE without the most important of its query layers, of its value layers.
+
+    Without any layer of a kind, its stage does not take place. Names are as in Table 4.
+    """
+    editors = {"ACE": ace}
+    for kind, layers in ranked(ace, ranking).items():
+        for k in range(1, min(MOST[kind], len(layers)) + 1):
+            ranks = ", ".join(map(str, range(1, k + 1)))
+            editors[f"no {kind} #{ranks}"] = _without(ace, kind, layers[k:])
+    return editors
+
+
+def _without(ace, kind: str, rest: Sequence[int]):
+    """ACE with only the layers ``rest`` of a kind, or without their stage."""
+    if not rest:
+        return replace(ace, stages=tuple(stage for stage in ace.stages if stage != kind))
+    return ace.at(**{f"{kind}_layers": tuple(sorted(rest))})
+
+
+def other_readings(ace) -> dict[str, object]:
+    """ACE, and ACE with one step read otherwise."""
+    return {
+        "ACE": ace,
+        "value: single-hop": replace(ace, value_prompts=("single",)),
+        "value: multi-hop": replace(ace, value_prompts=("hops",)),
+        "value at subject": replace(ace, value=replace(ace.value, position="subject_last")),
+        "query: multi-hop too": replace(ace, query_prompts=("single", "hops")),
+        "query at last": replace(ace, query=replace(ace.query, position="last")),
+        "query first": replace(ace, stages=("query", "value")),
+        "chained": replace(ace, chained=True),
+    }
+
+
+def by_model(
+    hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int
+) -> dict[str, dict[str, object]]:
+    """``skipped`` of each model's preset."""
+    scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
+    return {model: skipped(preset("ACE", model), located.ranking(scores, model)) for model in hosts}
+
+
+def ranks(hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int) -> pd.DataFrame:
+    """Model x kind: the layers that ACE's preset writes, the most important first, as text."""
+    scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
+    lines = {}
+    for model in hosts:
+        of = ranked(preset("ACE", model), located.ranking(scores, model))
+        lines[model] = {f"{kind} layers": ", ".join(map(str, some)) for kind, some in of.items()}
+    return pd.DataFrame(lines).T
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def layers(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    cases: str,
+    n_cases: int,
+    n_located: int,
+    n_unrelated: int,
+    seed: int,
+) -> Experiment:
+    """ACE without its most important layers (Table 4)."""
+    editors = by_model(hosts, world, n_located=n_located, seed=seed)
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    select = _selection(world, n_cases, seed, cases)
+    series = (
+        comparison(
+            model,
+            host,
+            world,
+            editors[model],
+            select(host),
+            corpus(host, world, editors[model], seed),
+            protocol,
+        )
+        for model, host in hosts.items()
+    )
+    return Experiment("04_ablations_layers", sum(series, ()))
+
+
+def prompts(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    cases: str,
+    n_cases: int,
+    n_unrelated: int,
+    seed: int,
+) -> Experiment:
+    """ACE, and the unedited model, judged with other prompts (Table 5)."""
+    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
+    select = _selection(world, n_cases, seed, cases)
+    for model, host in hosts.items():
+        editors, some = {BASELINE: None, "ACE": preset("ACE", model)}, select(host)
+        texts = corpus(host, world, editors, seed)
+        for prompt, changes in PROMPTS.items():
+            changed = replace(protocol, **changes)
+            series += [
+                replace(one, names={"model": model, "prompt": prompt, **one.names})
+                for one in comparison(model, host, world, editors, some, texts, changed)
+            ]
+    return Experiment("04_ablations_prompts", tuple(series))
+
+
+def readings(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    cases: str,
+    n_cases: int,
+    n_unrelated: int,
+    seed: int,
+) -> Experiment:
+    """ACE with one step read otherwise than by default."""
+    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), ()
+    select = _selection(world, n_cases, seed, cases)
+    for model, host in hosts.items():
+        editors = other_readings(preset("ACE", model))
+        texts = corpus(host, world, editors, seed)
+        series += comparison(model, host, world, editors, select(host), texts, protocol)
+    return Experiment("04_ablations_readings", series)
+
+
+def _selection(world: World, n: int, seed: int, path: str) -> Callable[[LM], list[Case]]:
+    def select(lm: LM) -> list[Case]:
+        return evaluation_cases(lm, world, n, seed, path)
+
+    return select
+
+
+# ---------------------------------------------------------------- tables
+
+
+def published_layers() -> pd.DataFrame:
+    """Table 4 as the tables of measured rows are named, ACE with all layers (Tables 2, 3) first."""
+    whole = pd.concat([published(2).query("n_edits == 'all'"), published(3)])
+    some = published(4)
+    ranks = some.skipped_ranks.astype(str).str.replace(";", ", ")
+    some = some.assign(editor="no " + some.layer_family + " #" + ranks)
+    some = some[some.metric != "avg_decrease_percent"]
+    both = pd.concat([whole[whole.editor == "ACE"], some])
+    return both.replace({"metric": {"avg": "multi_hop"}})
+
+
+def published_prompts() -> pd.DataFrame:
+    """Table 5, with few-shot prompts as in Table 2."""
+    few = published(2).query("n_edits == 'all' and editor == 'ACE' and metric == 'avg'")
+    other = published(5).rename(columns={"prompting": "editor"})
+    return pd.concat([few.assign(editor="Few-Shots"), other]).assign(metric="ACE")
+
+
+def by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
+    """Multi-hop accuracy of the edited model ("ACE") and of the "unedited" one, one row per model,
+    prompt (in the column "editor") and case.   rows: of ``prompts``.
+    """
+    keys = ["model", "prompt", "case_id"]
+    wide = rows.pivot_table(index=keys, columns="editor", values="multi_hop").reset_index()
+    wide = wide.rename(columns={"prompt": "editor", BASELINE: "unedited"})
+    return wide.sort_values(
+        "editor", key=lambda names: names.map(list(PROMPTS).index), kind="stable"
+    )
+
+
+# ---------------------------------------------------------------- what the rows say
+
+
+def claim_values(rows: pd.DataFrame, prompts: pd.DataFrame) -> dict[tuple[str, str], Mean]:
+    """What the rows say of the paper's claims: {(claim, model): value}.
+
+    rows: of ``layers``.   prompts: ``by_prompt``.
+    """
+    percent, asked = (
+        rows.assign(multi_hop=100 * rows.multi_hop),
+        prompts.assign(ACE=100 * prompts.ACE),
+    )
+    values, costs = {}, []
+    for model, part in percent.groupby("model", sort=False):
+        last, second = _last(part, "query"), _second(part)
+        shots = asked[asked.model == model]
+        values |= {
+            ("query_layers_needed", model): paired(part, "ACE", last),
+            ("value_layers_needed", model): paired(part, "ACE", _last(part, "value")),
+            ("value_costs_more", model): paired(part, _last(part, "value"), second),
+            **{
+                (claim, model): paired(shots, "Few-Shots", prompt, "ACE")
+                for claim, prompt in ROBUST.items()
+            },
+        }
+        wide = part.pivot(index="case_id", columns="editor", values="multi_hop")
+        costs.append(wide["ACE"] - wide[last])
+    if len(costs) > 1:
+        values["qwen3_is_more_sensitive", "both"] = difference(costs[-1], costs[0])
+    return values
+
+
+def _last(part: pd.DataFrame, kind: str) -> str:
+    """The setting without most of its layers of a kind."""
+    return [name for name in part.editor.unique() if name.startswith(f"no {kind}")][-1]
+
+
+def _second(part: pd.DataFrame) -> str:
+    """The setting without its two most important query layers, or without the one that there is."""
+    return [name for name in part.editor.unique() if name.startswith("no query")][:2][-1]
+
+
+def without_stage(editors: Mapping[str, Mapping[str, object]]) -> dict[str, list[str]]:
+    """By model, the settings that have lost a whole stage.   editors: ``by_model``."""
+    return {
+        model: [name for name, one in of.items() if len(one.stages) == 1]
+        for model, of in editors.items()
+    }
+
+
+def told(
+    values: Mapping[tuple[str, str], Mean],
+    prompts: pd.DataFrame,
+    gone: Mapping[str, Sequence[str]],
+) -> dict:
+    """What the sentences of the chapter say of claims.
+
+    values: ``claim_values``.   prompts: ``by_prompt``.   gone: ``without_stage``.
+    """
+    verdicts = claims.verdicts(values)
+    models = list(prompts.model.unique())
+    return {
+        "values": {claim: {m: values[claim, m] for m in models} for claim in _claims(values)},
+        "verdicts": {claim: {m: verdicts[claim, m] for m in models} for claim in _claims(values)},
+        "sensitive": values.get(("qwen3_is_more_sensitive", "both")),
+        "sensitive_verdict": verdicts.get(("qwen3_is_more_sensitive", "both")),
+        "models": models,
+        "all": {
+            model: {kind: any(f"no {kind}" in name for name in names) for kind in MOST}
+            for model, names in gone.items()
+        },
+        "ceiling": [m for m in models if (prompts[prompts.model == m].ACE == 1).all()],
+    }
+
+
+def _claims(values: Mapping[tuple[str, str], Mean]) -> list[str]:
+    """The claims about one model."""
+    return list(dict.fromkeys(claim for claim, model in values if model != "both"))
+
+
+def gaps(apart: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
+    """By model, how the default reading differs from the others.
+
+    apart: ``tables.paired_table`` of the readings, by model.
+    Returns lists of (reading, difference in multi-hop accuracy): "better" (the default is better
+    with the whole interval), "worse", "level"; "dear": of readings that lose in other metrics,
+    (reading, {metric: difference}).
+    """
+    result = {}
+    for model, frame in apart.items():
+        frame = frame.rename(index=lambda name: name.partition(" − ")[2])
+        pairs = list(frame["multi_hop"].items())
+        losses = {
+            name: {metric: gap for metric, gap in line.items() if gap.low > 0}
+            for name, line in frame.drop(columns="multi_hop").iterrows()
+        }
+        result[model] = {
+            "better": [(name, gap) for name, gap in pairs if gap.low > 0],
+            "worse": [(name, gap) for name, gap in pairs if gap.high < 0],
+            "level": [(name, gap) for name, gap in pairs if gap.low <= 0 <= gap.high],
+            "dear": [(name, some) for name, some in losses.items() if some],
+            "single": dict(pairs)["value: single-hop"],
+        }
+    return result
+
+
+def equal(rows: pd.DataFrame, hosts: Mapping[str, LM]) -> list[dict]:
+    """Pairs of readings that agree on every case in all four metrics.
+
+    rows: of ``readings``.
+    Returns dicts: model, names, and "unreached", whether they agree because a push at the subject
+    into the model's last layer never reaches the token that is read.
+    """
+    pairs = []
+    for model, part in rows.groupby("model", sort=False):
+        by_name = {
+            name: some.set_index("case_id")[list(METRICS)]
+            for name, some in part.groupby("editor", sort=False)
+        }
+        last = preset("ACE", model).value_layers[-1] == hosts[model].n_layers - 1
+        pairs += [
+            {
+                "model": model,
+                "names": ["the default" if name == "ACE" else name for name in (a, b)],
+                "unreached": {a, b} == {"value: multi-hop", "value at subject"} and last,
+            }
+            for a, b in combinations(by_name, 2)
+            if by_name[a].equals(by_name[b])
+        ]
+    return pairs

@@ -1,0 +1,174 @@
+"""Chapter 04: ACE with one thing changed, and what is read off the rows; rows are made up."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from acelib.editors import preset
+from acelib.measures import ablations
+from acelib.study.sentences import Text
+from acelib.study.stats import Mean
+from acelib.study.tables import paired_table
+
+MODELS = ("gptj-mini", "qwen3-mini")
+RANKING = {"query": (3, 2, 1, 0, 4, 5, 6, 7), "value": (7, 6, 5, 4, 3, 2, 1, 0)}
+
+
+def outcomes(names, wrong=None) -> pd.DataFrame:
+    """Eight cases per model and setting, all right but those of number below ``wrong[name]``."""
+    return pd.DataFrame(
+        [
+            dict(
+                model=model,
+                editor=name,
+                case_id=case,
+                multi_hop=float(case >= (wrong or {}).get(name, 0)),
+                efficacy=1.0,
+                paraphrase=1.0 - (name == "chained"),
+                specificity=0.5,
+            )
+            for model in MODELS
+            for name in names
+            for case in range(8)
+        ]
+    )
+
+
+@pytest.fixture
+def settings():
+    return {model: ablations.skipped(preset("ACE", model), RANKING) for model in MODELS}
+
+
+@pytest.fixture
+def prompts() -> pd.DataFrame:
+    frames = [
+        outcomes(["Base", "ACE"], {"ACE": wrong}).assign(prompt=prompt)
+        for prompt, wrong in zip(ablations.PROMPTS, (0, 4, 0, 0), strict=True)
+    ]
+    return ablations.by_prompt(pd.concat(frames))
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_the_most_important_layers_are_skipped_first(settings):
+    of = settings["gptj-mini"]
+    assert list(of) == [
+        "ACE",
+        "no query #1",
+        "no query #1, 2",
+        "no query #1, 2, 3",
+        "no value #1",
+        "no value #1, 2",
+    ]
+    assert of["no query #1"].query_layers == (1, 2) and of["no query #1, 2"].query_layers == (1,)
+    assert of["no value #1, 2"].value_layers == (5,)
+    assert of["no value #1, 2"].query_layers == of["ACE"].query_layers
+
+
+def test_without_any_layer_a_stage_does_not_take_place(settings):
+    assert settings["gptj-mini"]["no query #1, 2, 3"].stages == ("value",)
+    assert ablations.without_stage(settings) == {
+        "gptj-mini": ["no query #1, 2, 3"],
+        "qwen3-mini": ["no query #1, 2", "no value #1, 2"],
+    }
+
+
+def test_every_reading_changes_one_thing():
+    ace = preset("ACE", "gptj-mini")
+    readings = ablations.other_readings(ace)
+    assert len(readings) == 8 and len(set(map(repr, readings.values()))) == 8
+    assert readings["value at subject"].plan["value"] == ace.plan["value"]  # a request's position
+    assert list(readings["query first"].plan) == ["query", "value"]
+    assert all(one.layers == ace.layers for one in readings.values())
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_published_values_are_named_as_the_measured_ones(settings):
+    quoted = ablations.published_layers()
+    assert {"ACE", "no query #1, 2", "no value #1"} <= set(quoted.editor)
+    assert set(ablations.METRICS) <= set(quoted.metric)
+    assert "Few-Shots" in set(ablations.published_prompts().editor)
+
+
+def test_prompts_stand_in_the_order_of_table_5(prompts):
+    assert list(prompts.editor.unique()) == list(ablations.PROMPTS)
+    assert len(prompts) == 2 * 4 * 8 and {"ACE", "unedited"} <= set(prompts.columns)
+
+
+# ---------------------------------------------------------------- what the rows say
+
+
+@pytest.fixture
+def values(settings, prompts):
+    rows = pd.concat(
+        outcomes(settings[model], {"no query #1, 2, 3": 2, "no value #1, 2": 4}).query(
+            "model == @model"
+        )
+        for model in MODELS
+    )
+    return ablations.claim_values(rows, prompts)
+
+
+def test_claims_are_about_the_settings_without_most_layers(values):
+    assert values["query_layers_needed", "gptj-mini"].mean == 25
+    assert values["value_layers_needed", "gptj-mini"].mean == 50
+    assert values["value_costs_more", "gptj-mini"].mean == -50
+    assert values["zero_shot_robust", "qwen3-mini"].mean == 50
+    assert values["one_shot_robust", "qwen3-mini"].mean == 0
+    assert values["qwen3_is_more_sensitive", "both"].mean == -25
+
+
+def test_gaps_sort_readings_by_their_interval():
+    names = list(ablations.other_readings(preset("ACE", "gptj-mini")))
+    rows = outcomes(names, {"value: single-hop": 6, "ACE": 1})
+    groups = rows.groupby("model", sort=False)
+    gaps = ablations.gaps({model: paired_table(part) for model, part in groups})["gptj-mini"]
+    assert [name for name, _ in gaps["better"]] == ["value: single-hop"]
+    assert gaps["single"].mean == pytest.approx(62.5) and not gaps["worse"]
+    assert len(gaps["level"]) == 6
+    assert [(name, list(losses)) for name, losses in gaps["dear"]] == [("chained", ["paraphrase"])]
+
+
+def test_readings_that_agree_on_every_case_are_named():
+    hosts = {model: SimpleNamespace(n_layers=8) for model in MODELS}
+    rows = outcomes(["ACE", "value: multi-hop", "value at subject"], {"ACE": 1})
+    pairs = ablations.equal(rows, hosts)
+    assert pairs[0] == {
+        "model": "gptj-mini",
+        "names": ["value: multi-hop", "value at subject"],
+        "unreached": True,
+    }
+    assert not pairs[1]["unreached"] and len(pairs) == 2  # qwen3-mini's value layers end earlier
+
+
+def test_every_sentence_can_be_said(values, settings, prompts):
+    text, gone = Text("04_ablations"), ablations.without_stage(settings)
+    told = ablations.told(values, prompts, gone)
+    one, gap = Mean(5.0, -1.0, 9.0, 8), Mean(5.0, 1.0, 9.0, 8)
+    gaps = {
+        model: {
+            "better": [],
+            "worse": [("a", one)],
+            "level": [("b", one), ("c", one)],
+            "dear": [("chained", {"paraphrase": one})],
+            "single": single,
+        }
+        for model, single in zip(MODELS, (one, gap), strict=True)
+    }
+    pair = {"model": "m", "names": ["the default", "b"], "unreached": True}
+    more = dict(gaps=gaps, equal=[pair], n={"m": 8}, large="GPT-J", model="m", gone={"m": []})
+    said = {
+        block: " ".join(text.render(block, **{**told, **more, "n_located": 96, "seed": 0}).split())
+        for block in text.template.blocks
+    }
+    assert "layers, which are all it has, (" in said["verdict"]
+    assert said["table_4"].endswith("does not take place: in no row")
+    assert "On gptj-mini, that interval reaches zero" in said["single"]
+    assert "better than: none. It is worse than: a, 5.0 [-1.0, 9.0]." in said["readings"]
+    assert "chained (paraphrase 5.0 [-1.0, 9.0])" in said["readings"]
+    assert "*the default* and *b* agree on every case" in said["readings"]
+    assert said["prompts"].startswith("Against the few-shot prompt, no demonstrations cost 50.0 [")
