@@ -1,0 +1,168 @@
+"""Chapter 05: editors on other numbers of layers, and what is read off the rows."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from acelib.editors import preset
+from acelib.measures import depth, depth_figures
+from acelib.paper.published import published
+from acelib.study.rows import Series
+from acelib.study.sentences import Text
+
+pytestmark = pytest.mark.filterwarnings("error")
+RANKING = {"query": (0, 4, 3, 2, 1, 5, 6, 7), "value": tuple(range(8))}
+MODELS = ("gptj-mini", "qwen3-mini")
+
+
+@pytest.fixture
+def editors():
+    return {model: depth.with_layers(model, 8, [-2, -1, 0, 1], RANKING) for model in MODELS}
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """Eight cases per model; the more layers, the more are right, of ACE one more."""
+    layers = {"PMET": (2, 3, 4, 5, 6, 7), "MEMIT": (4, 6), "ACE": (2, 3, 4, 5, 6, 7), "ROME": (1,)}
+    return pd.DataFrame(
+        [
+            dict(
+                model=model,
+                editor=name,
+                n_layers=n,
+                case_id=case,
+                multi_hop=float(case < n + (name == "ACE")),
+                efficacy=1.0,
+                paraphrase=1.0,
+                specificity=1.0,
+            )
+            for model in MODELS
+            for name, counts in layers.items()
+            for n in counts
+            for case in range(8)
+        ]
+    )
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_ranges_are_as_long_as_asked_and_end_at_the_last_layer(editors):
+    of = editors["gptj-mini"]
+    assert of["PMET", 4].layers == (0, 1, 2, 3) and of["ROME", 1] == preset("ROME", "gptj-mini")
+    shifted = depth.with_layers("gptj-mini", 5, [-2], RANKING)
+    assert shifted["MEMIT", 4].layers == (0, 1, 2, 3)
+
+
+def test_ace_loses_its_least_important_query_layers_and_gains_the_next_ones(editors):
+    of = editors["gptj-mini"]  # query 1, 2, 3; value 5, 6, 7
+    assert of["ACE", 4].query_layers == (3,) and of["ACE", 5].query_layers == (2, 3)
+    assert of["ACE", 6].layers == preset("ACE", "gptj-mini").layers
+    assert of["ACE", 7].query_layers == (0, 1, 2, 3)
+    assert depth.query_order(preset("ACE", "gptj-mini"), RANKING["query"]) == [3, 2, 1, 0, 4]
+
+
+def test_without_query_layers_there_is_no_query_edit(editors):
+    assert depth.lacking(editors["qwen3-mini"]) == [2]
+    assert depth.whole(editors["qwen3-mini"]) == [3, 4, 5]
+    assert depth.lacking(editors["gptj-mini"]) == []
+    table = depth.layers(editors)
+    assert table.loc[("qwen3-mini", "ACE, 2 (no query edit)"), "layers"] == "5, 6"
+
+
+def test_a_number_at_the_end_of_a_name_is_a_column():
+    names = {"model": "m", "editor": "PMET at last 3"}
+    series = Series(names, {}, (), {"a": 1}, lambda items: [[{}] for _ in items])
+    assert depth._numbered(series, "first").names == {
+        "model": "m",
+        "editor": "PMET at last",
+        "first": "3",
+    }
+
+
+def test_windows_move_up_at_both_positions(monkeypatch):
+    calls = []
+    monkeypatch.setattr(depth, "evaluation_cases", lambda *_: [])
+    monkeypatch.setattr(depth, "corpus", lambda *_: None)
+    monkeypatch.setattr(depth, "comparison", lambda *given: calls.append(given[3]) or ())
+    some = dict(cases="", n_cases=8, n_unrelated=20, seed=0)
+    hosts = {"gptj-mini": SimpleNamespace(n_layers=8)}
+    depth.windows(hosts, None, starts=[0, 3, 7], window=2, **some)
+    editors = calls[0]
+    assert list(editors) == [f"PMET at {p} {n}" for p in ("subject", "last") for n in (0, 3)]
+    assert editors["PMET at last 3"].layers == (3, 4)
+    assert editors["PMET at last 3"].position == "last"
+
+
+# ---------------------------------------------------------------- what the rows say
+
+
+def test_claims_compare_the_preset_with_two_layers_fewer_or_what_leaves_both_edits(rows, editors):
+    assert depth.ends(editors["gptj-mini"], 6) == (4, 6)
+    assert depth.ends(editors["qwen3-mini"], 4) == (3, 4)
+    values = depth.claim_values(rows, editors)
+    assert values["ace_gains_from_layers", "gptj-mini"].mean == 25  # 7 - 5 of 8
+    assert values["baselines_saturate", "qwen3-mini"].mean == 12.5  # 4 - 3 of 8
+    assert values["ace_leads_at_equal_layers", "gptj-mini"].mean == 12.5
+
+
+def test_tables_hold_published_and_measured_shares(rows):
+    table = depth.table_6(rows, 0)
+    assert list(table.index) == ["ROME", "MEMIT", "PMET", "ACE"]
+    assert table["measured gptj-mini"].loc["PMET", 4].mean == 50
+    assert table["published GPT-J"].loc["ACE"].notna().any()
+    by_depth = depth.by_depth(rows.rename(columns={"n_layers": "first"}), 0)
+    assert by_depth["measured qwen3-mini"].loc[("PMET", 4), "multi_hop"].mean == 50
+
+
+def test_the_best_window_is_the_lowest_of_equal_ones(rows):
+    frame = rows.rename(columns={"n_layers": "first"})
+    best = depth.best_windows(frame[frame["first"] < 6].assign(multi_hop=1.0))
+    assert best["gptj-mini"]["PMET"] == {"share": 100.0, "first": 2}
+
+
+def test_every_sentence_can_be_said(rows, editors):
+    text = Text("05_knowledge_bottleneck")
+    told = depth.told(depth.claim_values(rows, editors), rows, editors, 0)
+    window = {"share": 50.0, "first": 3}
+    best = {model: {"PMET at subject": window, "PMET at last": window} for model in MODELS}
+    more = dict(best=best, n={"gptj-mini": 8}, large="GPT-J", model="gptj-mini", window=2, seed=0)
+    said = {b: " ".join(text.render(b, **told, **more).split()) for b in text.template.blocks}
+    assert said["verdict"].startswith("On gptj-mini, from 4 to 6 layers, ACE gains 25.0 [")
+    assert "On qwen3-mini, ACE with 2 layers has no query edit" in said["equal"]
+    assert "50 % with layers from 3" in said["depth"]
+
+
+# ---------------------------------------------------------------- figure
+
+
+def test_curves_go_through_the_means_and_the_published_ones_stand_below(rows):
+    quoted = published(6)
+    whose = {"gptj-mini": "GPT-J", "qwen3-mini": "Qwen3-8B"}
+    fig = depth_figures.curves(rows, "n_layers", "layers written", quoted, whose)
+    assert isinstance(fig, Figure) and [ax.get_title(loc="left") for ax in fig.axes] == [
+        "gptj-mini",
+        "qwen3-mini",
+        "GPT-J, published",
+        "Qwen3-8B, published",
+    ]
+    measured, theirs = fig.axes[0], fig.axes[2]
+    lines = {bar.get_label(): list(bar.lines[0].get_ydata()) for bar in measured.containers}
+    assert lines["PMET"] == [25, 37.5, 50, 62.5, 75, 87.5] and lines["ROME"] == [12.5]
+    pmet = quoted[(quoted.model == "GPT-J") & (quoted.editor == "PMET")].sort_values("n_layers")
+    assert any(np.array_equal(line.get_ydata(), pmet["value"]) for line in theirs.get_lines())
+
+
+def test_curves_without_published_values_have_one_row(rows):
+    one = rows[rows.model == "gptj-mini"]
+    fig = depth_figures.curves(one, "n_layers", "layers written")
+    assert len(fig.axes) == 1 and fig.axes[0].get_xlabel() == "layers written"
+
+
+def test_ace_without_a_query_edit_is_a_line_of_its_own(rows, editors):
+    lines = depth.curves(rows, editors)
+    alone = lines[lines.editor == depth.ALONE]
+    assert set(alone.model) == {"qwen3-mini"} and set(alone.n_layers) == {2}
