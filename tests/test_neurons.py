@@ -86,7 +86,7 @@ def test_all_neurons_are_ace(tiny, name):
     for one, other in zip(
         ace.each(lm, [EDITS[:1], EDITS], moments(lm)),
         of(ace, lm.d_mlp).each(lm, [EDITS[:1], EDITS], moments(lm)),
-        strict=False,
+        strict=True,
     ):
         assert (
             one.layers == other.layers and other.editor == "NeuronACE" and other.edits == one.edits
