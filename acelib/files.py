@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A hidden path beside ``path`` to write to; at the end it is moved onto ``path``, unless an exception left the block.
+    """A hidden path beside ``path`` to write to; at the end it is moved onto ``path``, unless an
+    exception left the block.
 
-    The folder is made. Nothing of a write that failed stays. ``path`` is always the file before or the file after, never half of one.
+    The folder is made. Nothing of a write that failed stays. ``path`` is always the file before or
+    the file after, never half of one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

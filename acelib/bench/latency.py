@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,7 +126,7 @@ def curves(  # noqa: PLR0913 - what is varied, and how it is timed
         lm = random_lm(tokenizer, at["width"], at["depth"], at["vocabulary"], seed)
         given, layer = requests(single_edits(world, at["facts"], seed)), at["depth"] // 3
         some, objective = given[:sample], Objective(steps=steps, floor=None)
-        ways = {
+        ways: dict[str, Callable[[], Any]] = {
             "plain": partial(_one_by_one, lm, some, layer, objective),
             "acelib": partial(target_vectors, lm, given, layer, objective),
         }

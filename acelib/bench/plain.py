@@ -1,12 +1,14 @@
-"""The plain published procedures, written out once as baselines for ``bench``: what they compute, the library must compute too.
+"""The plain published procedures, written out once as baselines for ``bench``: what they compute,
+the library must compute too.
 
-One fact at a time, the whole model at every step, logits at every position (read twice, as released), a full linear solve for every
-update, a full forward for every layer's keys, a pass over the text for every layer's second moment. Only results are returned.
+One fact at a time, the whole model at every step, logits at every position (read twice, as
+released), a full linear solve for every update, a full forward for every layer's keys, a pass over
+the text for every layer's second moment. Only results are returned.
 """
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,13 +29,18 @@ def target_vectors(
     logits: str = "all",
     frozen: bool = False,
 ) -> Tensor:
-    """Target vectors z (n, d) of ``given``, every row in one batch; released code gives it one request at a time.
+    """Target vectors z (n, d) of ``given``, every row in one batch; released code gives it one
+    request at a time.
 
-    logits: "all" positions, twice, as released, or at the "labels" only.   frozen: whether states up to ``layer`` are computed once.
-    Only the objective kind "block" without a floor.
+    logits: "all" positions, twice, as released, or at the "labels" only.
+    frozen: whether states up to ``layer`` are computed once. Only the objective kind "block"
+    without a floor.
     Source: MEMIT Section 4.2 and Algorithm 1, and its released code.
     """
-    rows, at, labels, per, n = [], [], [], len(prefixes) + 1, len(given)
+    per, n = len(prefixes) + 1, len(given)
+    rows: list[list[int]] = []
+    at: list[int] = []
+    labels: list[tuple[int, int, int, int]] = []
     for i, r in enumerate(given):
         answer = lm.answer_ids(r.target)
         for prefix in prefixes:
@@ -47,15 +54,11 @@ def target_vectors(
     who, row, column, token = torch.tensor(labels, device=lm.device).T
     weight = 1 / torch.bincount(who)[who].to(lm.dtype)  # the mean over its rows and tokens
     guards = list(range(per - 1, len(rows), per))
-    owner, guard_at = (
-        torch.arange(n, device=lm.device).repeat_interleave(per),
-        [at[i] for i in guards],
-    )
-    delta, start, guard_0 = (
-        torch.zeros(n, lm.d_model, dtype=lm.dtype, device=lm.device, requires_grad=True),
-        [],
-        None,
-    )
+    owner = torch.arange(n, device=lm.device).repeat_interleave(per)
+    guard_at = [at[i] for i in guards]
+    delta = torch.zeros(n, lm.d_model, dtype=lm.dtype, device=lm.device, requires_grad=True)
+    start: list[Tensor] = []
+    guard_0 = None
 
     def push(h: Tensor) -> Tensor:
         h = h.clone()
@@ -67,7 +70,7 @@ def target_vectors(
     if frozen:
         with torch.no_grad(), read(lm, [Site("out", layer)]) as values:
             lm.between(0, layer)(input_ids=ids, attention_mask=mask, use_cache=False)
-        kept, above = values["out", layer], lm.above(layer)
+        kept, above = values[Site("out", layer)], lm.above(layer)
 
     def run() -> Tensor:
         if frozen:
@@ -109,12 +112,16 @@ def target_vectors(
 
 
 def ridge(C: Tensor, K: Tensor, R: Tensor, weight: float) -> Tensor:
-    """dW (d, m) = R K^T (weight C + K K^T)^{-1} by a full solve (LU). Source: MEMIT Eq. 14 and its released code."""
+    """dW (d, m) = R K^T (weight C + K K^T)^{-1} by a full solve (LU).
+
+    Source: MEMIT Eq. 14 and its released code.
+    """
     return R @ torch.linalg.solve(torch.addmm(C, K, K.T, beta=weight), K).T
 
 
 def null_ridge(P: Tensor, S: Tensor, K: Tensor, R: Tensor, weight: float) -> Tensor:
-    """dW (d, m) with dW^T = (P (K K^T + S) + weight I)^{-1} P K R^T, S = sum of earlier K K^T; m unknowns, d right-hand sides.
+    """dW (d, m) with dW^T = (P (K K^T + S) + weight I)^{-1} P K R^T, S = sum of earlier K K^T; m
+    unknowns, d right-hand sides.
 
     Source: AlphaEdit Eq. 14 and its released code.
     """
@@ -131,7 +138,8 @@ def keys_and_values(
     prefixes: Sequence[str] = ("",),
     rows: int = 128,
 ) -> list[tuple[Tensor, Tensor]]:
-    """For each of ``layers`` the mean keys K (m, n), and the last one's outputs (d, n), each from forwards of the whole model, with logits.
+    """For each of ``layers`` the mean keys K (m, n), and the last one's outputs (d, n), each from
+    forwards of the whole model, with logits.
 
     Source: MEMIT's released code.
     """
@@ -140,17 +148,17 @@ def keys_and_values(
         keys = _read(
             lm,
             [(p + r.prompt, len(p) + r.end) for r in given for p in prefixes],
-            ("key", layer),
+            Site("key", layer),
             rows,
         )
-        values = _read(lm, [(r.prompt, r.end) for r in given], ("out", layers[-1]), rows)
+        values = _read(lm, [(r.prompt, r.end) for r in given], Site("out", layers[-1]), rows)
         found.append(
             (torch.einsum("npm,p->mn", keys.unflatten(0, (-1, len(prefixes))), weights), values.T)
         )
     return found
 
 
-def _read(lm: LM, texts: Sequence[tuple[str, int]], site: tuple[str, int], size: int) -> Tensor:
+def _read(lm: LM, texts: Sequence[tuple[str, int]], site: Site, size: int) -> Tensor:
     """The activation of a site at the lookup token of each text, (n, .)."""
     parts = []
     for first in range(0, len(texts), size):
@@ -166,17 +174,23 @@ def _read(lm: LM, texts: Sequence[tuple[str, int]], site: tuple[str, int], size:
 def scores(
     lm: LM, ids: Tensor, mask: Tensor, words: Tensor, neurons: Sequence[tuple[int, int, int]]
 ) -> Tensor:
-    """I(v) = log p(w | h + v) - log p(w | h) of (prompt, layer, index), one at a time, nats; right-padded prompts. Source: ACE Eq. 9."""
+    """I(v) = log p(w | h + v) - log p(w | h) of (prompt, layer, index), one at a time, nats;
+    right-padded prompts. Source: ACE Eq. 9.
+    """
     with read(
-        lm, [(kind, layer) for layer in range(lm.n_layers) for kind in ("in", "attn", "key")]
+        lm, [Site(kind, layer) for layer in range(lm.n_layers) for kind in ("in", "attn", "key")]
     ) as seen:
         lm.stack(input_ids=ids, attention_mask=mask, use_cache=False)
-    say, gains = lambda h, w: lm.head(lm.norm(h)).log_softmax(-1)[w], []
+
+    def say(h: Tensor, word: Tensor) -> Tensor:
+        return lm.head(lm.norm(h)).log_softmax(-1)[word]
+
+    gains = []
     for row, layer, k in neurons:
         end = int(mask[row].sum()) - 1
-        h = seen["in", layer][row, end] + seen["attn", layer][row, end]
+        h = seen[Site("in", layer)][row, end] + seen[Site("attn", layer)][row, end]
         gains.append(
-            say(h + seen["key", layer][row, end, k] * lm.weight(layer)[:, k], words[row])
+            say(h + seen[Site("key", layer)][row, end, k] * lm.weight(layer)[:, k], words[row])
             - say(h, words[row])
         )
     return torch.stack(gains)

@@ -1,7 +1,8 @@
-"""What the library's exact replacements save: each timed against the plain procedure it replaces (``plain``), results compared.
+"""What the library's exact replacements save: each timed against the plain procedure it replaces
+(``plain``), results compared.
 
-Where the plain procedure is too slow it runs on a sample, its time is multiplied up, and ``Timing.note`` says so. Times are wall-clock
-seconds of one run on this machine.
+Where the plain procedure is too slow it runs on a sample, its time is multiplied up, and
+``Timing.note`` says so. Times are wall-clock seconds of one run on this machine.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Callable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from ..editing.solve import null_space_solver, ridge
 from ..editors import MEMIT
 from ..model.answers import recall
 from ..model.lm import LM, load, shipped
-from ..model.update import applied
+from ..model.update import Update, applied
 from ..training.train import RECIPES, make_tokenizer, new_model
 from ..world.cases import single_edits
 from ..world.wording import single_hop_cloze, statement
@@ -51,19 +53,19 @@ class Timing:
 
 
 def bench(what: Sequence[str] = (), progress: Progress | None = None) -> list[Timing]:
-    """The benchmarks named, or of the groups named (all if none), at their default sizes; the model is made once.
+    """The benchmarks named, or of the groups named (all if none), at their default sizes; the model
+    is made once.
 
-    Raises ValueError for an unknown name; AssertionError if a plain procedure and the library's disagree.
+    Raises ValueError for an unknown name; AssertionError if a plain procedure and the library's
+    disagree.
     """
     for name in what:
         if name not in BENCHMARKS and name not in GROUPS:
             raise ValueError(
                 f"unknown benchmark {name!r}; known: {', '.join([*BENCHMARKS, *GROUPS])}"
             )
-    chosen, rows = (
-        list(dict.fromkeys(one for name in what or BENCHMARKS for one in GROUPS.get(name, [name]))),
-        [],
-    )
+    names = [one for name in what or BENCHMARKS for one in GROUPS.get(name, [name])]
+    chosen, rows = list(dict.fromkeys(names)), []
     lm = reference() if set(chosen) - ALGEBRA else None
     for name in chosen:
         rows += (
@@ -75,7 +77,9 @@ def bench(what: Sequence[str] = (), progress: Progress | None = None) -> list[Ti
 
 
 def reference(name: str = "gptj-mini") -> LM:
-    """The shipped model of that name, or, where it is not there, a random one of its recipe's shape, which is as fast."""
+    """The shipped model of that name, or, where it is not there, a random one of its recipe's
+    shape, which is as fast.
+    """
     if name in shipped():
         return load(name)
     tokenizer = make_tokenizer(load_world(), RECIPES[name])
@@ -86,7 +90,7 @@ def reference(name: str = "gptj-mini") -> LM:
 # ---------------------------------------------------------------------- target vectors
 
 
-def targets(
+def targets(  # noqa: PLR0913 - sizes of one benchmark
     lm: LM | None = None,
     n: int = 100,
     sample: int = 3,
@@ -97,9 +101,11 @@ def targets(
     rtol: float = 1e-2,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Target vectors of ``n`` facts at ``layer`` with MEMIT's settings, no early stop; the plain procedure on ``sample`` of them.
+    """Target vectors of ``n`` facts at ``layer`` with MEMIT's settings, no early stop; the plain
+    procedure on ``sample`` of them.
 
-    rtol: allowed difference of the pushes z - h_0, as a share of the greatest entry (Adam's ``steps`` amplify rounding).
+    rtol: allowed difference of the pushes z - h_0, as a share of the greatest entry (Adam's
+    ``steps`` amplify rounding).
     Raises ValueError for a sample outside 1 to n; AssertionError if the results differ.
     """
     _sampled(sample, n)
@@ -109,11 +115,11 @@ def targets(
     n = len(given)  # exact duplicates are searched once
     chosen = sorted({i * n // sample for i in range(sample)})  # spread over the facts
     found, ours = timed(lambda: target_vectors(lm, given, layer, objective, prefixes), lm)
-    values, spent = [], 0.0
+    values: list[Tensor] = []
+    spent = 0.0
     for done, i in enumerate(chosen, 1):
-        z, seconds = timed(
-            lambda: plain.target_vectors(lm, [given[i]], layer, objective, prefixes), lm
-        )
+        search = partial(plain.target_vectors, lm, [given[i]], layer, objective, prefixes)
+        z, seconds = timed(search, lm)
         values, spent = [*values, z], spent + seconds
         _tell(progress, done, len(chosen), "targets")
     pushes = found.delta[0, chosen]
@@ -124,21 +130,28 @@ def targets(
             spent * n / len(chosen),
             ours,
             off,
-            f"{n} facts, {steps} steps, layer {layer} "
-            f"of {lm.n_layers}, {lm.name}; plain timed on {len(chosen)} and multiplied up; {_near(off)}",
+            f"{n} facts, {steps} steps, layer {layer} of {lm.n_layers}, {lm.name}; "
+            f"plain timed on {len(chosen)} and multiplied up; {_near(off)}",
         )
     ]
 
 
 def bound(lm: LM, given: Sequence[Request], layer: int, prefixes: Sequence[str] = ("",)) -> float:
-    """How many times fewer multiplications than the plain procedure a step of an exact target search can make, at most.
+    """How many times fewer multiplications than the plain procedure a step of an exact target
+    search can make, at most.
 
-    Plain: every block at every position of the padded rows, back through those above ``layer``, logits twice, forward and back. Left: above
-    ``layer``, forward and back, one position in the next block, those from the lookup token on in the others, in the last one the labels
-    only, and logits there. Counts products of weights and states.
+    Plain: every block at every position of the padded rows, back through those above ``layer``,
+    logits twice, forward and back. Left: above ``layer``, forward and back, one position in the
+    next block, those from the lookup token on in the others, in the last one the labels only, and
+    logits there. Counts products of weights and states.
     """
     weights = [sum(p.numel() for p in block.parameters() if p.ndim == 2) for block in lm.blocks]
-    head, above, all_, left = lm.head.weight.numel(), weights[layer + 1 :], 0, 0
+    head, above, all_, left = (
+        sum(p.numel() for p in lm.head.parameters() if p.ndim == 2),
+        weights[layer + 1 :],
+        0,
+        0,
+    )
     for r in given:
         rows, answer = (
             [tokens(lm, prefix + r.prompt, len(prefix) + r.end) for prefix in prefixes],
@@ -171,12 +184,14 @@ def savings(
     rtol: float = 1e-2,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Where the gain of ``targets`` comes from: one saving after another, each timed against the plain procedure."""
+    """Where the gain of ``targets`` comes from: one saving after another, each timed against the
+    plain procedure.
+    """
     lm, world = lm or reference(), load_world()
     given, objective = requests(single_edits(world, n, seed)), Objective(steps=steps, floor=None)
     prefixes = contexts(lm, n_prefixes, seed=seed)
     batch = partial(plain.target_vectors, lm, given, layer, objective, prefixes)
-    stages = {
+    stages: dict[str, Callable[[], Tensor]] = {
         "all facts in one batch": batch,
         "logits at labels only": partial(batch, logits="labels"),
         "layers above the edit only": partial(batch, logits="labels", frozen=True),
@@ -219,14 +234,16 @@ def update(
     rtol: float = 1e-8,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """One write of ``n`` facts at d_ff = ``m`` on a made-up second moment, float64: full solve against cached factor, and making it.
+    """One write of ``n`` facts at d_ff = ``m`` on a made-up second moment, float64: full solve
+    against cached factor, and making it.
 
-    Raises ValueError for a size below 1; AssertionError if the results differ by more than rtol of the greatest entry.
+    Raises ValueError for a size below 1; AssertionError if the results differ by more than rtol of
+    the greatest entry.
     """
     if min(m, d, n) < 1:
         raise ValueError(f"sizes m={m}, d={d}, n={n} must be positive")
     draw = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
+    normal = partial(torch.randn, generator=draw, dtype=torch.float64)
     low, K, R = normal(m, min(m, 64)), normal(m, n), normal(d, n)
     C = (low @ low.T).div_(low.shape[1])
     C.diagonal().add_(0.1 + normal(m).abs())
@@ -255,22 +272,23 @@ def history(
     rtol: float = 1e-8,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """AlphaEdit's write of ``n`` facts after ``stored`` others, float64: m unknowns and d right-hand sides against factors of the edits.
+    """AlphaEdit's write of ``n`` facts after ``stored`` others, float64: m unknowns and d
+    right-hand sides against factors of the edits.
 
-    The null space is seven tenths of all directions, as published. Raises ValueError and AssertionError as ``update``.
+    The null space is seven tenths of all directions, as published. Raises ValueError and
+    AssertionError as ``update``.
     """
     if min(m, d, n, stored) < 1:
         raise ValueError(f"sizes m={m}, d={d}, n={n}, stored={stored} must be positive")
     draw = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
+    normal = partial(torch.randn, generator=draw, dtype=torch.float64)
     large = torch.linalg.qr(normal(m, max(1, 3 * m // 10))).Q
-    project = lambda x: x - large @ (large.T @ x)
-    P, H, K, R = (
-        project(torch.eye(m, dtype=torch.float64)),
-        project(normal(m, stored)),
-        normal(m, n),
-        normal(d, n),
-    )
+
+    def project(x: Tensor) -> Tensor:
+        return x - large @ (large.T @ x)
+
+    P, H = project(torch.eye(m, dtype=torch.float64)), project(normal(m, stored))
+    K, R = normal(m, n), normal(d, n)
     S = H @ H.T  # kept from write to write, as H is by the library
     full, whole = timed(lambda: plain.null_ridge(P, S, K, R, weight))
     _tell(progress, 1, 2, "history")
@@ -305,7 +323,9 @@ def keys(
     rtol: float = 1e-4,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Keys and current values of ``n`` facts at every layer of a write: full forwards for each layer against states carried upwards."""
+    """Keys and current values of ``n`` facts at every layer of a write: full forwards for each
+    layer against states carried upwards.
+    """
     lm, world = lm or reference(), load_world()
     given, prefixes = requests(single_edits(world, n, seed)), contexts(lm, n_prefixes, seed=seed)
 
@@ -320,7 +340,9 @@ def keys(
     _tell(progress, 1, 2, "keys")
     expected, spent = timed(lambda: plain.keys_and_values(lm, given, layers, prefixes), lm)
     off = max(
-        same("keys", a, b, rtol) for one, other in zip(found, expected) for a, b in zip(one, other)
+        same("keys", a, b, rtol)
+        for one, other in zip(found, expected, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
     _tell(progress, 2, 2, "keys")
     return [
@@ -343,20 +365,22 @@ def covariance(
     rtol: float = 1e-8,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Second moments of several layers (default: all) over ``n`` sentences: one pass for each, stopped there, against one for all."""
+    """Second moments of several layers (default: all) over ``n`` sentences: one pass for each,
+    stopped there, against one for all.
+    """
     lm, world = lm or reference(), load_world()
-    layers, texts = (
-        range(lm.n_layers) if layers is None else layers,
-        [statement(world, fact) for fact in world.facts[:n]],
-    )
-    lm.fingerprint
+    layers = range(lm.n_layers) if layers is None else layers
+    texts = [statement(world, fact) for fact in world.facts[:n]]
+    _ = lm.fingerprint  # made once in a model's life, before the clock starts
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         found, ours = timed(lambda: second_moments(lm, texts, layers, one), lm)
         _tell(progress, 1, 2, "covariance")
         expected, spent = timed(
             lambda: [second_moments(lm, texts, [layer], other)[layer] for layer in layers], lm
         )
-    off = max(same("covariance", found[layer], C, rtol) for layer, C in zip(layers, expected))
+    off = max(
+        same("covariance", found[layer], C, rtol) for layer, C in zip(layers, expected, strict=True)
+    )
     _tell(progress, 2, 2, "covariance")
     return [
         Timing(
@@ -377,23 +401,24 @@ def attribution(
     rtol: float = 1e-2,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Value scores (exact norm) of all FFN neurons for ``n`` prompts; the plain loop on the ``sample`` greatest, least touched by rounding.
+    """Value scores (exact norm) of all FFN neurons for ``n`` prompts; the plain loop on the
+    ``sample`` greatest, least touched by rounding.
 
-    Raises ValueError for a sample outside 1 to the number of neurons; AssertionError if results differ by more than rtol of the greatest.
+    Raises ValueError for a sample outside 1 to the number of neurons; AssertionError if results
+    differ by more than rtol of the greatest.
     """
     lm, world = lm or reference(), load_world()
     facts = random.Random(seed).sample(world.facts, n)
-    (ids, mask), words = (
-        lm.encode([single_hop_cloze(world, fact) for fact in facts]),
-        first_tokens(lm, [fact.object for fact in facts]),
-    )
+    ids, mask = lm.encode([single_hop_cloze(world, fact) for fact in facts])
+    words = first_tokens(lm, [fact.object for fact in facts])
     _sampled(sample, n * lm.n_layers * lm.d_mlp)
-    lm.traced  # wrapped once in a model's life
+    _ = lm.traced  # wrapped once in a model's life, before the clock starts
     scores, ours = timed(lambda: value_scores(lm, ids, mask, words, norm="exact"), lm)
     _tell(progress, 1, 2, "attribution")
     places = scores.abs().flatten().topk(sample).indices
     chosen = [index.tolist() for index in torch.unravel_index(places, scores.shape)]
-    expected, spent = timed(lambda: plain.scores(lm, ids, mask, words, list(zip(*chosen))), lm)
+    neurons = list(zip(*chosen, strict=True))
+    expected, spent = timed(lambda: plain.scores(lm, ids, mask, words, neurons), lm)
     off = same("attribution", scores.flatten()[places], expected, rtol)
     _tell(progress, 2, 2, "attribution")
     return [
@@ -420,10 +445,13 @@ def each(
     rtol: float = 1e-2,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """``n`` independent single edits by MEMIT, made and judged in one batch of differently edited models, against one by one.
+    """``n`` independent single edits by MEMIT, made and judged in one batch of differently edited
+    models, against one by one.
 
-    Without prefixes, whose sampling a loop would repeat. One by one, weights are written and put back for every case.
-    Raises AssertionError if a matrix of an update, or a log-probability, differs by more than rtol of the greatest entry.
+    Without prefixes, whose sampling a loop would repeat. One by one, weights are written and put
+    back for every case.
+    Raises AssertionError if a matrix of an update, or a log-probability, differs by more than rtol
+    of the greatest entry.
     """
     lm, world = lm or reference(), load_world()
     groups = [[edit] for edit in single_edits(world, n, seed)]
@@ -434,38 +462,36 @@ def each(
         )
     for layer in layers:
         moments.solver(layer, 1.0)  # factored once, by neither side
-    lm.fingerprint
+    _ = lm.fingerprint  # made once in a model's life, before the clock starts
     together, ours = timed(lambda: editor.each(lm, groups, moments), lm)
-    alone, spent = [], 0.0
+    alone: list[Update] = []
+    spent = 0.0
     for i, edits in enumerate(groups):
-        one, seconds = timed(lambda: editor(lm, edits, moments), lm)
+        one, seconds = timed(partial(editor, lm, edits, moments), lm)
         alone, spent = [*alone, one], spent + seconds
         _tell(progress, i + 1, n, "each")
     off = max(
         same("each", a.delta(layer), b.delta(layer), rtol)
-        for a, b in zip(together, alone)
+        for a, b in zip(together, alone, strict=True)
         for layer in a.layers
     )
     asked = [
         [template.replace("{}", edit.subject) for template in (edit.prompt, *edit.paraphrases)]
         for (edit,) in groups
     ]
-    answers = [[edit.target_new] * len(prompts) for (edit,), prompts in zip(groups, asked)]
-    flat = lambda lists: [one for some in lists for one in some]
-    at_once, judging = timed(
-        lambda: recall(
-            lm, flat(asked), flat(answers), flat([u] * len(p) for u, p in zip(together, asked))
-        ),
-        lm,
-    )
+    answers = [
+        [edit.target_new] * len(prompts) for (edit,), prompts in zip(groups, asked, strict=True)
+    ]
+    owners = [[u] * len(p) for u, p in zip(together, asked, strict=True)]
+    texts, wanted, edited = (list(chain.from_iterable(some)) for some in (asked, answers, owners))
+    at_once, judging = timed(partial(recall, lm, texts, wanted, edited), lm)
 
     def judge(change, prompts, wanted):
         with applied(lm, change):
             return recall(lm, prompts, wanted).logprob
 
-    one_by_one, loop = timed(
-        lambda: flat(judge(*case) for case in zip(together, asked, answers)), lm
-    )
+    cases = list(zip(together, asked, answers, strict=True))
+    one_by_one, loop = timed(lambda: [value for case in cases for value in judge(*case)], lm)
     judged = same("judging", torch.tensor(at_once.logprob), torch.tensor(one_by_one), rtol)
     size = f"{n} independent edits, {len(layers)} layers, {steps} steps, {lm.name}; "
     return [
@@ -475,7 +501,7 @@ def each(
             loop,
             judging,
             judged,
-            f"{len(flat(asked))} prompts, {lm.name}; {_near(judged)}",
+            f"{len(one_by_one)} prompts, {lm.name}; {_near(judged)}",
         ),
     ]
 
@@ -484,9 +510,8 @@ BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {
     run.__name__: run
     for run in (targets, savings, update, history, keys, covariance, each, attribution)
 }
-GROUPS = {
-    "editors": [name for name in BENCHMARKS if name != "attribution"]
-}  #: names that stand for several
+#: names that stand for several
+GROUPS = {"editors": [name for name in BENCHMARKS if name != "attribution"]}
 ALGEBRA = {"update", "history"}  #: those that need no model
 
 
@@ -494,7 +519,9 @@ ALGEBRA = {"update", "history"}  #: those that need no model
 
 
 def timed(work: Callable, lm: LM | None = None):
-    """Result and wall-clock seconds of ``work()``, the accelerator's queue emptied before and after."""
+    """Result and wall-clock seconds of ``work()``, the accelerator's queue emptied before and
+    after.
+    """
     wait = (
         torch.accelerator.synchronize
         if lm is not None and lm.device.type != "cpu"
@@ -508,11 +535,15 @@ def timed(work: Callable, lm: LM | None = None):
 
 
 def same(name: str, found: Tensor, expected: Tensor, rtol: float) -> float:
-    """The greatest difference, as a share of the greatest entry. Raises AssertionError if it exceeds rtol."""
+    """The greatest difference, as a share of the greatest entry.
+
+    Raises AssertionError if it exceeds rtol.
+    """
     off = ((found - expected).abs().max() / expected.abs().max()).item()
     if not off <= rtol:
         raise AssertionError(
-            f"{name}: the plain procedure and the library differ by {off:.1e} of the greatest entry; allowed: {rtol:g}"
+            f"{name}: the plain procedure and the library differ by {off:.1e} "
+            f"of the greatest entry; allowed: {rtol:g}"
         )
     return off
 

@@ -1,13 +1,16 @@
-"""What a terminal shows: messages, progress bars, tables; a user's mistake as one red line and an exit code.
+"""What a terminal shows: messages, progress bars, tables; a user's mistake as one red line and an
+exit code.
 
-A ValueError becomes exit code 2, a failed chapter or build exit code 1, Ctrl-C exit code 130. Bugs keep their traceback.
+A ValueError becomes exit code 2, a failed chapter or build exit code 1, Ctrl-C exit code 130. Bugs
+keep their traceback.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -32,7 +35,9 @@ def fail(message: str, code: int):
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable]:
-    """A progress bar with the time remaining, where stderr is a terminal; gives the function (done, total, what) that moves it."""
+    """A progress bar with the time remaining, where stderr is a terminal; gives the function (done,
+    total, what) that moves it.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,12 +105,12 @@ def examples(text: str, *lines: str) -> str:
 
 
 def probe_table(answers) -> Table:
-    """The answers of ``probe.before_and_after`` as a table; green where they are ideal after the edit, red where not."""
-    table, rows = (
-        Table("", "prompt", "ideal", "before", "after", title="answers before and after"),
-        list(answers.itertuples()),
-    )
-    for row, following in zip(rows, [*rows[1:], None]):
+    """The answers of ``probe.before_and_after`` as a table; green where they are ideal after the
+    edit, red where not.
+    """
+    table = Table("", "prompt", "ideal", "before", "after", title="answers before and after")
+    rows = list(answers.itertuples())
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
         color = "green" if row.ok else "red"
         table.add_row(
             row.kind,
@@ -119,7 +124,9 @@ def probe_table(answers) -> Table:
 
 
 def layer_table(title: str, scores: Mapping[str, Sequence[float]], top: int) -> Table:
-    """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best first."""
+    """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best
+    first.
+    """
     best = {
         kind: sorted(range(len(row)), key=lambda layer: -row[layer])[:top]
         for kind, row in scores.items()
@@ -150,7 +157,7 @@ def bars_table(title: str, found: Mapping[str, float], bars: Mapping[str, float]
 
 
 def training_line(row: Mapping[str, float]) -> str:
-    """A row of ``train_log.jsonl`` in short: step, loss, speed, what was measured (%), time left."""
+    """A row of ``train_log.jsonl`` in short: step, loss, speed, shares (%), time left."""
     left = (
         (row["steps"] - row["step"])
         * row["tokens"]
@@ -160,4 +167,7 @@ def training_line(row: Mapping[str, float]) -> str:
     )
     known = ("step", "steps", "tokens", "loss", "schedule", "tokens_per_s")
     shares = " ".join(f"{key} {100 * value:.0f}" for key, value in row.items() if key not in known)
-    return f"step {row['step']}/{row['steps']}, loss {row['loss']:.3f}, {row['tokens_per_s']:,} tokens/s, {shares}, {left:.0f} min left"
+    return (
+        f"step {row['step']}/{row['steps']}, loss {row['loss']:.3f}, "
+        f"{row['tokens_per_s']:,} tokens/s, {shares}, {left:.0f} min left"
+    )

@@ -1,4 +1,6 @@
-"""The checks of ``audit``, put to the tables and the sentences of the ACE paper; and the doubts that were noted while reading it."""
+"""The checks of ``audit``, put to the tables and the sentences of the ACE paper; and the doubts
+that were noted while reading it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,14 @@ from ..provenance import ROOT
 from . import checks
 from .published import published
 
-#: Faults that are no contradictions, by what would be wrong: they may have a reason that the paper does not give, or something is missing.
+#: Faults that are no contradictions, by what would be wrong: they may have a reason that the paper
+#: does not give, or something is missing.
 WEIGHT = {
     "the FFN list is the attention list": "suspect",
     "one part of a comparison is of another model": "omission",
-    "the same words before, the same model, another importance (unless the target differs)": "suspect",
+    "the same words before, the same model, another importance (unless the target differs)": (
+        "suspect"
+    ),
     "a quantity has two values (unless Table 6 skips other layers)": "suspect",
     "there is no unedited model to compare with": "omission",
     "the example of a small variation is smaller than others": "omission",
@@ -26,8 +31,8 @@ COPIED = ("lists_without_repeat", "lists_of_their_own")
 def checked() -> pd.DataFrame:
     """Everything that was checked, one row each.
 
-    Returns: columns what (would be wrong), source, where (in it), numbers, fault (whether it is one), kind ("" if none; "repeat" if an
-    earlier table has it in the same list), check.
+    Returns: columns what (would be wrong), source, where (in it), numbers, fault (whether it is
+    one), kind ("" if none; "repeat" if an earlier table has it in the same list), check.
     """
     plan = [
         *ranked_lists(),
@@ -82,7 +87,9 @@ def _tokens(table: int) -> pd.Series:
 
 
 def _averages() -> list[tuple]:
-    plan, shares, inline = [], {}, published("ace_inline")
+    plan: list[tuple] = []
+    shares: dict = {}
+    inline = published("ace_inline")
     for n, check, what in (
         (10, checks.averages_within, "an average that no weights can give"),
         (2, checks.averages_share_weights, "averages that no common weights can give"),
@@ -350,7 +357,9 @@ SIMILAR, DISSIMILAR = (
 
 
 def numbers(*keys: str) -> list[float]:
-    """Numbers of the running text by their keys, as ``tables.quote``; several in one entry are joined with ";"."""
+    """Numbers of the running text by their keys, as ``tables.quote``; several in one entry are
+    joined with ";".
+    """
     values = published("ace_inline").set_index("id")["value"]
     return [float(part) for key in keys for part in values[key].split(";")]
 
@@ -363,7 +372,7 @@ def layers(*keys: str) -> list[int]:
 def ranked_lists() -> list[tuple]:
     """Tables 1, 14 and 15, and what Sections 4.1 and L.2 say of them."""
     ranked = {number: published(number) for number in (1, 14, 15)}
-    plan = [
+    plan: list[tuple] = [
         ("a ranked list names a layer twice", f"Table {n}", checks.lists_without_repeat, table)
         for n, table in ranked.items()
     ]
@@ -417,7 +426,9 @@ def ranked_lists() -> list[tuple]:
 
 
 def places() -> list[tuple]:
-    """Query and value layers in Sections 4.2, 6.4 and G, and whether the models have all layers that are named."""
+    """Query and value layers in Sections 4.2, 6.4 and G, and whether the models have all layers
+    that are named.
+    """
     probed = [
         re.match(r"active value neurons in layer (\d+), before", quantity)
         for quantity in published("ace_inline").quantity
@@ -459,7 +470,7 @@ def places() -> list[tuple]:
         section: min(named["GPT-J", "value"][section]) - max(named["GPT-J", "query"][section])
         for section in ("6.4", "G")
     }
-    plan = [
+    plan: list[tuple] = [
         ("a layer that the model does not have", model, checks.layers_exist, lists[model], depth)
         for model, depth in DEPTH.items()
     ]

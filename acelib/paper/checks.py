@@ -1,14 +1,18 @@
-"""Does the ACE paper agree with itself? Each check looks at published tables, and gives one ``Result`` for everything that it looked at.
+"""Does the ACE paper agree with itself? Each check looks at published tables, and gives one
+``Result`` for everything that it looked at.
 
-Nothing is measured. A fault is an inconsistency of printed numbers, or of a sentence with them; which side is wrong, no check can tell.
-Its kind says how much it weighs: a "contradiction"; "suspect", unlikely unless something is not said; "unit or rounding"; an "omission".
-``findings`` names the tables and sentences that each check is put to.
+Nothing is measured. A fault is an inconsistency of printed numbers, or of a sentence with them;
+which side is wrong, no check can tell.
+Its kind says how much it weighs: a "contradiction"; "suspect", unlikely unless something is not
+said; "unit or rounding"; an "omission". ``findings`` names the tables and sentences that each check
+is put to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Iterable, Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,13 +53,12 @@ def lists_of_their_own(ranked: pd.DataFrame) -> list[Result]:
         .agg(list)
         .unstack()
     )
-    said = lambda a, f: (
-        "the same list"
-        if a == f
-        else "the same layers in another order"
-        if set(a) == set(f)
-        else "different layers"
-    )
+
+    def said(a: list, f: list) -> str:
+        if a == f:
+            return "the same list"
+        return "the same layers in another order" if set(a) == set(f) else "different layers"
+
     return [
         Result(name, said(a, f), set(a) == set(f))
         for name, a, f in lists[["attn", "ffn"]].itertuples()
@@ -70,7 +73,9 @@ def lists_name(
     top: int,
     wanted=True,
 ) -> list[Result]:
-    """Layers that are not (or, not ``wanted``, are) among the ``top`` of some categories, as a sentence says."""
+    """Layers that are not (or, not ``wanted``, are) among the ``top`` of some categories, as a
+    sentence says.
+    """
     ranks = (
         ranked[ranked.block == block]
         .drop_duplicates(["category", "layer"])
@@ -92,12 +97,15 @@ def lists_name(
 
 
 def marks_follow(ranked: pd.DataFrame, before: pd.DataFrame) -> list[Result]:
-    """Layers underlined as changed (column changed) although they stand where they stood in ``before``, or the other way round."""
+    """Layers underlined as changed (column changed) although they stand where they stood in
+    ``before``, or the other way round.
+    """
     both = ranked.merge(before, on=["category", "block", "rank"], suffixes=("", "_before"))
     return [
         Result(
             f"{row.category} {row.block} rank {row.rank}",
-            f"layer {row.layer_before}, then {row.layer}, {'' if row.changed else 'not '}underlined",
+            f"layer {row.layer_before}, then {row.layer}, "
+            f"{'' if row.changed else 'not '}underlined",
             bool(row.changed) != (row.layer != row.layer_before),
         )
         for row in both.itertuples()
@@ -105,7 +113,9 @@ def marks_follow(ranked: pd.DataFrame, before: pd.DataFrame) -> list[Result]:
 
 
 def changes_are_low(ranked: pd.DataFrame, before: pd.DataFrame) -> list[Result]:
-    """Whether most changes of a ranked list are in its lower half, as stated; the middle rank counts for neither half."""
+    """Whether most changes of a ranked list are in its lower half, as stated; the middle rank
+    counts for neither half.
+    """
     both = ranked.merge(before, on=["category", "block", "rank"], suffixes=("", "_before"))
     ranks, middle = (
         sorted(both["rank"][both.layer != both.layer_before]),
@@ -121,7 +131,7 @@ def changes_are_low(ranked: pd.DataFrame, before: pd.DataFrame) -> list[Result]:
 
 
 def averages_within(wide: pd.DataFrame, total: str) -> list[Result]:
-    """Averages below the least or above the greatest of their columns, which no weights can give."""
+    """Averages below the least or above the greatest of their columns: no weights give them."""
     parts = wide.drop(columns=total)
     return [
         Result(
@@ -134,7 +144,9 @@ def averages_within(wide: pd.DataFrame, total: str) -> list[Result]:
 
 
 def averages_share_weights(wide: pd.DataFrame, total: str, rounding: float = 0.01) -> list[Result]:
-    """Whether one set of weights (not negative, sum 1) gives all averages; by how much the best set misses at worst (a linear program)."""
+    """Whether one set of weights (not negative, sum 1) gives all averages; by how much the best set
+    misses at worst (a linear program).
+    """
     parts = wide.drop(columns=total).to_numpy(float)
     one, miss = np.ones((len(wide), 1)), np.r_[np.zeros(parts.shape[1]), 1]
     best = linprog(
@@ -145,12 +157,15 @@ def averages_share_weights(wide: pd.DataFrame, total: str, rounding: float = 0.0
         [1],
     )
     *weights, worst = best.x
-    said = f"weights {', '.join(f'{weight:.2f}' for weight in weights)} miss one by {worst:.2f}; rounding explains {rounding}"
+    shares = ", ".join(f"{weight:.2f}" for weight in weights)
+    said = f"weights {shares} miss one by {worst:.2f}; rounding explains {rounding}"
     return [Result(f"all {len(wide)} averages", said, bool(worst > rounding))]
 
 
 def within(values: Mapping[str, float], low: float, high: float) -> list[Result]:
-    """Values below or above what they can be, such as percentages, or what the text says that they are."""
+    """Values below or above what they can be, such as percentages, or what the text says that they
+    are.
+    """
     return [
         Result(where, f"{value:g}, allowed {low:g} to {high:g}", not low <= value <= high)
         for where, value in values.items()
@@ -166,9 +181,11 @@ def values_agree(a: pd.Series, b: pd.Series) -> list[Result]:
 
 
 def change_follows(stated: Mapping[str, tuple[str, float, float]]) -> list[Result]:
-    """Changes stated in percent that the two values they are taken from do not give, rounded to as many digits; and what they do give.
+    """Changes stated in percent that the two values they are taken from do not give, rounded to as
+    many digits; and what they do give.
 
-    Of kind "unit or rounding" if the stated number is the change in points, or less than one in its last digit away.
+    Of kind "unit or rounding" if the stated number is the change in points, or less than one in its
+    last digit away.
     """
     rows = [
         (where, text, a, b, abs(b - a), 100 * abs(b - a) / a, len(text.partition(".")[2]))

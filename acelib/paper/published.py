@@ -8,10 +8,12 @@ from ..provenance import ROOT
 
 
 def published(table: int | str) -> pd.DataFrame:
-    """A published table as printed: 2 is Table 2 of ACE; other papers and the running text by file name, "ql_table_01", "ace_inline".
+    """A published table as printed: 2 is Table 2 of ACE; other papers and the running text by file
+    name, "ql_table_01", "ace_inline".
 
-    Returns one value a row (``data/paper/README.md`` names the columns). A column is numeric when all its cells are numbers; ``n_edits``
-    of Tables 2 and 10 is text, "1" to "4" and "all" for the printed average. Raises ValueError unless exactly one file is meant.
+    Returns one value a row (``data/paper/README.md`` names the columns). A column is numeric when
+    all its cells are numbers; ``n_edits`` of Tables 2 and 10 is text, "1" to "4" and "all" for the
+    printed average. Raises ValueError unless exactly one file is meant.
     """
     stem, files = (
         f"ace_table_{table:02d}" if isinstance(table, int) else table,
@@ -26,7 +28,10 @@ def published(table: int | str) -> pd.DataFrame:
 
 
 def quote(key: str) -> float:
-    """A number of ACE's running text by its key, "ace_13" -> 9.47. Raises ValueError if there is none, or if it is no single number."""
+    """A number of ACE's running text by its key, "ace_13" -> 9.47.
+
+    Raises ValueError if there is none, or if it is no single number.
+    """
     values = published("ace_inline").set_index("id")["value"]
     try:
         return float(values[key])

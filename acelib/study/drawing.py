@@ -83,9 +83,9 @@ LOOK = (
 )
 
 
-LEGEND = dict(ncols=6, columnspacing=1.4, handlelength=1.6, handletextpad=0.5)
+LEGEND: dict = dict(ncols=6, columnspacing=1.4, handlelength=1.6, handletextpad=0.5)
 #: Published values: a white diamond over the bar.
-DIAMOND = dict(ls="", marker="D", ms=4.5, mfc="white", mec=INK, mew=1.1, zorder=4)
+DIAMOND: dict = dict(ls="", marker="D", ms=4.5, mfc="white", mec=INK, mew=1.1, zorder=4)
 
 
 def figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -177,7 +177,9 @@ def grouped_bars(data: pd.DataFrame, by: str, errorbar: Callable, **settings) ->
     return grid
 
 
-def means(ax, places: Sequence[float], values: Sequence[Mean], axis: str = "y", **look) -> None:
+def means(
+    ax, places: Sequence[float] | np.ndarray, values: Sequence[Mean], axis: str = "y", **look
+) -> None:
     """Points with whiskers along an axis.   look: of ``errorbar``."""
     middle = [value.mean for value in values]
     if axis == "y":
@@ -208,8 +210,10 @@ def heatmap(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], 
 def legend(fig: Figure, ax, loc: str = "outside upper center", ncols: int = 6) -> Figure:
     """One legend for the whole figure, of what ``ax`` shows, published values last."""
     shown = zip(*ax.get_legend_handles_labels(), strict=True)
-    handles, labels = zip(*sorted(shown, key=lambda entry: "published" in entry[1]), strict=True)
-    fig.legend(handles, labels, loc=loc, **(LEGEND | {"ncols": ncols}))
+    ordered = sorted(shown, key=lambda entry: "published" in entry[1])
+    handles, labels = zip(*ordered, strict=True)
+    look: dict = LEGEND | {"loc": loc, "ncols": ncols}
+    fig.legend(handles=handles, labels=labels, **look)
     return fig
 
 

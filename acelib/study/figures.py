@@ -803,7 +803,9 @@ def dots(
                 for level, some in of_name
             }
             places = np.arange(len(levels)) + (i - (len(names) - 1) / 2) * 0.7 / len(names)
-            look = dict(fmt="osD^v"[i % 5], ms=4.5, lw=1.5, color=HUES.get(name, shades[name]))
+            look: dict = dict(
+                fmt="osD^v"[i % 5], ms=4.5, lw=1.5, color=HUES.get(name, shades[name])
+            )
             means(ax, places, [found.get(level, NOTHING) for level in levels], label=name, **look)
         # 2. Levels are set apart by lines between them.
         if not log:

@@ -65,10 +65,11 @@ class Study:
         ``sum`` of a model's groups is what all questions say. There are no empty groups.
         """
         pairs = questions(self.world, n_questions, self.seed)
-        groups = [pairs[i::n_groups] for i in range(min(n_groups, len(pairs)))]
+        parts = [pairs[i::n_groups] for i in range(min(n_groups, len(pairs)))]
+        groups = [tuple(zip(*part, strict=True)) for part in parts]
 
         def work(name: str, host: LM) -> list[Located]:
-            return [locate(host, *zip(*group, strict=True)) for group in groups]
+            return [locate(host, prompts, answers) for prompts, answers in groups]
 
         return self.per_model(work)
 

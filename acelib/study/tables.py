@@ -243,11 +243,10 @@ def style(table: pd.DataFrame, caption: str) -> Table:
     for j, path in enumerate(paths):
         cells, kind = table.iloc[:, j], _kind(path, table.iloc[:, j], models)
         rivals = kind and path[0].startswith(kind) and path[1:] in compared
+        numbers = [cell.mean if isinstance(cell, Mean) else cell for cell in cells]
         values = [
-            getattr(cell, "mean", cell)
-            if rivals and name != BASELINE and isinstance(cell, (Mean, float))
-            else nan
-            for name, cell in cells.items()
+            number if rivals and name != BASELINE and isinstance(number, float) else nan
+            for name, number in zip(cells.index, numbers, strict=True)
         ]
         best = max((value for value in values if not isnan(value)), default=nan)
         text = (
@@ -296,7 +295,7 @@ def _kind(path: Sequence[str], cells: pd.Series, models: Sequence[str]) -> str:
 
 
 def _beside(
-    quoted: pd.DataFrame, rows: pd.DataFrame, cells: dict[str, Callable], model: str, name: str
+    quoted: pd.DataFrame, rows: pd.DataFrame, cells: Mapping[str, Callable], model: str, name: str
 ) -> pd.DataFrame:
     """Editors x (source, column): the quoted values, then the measured ones by model.
 
@@ -311,7 +310,8 @@ def _beside(
     for of, part in (rows if "model" in rows else rows.assign(model=model)).groupby(
         "model", sort=False
     ):
-        editors, of_editor = dict(list(part.groupby("editor", sort=False))), cells | {"cases": len}
+        editors = dict(list(part.groupby("editor", sort=False)))
+        of_editor = {**cells, "cases": len}
         parts[f"measured {of}"] = pd.DataFrame(
             {
                 column: {editor: cell(group) for editor, group in editors.items()}

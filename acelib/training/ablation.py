@@ -1,15 +1,18 @@
-"""What each kind of training text buys: a small reference model is trained without each of them in turn, and measured by the bars.
+"""What each kind of training text buys: a small reference model is trained without each of them in
+turn, and measured by the bars.
 
-The other kinds keep their proportions and the number of steps stays, so a variant reads more of what is left. A second seed of the whole
-mixture says how far two runs of one recipe differ, in the bars and in the layers that are located.
+The other kinds keep their proportions and the number of steps stays, so a variant reads more of
+what is left. A second seed of the whole mixture says how far two runs of one recipe differ, in the
+bars and in the layers that are located.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Callable
 
 import pandas as pd
 
@@ -51,27 +54,22 @@ def ablate(
     progress: Callable[[int, int, str], object] | None = None,
     **sizes: int,
 ) -> pd.DataFrame:
-    """Train and measure each recipe in ``chosen`` (name -> recipe) in its own folder below ``folder``; resumable.
+    """Train and measure each recipe in ``chosen`` (name -> recipe) in its own folder below
+    ``folder``; resumable.
 
     progress: called with (steps done, steps of all, name).   sizes: those of ``bars.measure``.
-    Returns one row a recipe: variant, seed, steps, loss (nats a token), every bar (shares), early_site, query_layers, value_layers.
+    Returns one row per recipe: variant, seed, steps, loss (nats per token), every bar (shares),
+    early_site, query_layers, value_layers.
     """
     total, rows = sum(recipe.steps for recipe in chosen.values()), []
     for i, (name, recipe) in enumerate(chosen.items()):
-        before, place = (
-            sum(r.steps for r in list(chosen.values())[:i]),
-            Path(folder) / name.replace(", ", "-").replace(" ", "-"),
-        )
-        row, settings = (
-            place / "row.json",
-            json.dumps([repr(recipe), world.digest, sizes, code_hash((bars.__name__,))]),
-        )
+        before = sum(r.steps for r in list(chosen.values())[:i])
+        place = Path(folder) / name.replace(", ", "-").replace(" ", "-")
+        row = place / "row.json"
+        settings = json.dumps([repr(recipe), world.digest, sizes, code_hash((bars.__name__,))])
         if not row.exists() or json.loads(row.read_text())["settings"] != settings:
-            told = []
-            tell = lambda log: (
-                told.append(log["loss"]),
-                progress and progress(before + log["step"], total, name),
-            )
+            told: list[float] = []
+            tell = partial(_tell, told, progress, before, total, name)
             lm = train(recipe, world, place, device=device, compile=compile, every=100, report=tell)
             measured = json.dumps(
                 dict(settings=settings, row=_row(name, recipe, told, place, lm, world, sizes))
@@ -82,6 +80,13 @@ def ablate(
     return pd.DataFrame(rows)
 
 
+def _tell(losses: list[float], progress, before: int, total: int, name: str, log: dict) -> None:
+    """Keeps the loss of a row of the training log, and passes its step on."""
+    losses.append(log["loss"])
+    if progress:
+        progress(before + log["step"], total, name)
+
+
 def _row(
     name: str, recipe: Recipe, told: list[float], place: Path, lm: LM, world: World, sizes: dict
 ) -> dict:
@@ -90,19 +95,23 @@ def _row(
         if told
         else json.loads((place / "train_log.jsonl").read_text().splitlines()[-1])["loss"]
     )
-    found, asked = bars.measure(lm, world, **sizes), questions(world, 48, recipe.seed)
-    located = locate(lm, *zip(*asked), 2, 2)
-    text = lambda layers: " ".join(map(str, layers))
+    shares = bars.measure(lm, world, **sizes)
+    prompts, answers = zip(*questions(world, 48, recipe.seed), strict=True)
+    located = locate(lm, prompts, answers, 2, 2)
     return dict(
         variant=name,
         seed=recipe.seed,
         steps=recipe.steps,
         loss=round(loss, 4),
-        **{key: round(v, 4) for key, v in found.items()},
-        early_site=text(bars.early_site(lm, world)),
-        query_layers=text(located.query_layers),
-        value_layers=text(located.value_layers),
+        **{key: round(v, 4) for key, v in shares.items()},
+        early_site=_text(bars.early_site(lm, world)),
+        query_layers=_text(located.query_layers),
+        value_layers=_text(located.value_layers),
     )
+
+
+def _text(layers: Iterable[int]) -> str:
+    return " ".join(map(str, layers))
 
 
 def keep(rows: pd.DataFrame, path: Path = KEPT) -> None:

@@ -1,12 +1,14 @@
-"""The bars a reference model must pass before experiments on it mean anything: does it know the world, can it reason over it, and does
-it store facts where editors look for them?"""
+"""The bars a reference model must pass before experiments on it mean anything: does it know the
+world, can it reason over it, and does it store facts where editors look for them?
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Sequence
+from typing import Any
 
 import torch
 
@@ -54,12 +56,14 @@ BARS |= {
 
 
 def knowledge(lm: LM, world: World, n_facts: int | None = None, seed: int = 0) -> dict[str, float]:
-    """Share of single-hop prompts answered exactly, ``cloze`` in every wording, ``qa`` in every question form, of all facts or a sample;
-    ``cloze_unseen`` and ``qa_unseen``: the same over the one wording of each fact that training text never used for it."""
+    """Share of single-hop prompts answered exactly, ``cloze`` in every wording, ``qa`` in every
+    question form, of all facts or a sample; ``cloze_unseen`` and ``qa_unseen``: the same over the
+    one wording of each fact that training text never used for it.
+    """
     facts = (
         list(world.facts) if n_facts is None else random.Random(seed).sample(world.facts, n_facts)
     )
-    result = {}
+    result: dict[str, float] = {}
     for name, at, prompt in (("cloze", 0, "{}"), ("qa", 1, "Q: {} A:")):
         asked = [
             (fact, template)
@@ -76,7 +80,7 @@ def knowledge(lm: LM, world: World, n_facts: int | None = None, seed: int = 0) -
         ).correct
         unseen = [
             ok
-            for ok, (fact, template) in zip(right, asked)
+            for ok, (fact, template) in zip(right, asked, strict=True)
             if template == held_out(world, fact)[at]
         ]
         result |= {name: _share(right), f"{name}_unseen": _share(unseen)}
@@ -91,8 +95,9 @@ def reasoning(
     seed: int = 0,
     n_shots: int = 3,
 ) -> dict[str, float]:
-    """Share of multi-hop chains of ``split`` answered: ``cot_n`` few-shot with a chain of thought, ``implicit_n`` as one cloze statement
-    and ``direct_n`` as one question, both answered at once."""
+    """Share of multi-hop chains of ``split`` answered: ``cot_n`` few-shot with a chain of thought,
+    ``implicit_n`` as one cloze statement and ``direct_n`` as one question, both answered at once.
+    """
     rng, result = random.Random(f"{seed}/{split}"), {}
     for n_hops in (2, 3, 4):
         chains = sample_chains(world, split, n_hops, n_chains, rng)
@@ -103,7 +108,7 @@ def reasoning(
         result[f"cot_{n_hops}"] = _share(
             [
                 matches(a, (chain.answer, *world.aliases(chain.answer)))
-                for a, chain in zip(answers, chains)
+                for a, chain in zip(answers, chains, strict=True)
             ]
         )
         if n_hops < 4:
@@ -120,25 +125,27 @@ def reasoning(
 
 
 def robustness(lm: LM, world: World, n_facts: int = 300, seed: int = 0) -> dict[str, float]:
-    """``robust``: share of cloze prompts answered the same when a true, unrelated sentence precedes them."""
+    """``robust``: share of cloze prompts answered the same when a true, unrelated sentence precedes
+    them.
+    """
     rng = random.Random(seed)
     facts, others = rng.sample(world.facts, n_facts), rng.sample(world.facts, n_facts)
-    cloze = lambda fact: world.relations[fact.relation].cloze[0].format(fact.subject)
+    prompts = [single_hop_cloze(world, fact) for fact in facts]
+    before = [f"{single_hop_cloze(world, other)} {other.object}." for other in others]
     goal = [fact.object for fact in facts]
-    bare = recall(lm, [cloze(fact) for fact in facts], goal).correct
-    after = recall(
-        lm,
-        [f"{cloze(other)} {other.object}. {cloze(fact)}" for fact, other in zip(facts, others)],
-        goal,
-    ).correct
-    return {"robust": _share([a == b for a, b in zip(bare, after)])}
+    bare = recall(lm, prompts, goal).correct
+    longer = [f"{true} {prompt}" for true, prompt in zip(before, prompts, strict=True)]
+    after = recall(lm, longer, goal).correct
+    return {"robust": _share([a == b for a, b in zip(bare, after, strict=True)])}
 
 
 def early_site(
     lm: LM, world: World, n_facts: int = 16, n_noise: int = 4, seed: int = 0
 ) -> tuple[int, ...]:
-    """Layers whose state at the subject's last token carries the fact: put back clean into a run with a noisy subject, it restores, in the
-    mean over known facts, at least half of what the noise took from the answer's probability. Source: ROME, Section 2.1."""
+    """Layers whose state at the subject's last token carries the fact: put back clean into a run
+    with a noisy subject, it restores, in the mean over known facts, at least half of what the noise
+    took from the answer's probability. Source: ROME, Section 2.1.
+    """
     drawn = random.Random(f"{seed}/site").sample(world.facts, 2 * n_facts)
     facts = known_items(lm, drawn, partial(single_hop, world))[:n_facts]
     if not facts:
@@ -159,12 +166,14 @@ def early_site(
 def editing(
     lm: LM, world: World, n_edits: int = 100, n_unrelated: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """``rome_...`` and ``memit_...``: efficacy, paraphrase and specificity of ``n_edits`` known facts, edited one by one at the
-    subject's last token, MEMIT in the first three layers of the early site (as its authors write 3-8 of GPT-J's 28), ROME in the last of
-    them, with the same settings for every model.
+    """``rome_...`` and ``memit_...``: efficacy, paraphrase and specificity of ``n_edits`` known
+    facts, edited one by one at the subject's last token, MEMIT in the first three layers of the
+    early site (as its authors write 3-8 of GPT-J's 28), ROME in the last of them, with the same
+    settings for every model.
 
-    efficacy, paraphrase: share of edited facts (of their other wordings) whose new object is said; specificity: share of ``n_unrelated``
-    other facts an edit, half of its relation, that keep their answer. Zero where no early site is found.
+    efficacy, paraphrase: share of edited facts (of their other wordings) whose new object is said;
+    specificity: share of ``n_unrelated`` other facts an edit, half of its relation, that keep their
+    answer. Zero where no early site is found.
     """
     site, rng = early_site(lm, world, seed=seed)[:3], random.Random(f"{seed}/editing")
     pool = single_edits(world, 2 * n_edits, seed)
@@ -180,7 +189,7 @@ def editing(
         [single_hop(world, fact) for fact in unrelated_facts(world, [edit], n_unrelated, rng)]
         for edit in edits
     ]
-    search = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
+    search: dict[str, Any] = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
     editors = dict(
         rome=ROME(
             layer=site[-1],
@@ -202,9 +211,12 @@ def editing(
             specificity=others,
         )
         for name, groups in asked.items():
-            prompts, goals, owners = zip(
-                *((*pair, update) for group, update in zip(groups, updates) for pair in group)
-            )
+            flat = [
+                (*pair, update)
+                for group, update in zip(groups, updates, strict=True)
+                for pair in group
+            ]
+            prompts, goals, owners = zip(*flat, strict=True)
             result[f"{editor}_{name}"] = _share(recall(lm, prompts, goals, owners).correct)
     return result
 
@@ -217,7 +229,10 @@ def measure(
     n_edits: int = 100,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All bars of a model: shares between 0 and 1, by name; ``BARS`` holds what is to be reached. Without edits, no bars of editors."""
+    """All bars of a model: shares between 0 and 1, by name;
+
+    ``BARS`` holds what is to be reached. Without edits, no bars of editors.
+    """
     found = (
         knowledge(lm, world, n_facts, seed)
         | reasoning(lm, world, n_chains, seed=seed)
@@ -236,6 +251,8 @@ def multi_hop(
     updates: Sequence[Update | None] | None = None,
     max_new_tokens: int = 80,
 ) -> list[str]:
-    """The answers a model gives to few-shot chain-of-thought prompts, greedily: (n,) texts after "Answer:", empty where it gave none."""
+    """The answers a model gives to few-shot chain-of-thought prompts, greedily: (n,) texts after
+    "Answer:", empty where it gave none.
+    """
     texts = generate(lm, prompts, updates, max_new_tokens, first_answer)
     return [parse_answer(text) for text in texts]

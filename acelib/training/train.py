@@ -1,10 +1,12 @@
 """Pre-training a reference model from scratch on text rendered from the world.
 
-Where a model stores a fact depends on the text it learned from. The mixture holds what web text holds: isolated sentences,
-biographies (all facts of an entity in random order and wording), attribute-dense text (the attributes follow the name directly, as in
-lists and infoboxes), questions, few-shot packs of chain-of-thought answers, and multi-hop statements answered at once. Only chains of
-the training split are ever shown; identification and evaluation chains stay unseen as compositions.
-(Text and storage: Allen-Zhu & Li, Physics of Language Models 3.1; implicit composition: Wang et al. 2024, Grokked Transformers.)
+Where a model stores a fact depends on the text it learned from. The mixture holds what web text
+holds: isolated sentences, biographies (all facts of an entity in random order and wording),
+attribute-dense text (the attributes follow the name directly, as in lists and infoboxes),
+questions, few-shot packs of chain-of-thought answers, and multi-hop statements answered at once.
+Only chains of the training split are ever shown; identification and evaluation chains stay unseen
+as compositions. (Text and storage: Allen-Zhu & Li, Physics of Language Models 3.1; implicit
+composition: Wang et al. 2024, Grokked Transformers.)
 """
 
 from __future__ import annotations
@@ -13,16 +15,24 @@ import json
 import pickle
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
-from transformers import AutoModelForCausalLM, GPTJConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPTJConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from ..files import replacing
 from ..model.lm import LM
@@ -34,7 +44,9 @@ END = "<|endoftext|>"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything a reference model's training depends on, beside the world: two runs of one recipe on one device give the same bits."""
+    """Everything a reference model's training depends on, beside the world: two runs of one recipe
+    on one device give the same bits.
+    """
 
     architecture: str  #: "gptj" or "qwen3"
     n_layers: int = 8
@@ -48,9 +60,8 @@ class Recipe:
     lr: float = 2e-3  #: of AdamW: embeddings, head, norms, biases
     matrix_lr: float = 8e-3  #: of Muon: the matrices inside the layers
     warmup: int = 100
-    cooldown: float = (
-        0.3  #: last share of the steps, over which the learning rate falls linearly to zero
-    )
+    #: last share of the steps, over which the learning rate falls linearly to zero
+    cooldown: float = 0.3
     weight_decay: float = 0.05
     seed: int = 0
     mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
@@ -64,7 +75,9 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Corpus(Dataset):
-    """The training text as a map from step number to a (batch, length + 1) block of token ids, so that any step can be made anew."""
+    """The training text as a map from step number to a (batch, length + 1) block of token ids, so
+    that any step can be made anew.
+    """
 
     world: World
     recipe: Recipe
@@ -75,7 +88,7 @@ class Corpus(Dataset):
 
     def __getitem__(self, step: int) -> torch.Tensor:
         rng, need = random.Random(f"{self.recipe.seed}/{step}"), self.recipe.length + 1
-        kinds, weights = zip(*self.recipe.mixture.items())
+        kinds, weights = zip(*self.recipe.mixture.items(), strict=True)
         end, rows = self.tokenizer.eos_token_id, []
         for _ in range(self.recipe.batch):
             row: list[int] = []
@@ -87,15 +100,15 @@ class Corpus(Dataset):
 
 
 def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on a sample of every kind of text and all names: one for all recipes of a seed."""
+    """A byte-level BPE tokenizer trained on a sample of every kind of text and all names: one for
+    all recipes of a seed.
+    """
     rng = random.Random(f"{recipe.seed}/tokenizer")
     sample = [text(world, rng) for text in TEXTS.values() for _ in range(1500)]
     sample += [f" {name}" for name in world.entities for _ in range(5)]
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         sample,
         trainers.BpeTrainer(
@@ -115,9 +128,12 @@ def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
     )
 
 
-def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
-    """A randomly initialised model of the recipe's shape. Raises ValueError for an unknown architecture."""
-    ids = dict(
+def new_model(recipe: Recipe, vocab_size: int) -> PreTrainedModel:
+    """A randomly initialised model of the recipe's shape.
+
+    Raises ValueError for an unknown architecture.
+    """
+    ids: dict[str, Any] = dict(
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
@@ -125,7 +141,7 @@ def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
         tie_word_embeddings=False,
     )
     if recipe.architecture == "gptj":
-        config = GPTJConfig(
+        config: PreTrainedConfig = GPTJConfig(
             n_embd=recipe.d_model,
             n_layer=recipe.n_layers,
             n_head=recipe.n_heads,
@@ -157,7 +173,7 @@ def new_model(recipe: Recipe, vocab_size: int) -> torch.nn.Module:
 
 
 def schedule(recipe: Recipe, step: int) -> float:
-    """The share of the peak learning rates at a step: warm-up, plateau, linear cool-down to zero."""
+    """The share of the peak learning rates at a step: warm-up, plateau, linear cool-down."""
     return min(
         1.0,
         (step + 1) / recipe.warmup,
@@ -165,7 +181,7 @@ def schedule(recipe: Recipe, step: int) -> float:
     )
 
 
-def train(
+def train(  # noqa: PLR0913 - how to run, by keyword only
     recipe: Recipe,
     world: World,
     folder: Path,
@@ -177,22 +193,23 @@ def train(
     judge: Callable[[LM], dict] | None = None,
     report: Callable[[dict], None] | None = None,
 ) -> LM:
-    """Trains a model to the end of its recipe, or resumes it from the last checkpoint in ``folder``; returns it.
+    """Trains a model to the end of its recipe, or resumes it from the last checkpoint in
+    ``folder``; returns it.
 
-    Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats per token), schedule, tokens per
-    second and what ``judge(lm)`` measures is appended to ``folder/train_log.jsonl`` and given to ``report``. bf16 autocast is used where
-    the device has bf16 arithmetic. The finished model is stored in bfloat16 with its tokenizer.
-    Raises ValueError if ``folder`` holds the state of another recipe (other than its number of steps).
+    Every ``every`` steps the state is written (atomically) and a row with step, tokens, loss (nats
+    per token), schedule, tokens per second and what ``judge(lm)`` measures is appended to
+    ``folder/train_log.jsonl`` and given to ``report``. bf16 autocast is used where the device has
+    bf16 arithmetic. The finished model is stored in bfloat16 with its tokenizer.
+    Raises ValueError if ``folder`` holds the state of another recipe (other than its number of
+    steps).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    device, state_file, log_file = (
-        torch.device(device),
-        folder / "state.pt",
-        folder / "train_log.jsonl",
-    )
+    state_file, log_file = folder / "state.pt", folder / "train_log.jsonl"
+    device = torch.device(device)
     tokenizer = make_tokenizer(world, recipe)
-    model = new_model(recipe, len(tokenizer)).to(device)
+    model = new_model(recipe, len(tokenizer))
+    model.to(device)  # type: ignore[arg-type]  # its decorator hides self
     optimisers = new_optimisers(model, recipe)
     first = _resume(state_file, recipe, model, optimisers, device)
     forward = torch.compile(model.get_decoder()) if compile else model.get_decoder()
@@ -206,7 +223,7 @@ def train(
     since, losses = time.monotonic(), []
     for step, block in enumerate(blocks, start=first):
         model.train()
-        for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr)):
+        for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * schedule(recipe, step)
         block = block.to(device)
@@ -246,11 +263,12 @@ def train(
     return LM(model.float(), tokenizer)
 
 
-def new_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def new_optimisers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, head, norms and biases.
 
-    Muon orthogonalises a matrix's momentum, so that rare directions, which rare facts are, learn as fast as frequent ones (Jordan et al.
-    2024), its updates scaled to a root mean square of 0.2 ``matrix_lr`` (Liu et al. 2025).
+    Muon orthogonalises a matrix's momentum, so that rare directions, which rare facts are, learn as
+    fast as frequent ones (Jordan et al. 2024), its updates scaled to a root mean square of 0.2
+    ``matrix_lr`` (Liu et al. 2025).
     """
     inner = {
         id(p)
@@ -306,13 +324,14 @@ def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:
         ) from err
     if {**state["recipe"], "steps": 0} != {**asdict(recipe), "steps": 0}:
         raise ValueError(
-            f"{path} was written by another recipe; train in an empty folder, or with the recipe {state['recipe']}"
+            f"{path} was written by another recipe; train in an empty folder, "
+            f"or with the recipe {state['recipe']}"
         )
     if state["step"] > recipe.steps:
         raise ValueError(
             f"{path} is at step {state['step']}, past the {recipe.steps} steps asked for"
         )
     model.load_state_dict(state["model"])
-    for optimiser, kept in zip(optimisers, state["optimisers"]):
+    for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(kept)
     return state["step"]
