@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 
 from acelib.bench.latency import exponents
 from acelib.paper.published import published
+from acelib.measures import robustness_figures
 from acelib.study import drawing, figures
 from acelib.study.stats import Mean
 from acelib.study.tables import layers_table, paired_table
@@ -216,7 +217,7 @@ DRAWN = {
     "dots, logarithmic": lambda: figures.dots(
         states().assign(place=7), "place", "state", {"ffn": "error (%)"}, log=True
     ),
-    "rank_map": lambda: figures.rank_map(ranks()),
+    "rank_map": lambda: robustness_figures.rank_map(ranks()),
     "failure_map, its own scale": lambda: figures.failure_map(
         two(rows()), "n_edits", "paraphrase", None
     ),

@@ -6,20 +6,19 @@ import pandas as pd
 import pytest
 import torch
 
+from acelib.measures import ripple
 from acelib.measures.ripple import (
     CATEGORIES,
     INVERSES,
+    Exam,
     Questions,
-    judge,
+    counted,
     known_edits,
     probes,
-    ripple_table,
 )
 from acelib.model.answers import generate, recall
 from acelib.model.update import Factors, Update
 from acelib.records import Edit
-from acelib.study import figures
-from acelib.study.stats import Mean
 from acelib.world.world import World, load_world
 
 WORLD = load_world()
@@ -182,43 +181,56 @@ def test_compositions_follow_the_new_fact():
         probes(WORLD, replace(edit, subject="Nowhere"))
 
 
-def test_judge_and_table(tiny):
-    """A model that knows nothing leaves only what had no answer; one that is made to know is judged on all of it."""
+def test_an_exam_asks_what_the_model_answers(tiny):
+    """A model that knows nothing is asked only what had no answer."""
     lm, edit = tiny("gptj"), edit_of("Joe Biden", "spouse", "Charles III")
     few = {"Joe Biden", "Jill Biden", "Charles III", "Paris", "France", "Italy"}
-    small = World(
-        WORLD.entities, WORLD.relations, tuple(fact for fact in WORLD.facts if fact.subject in few)
-    )
-    rows = judge(lm, small, [edit], {"none": [Update()]})
-    assert (
-        set(rows.columns) == {"edit", "category", "relation", "change", "editor", "right"}
-        and rows.change.all()
-    )
-    assert set(rows.category) == {"composition I"} and not rows.right.any()
+    facts = tuple(fact for fact in WORLD.facts if fact.subject in few)
+    small = World(WORLD.entities, WORLD.relations, facts)
+    exam = Exam(lm, small)
+    answers = exam(edit, Update())
+    assert set(answers.columns) == {"category", "relation", "change", "right"}
+    assert answers.change.all() and set(answers.category) == {"composition I"}
+    assert not answers.right.any()
     with pytest.raises(ValueError, match="nothing to judge"):
-        judge(lm, small, [edit_of("Paris", "country", "Italy")], {"none": [Update()]})
+        exam(edit_of("Paris", "country", "Italy"), Update())
     with pytest.raises(ValueError, match="the sample has 0"):
         known_edits(lm, WORLD, 2)
-    frame = pd.DataFrame(
+
+
+def test_an_exam_is_judged_by_the_edited_model(tiny, monkeypatch):
+    """All old answers are called known; then right is what ``recall`` says of the edited model."""
+    lm, edit, update = tiny("gptj"), edit_of("Paris", "country", "Italy"), change(tiny("gptj"))
+    exam = Exam(lm, WORLD)
+    monkeypatch.setattr(exam, "_answerable", lambda table: table.iloc[:60])
+    table, answers = probes(WORLD, edit).iloc[:60], exam(edit, update)
+    said = recall(lm, list(table.prompt), list(table.new), [update] * 60).correct
+    assert answers.right.tolist() == said and answers.change.tolist() == [True] + [False] * 59
+
+
+def test_answers_are_counted_by_category_and_relation():
+    answers = pd.DataFrame(
         [
-            dict(editor="A", edit=i, category=c, change=CATEGORIES[c], right=(i + j) % 2 == 0)
-            for i in range(2)
-            for j in range(2)
-            for c in CATEGORIES
-        ]
+            ("far", "sport", True),
+            ("far", "sport", False),
+            ("far", "author", True),
+            ("logic", "", 1),
+        ],
+        columns=["category", "relation", "right"],
     )
-    frame = frame.assign(category=pd.Categorical(frame.category, list(CATEGORIES)))
-    table = ripple_table(frame)
-    cell = table.loc["A"]["far"]
-    assert (
-        isinstance(cell, Mean)
-        and cell.mean == 50
-        and cell.n == 2
-        and list(table)[: len(CATEGORIES)] == list(CATEGORIES)
-    )
-    assert table.loc["A"]["damaged facts"].mean == sum(not must for must in CATEGORIES.values())
-    assert list(ripple_table(frame.assign(model="m")).index) == [("m", "A")]
-    fig = figures.ripple_map(pd.concat([frame.assign(model=model) for model in "mn"]))
-    assert len(fig.axes) == 4 and fig.axes[0].collections[0].get_array().ravel().tolist() == [
-        50.0
-    ] * len(CATEGORIES)
+    answers = answers.assign(category=pd.Categorical(answers.category, list(CATEGORIES)))
+    assert counted(answers) == [
+        {"category": "logic", "relation": "", "asked": 1, "right": 1},
+        {"category": "far", "relation": "author", "asked": 1, "right": 1},
+        {"category": "far", "relation": "sport", "asked": 2, "right": 1},
+    ]
+
+
+def test_an_experiment_has_a_series_for_every_model_and_editor(tiny, monkeypatch):
+    lm, edits = tiny("gptj"), [edit_of("Paris", "country", "Italy")]
+    monkeypatch.setattr(ripple, "known_edits", lambda *_: edits)
+    names = ["ROME", "ACE"]
+    of = ripple.experiment({"gptj-mini": lm}, WORLD, editors=names, n_edits=1, seed=0)
+    assert [series.names["editor"] for series in of.series] == names
+    assert list(of.series[0].items) == ["Paris, country, Italy"]
+    assert "acelib.editors.rome" in of.series[0].code and ripple.__name__ in of.series[0].code

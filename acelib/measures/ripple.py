@@ -1,16 +1,20 @@
 """Ripple effects: what one edit does to all that a model knows, judged without a sample.
 
-The world is complete and a pair (s, r) has one object, so after the edit (s, r, o) -> (s, r, o*) every fact of the world and every two-hop
-composition through the edited fact must change, must stay, or is left open. The categories are those of RippleEdits, without its
-Preservation, which asks for the other objects of (s, r) and has no instance here; facts that must stay are told apart by how near they are.
-Left open, and not asked, is what the edit contradicts without saying what holds instead: the former spouse's spouse.
-Source: Cohen et al., "Evaluating the Ripple Effects of Knowledge Editing in Language Models" (TACL 2024), Section 3.
+The world is complete and a pair (s, r) has one object, so after the edit (s, r, o) -> (s, r, o*)
+every fact of the world and every two-hop composition through the edited fact must change, must
+stay, or is left open. The categories are those of RippleEdits, without its Preservation, which asks
+for the other objects of (s, r) and has no instance here; facts that must stay are told apart by how
+near they are. Left open, and not asked, is what the edit contradicts without saying what holds
+instead: the former spouse's spouse.
+Source: Cohen et al., "Evaluating the Ripple Effects of Knowledge Editing in Language Models" (TACL
+2024), Section 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,12 +22,15 @@ import torch
 from torch import Tensor
 
 from ..editing.tail import lean
+from ..editors import preset
 from ..model.answers import known_items
 from ..model.lm import LM
 from ..model.update import Update, overlaid
 from ..records import Edit, Fact
-from ..study.stats import SHARE, interval
+from ..study import experiments
+from ..study.rows import Experiment, Series
 from ..world.cases import single_edits
+from ..world.text import documents
 from ..world.wording import single_hop_cloze
 from ..world.world import INVERSES, World
 
@@ -40,147 +47,170 @@ CATEGORIES = {
     "the objects": False,  # facts about o and o*
     "far": False,  # all others
 }
+COLUMNS = ["category", "relation", "prompt", "old", "new"]
+TEXTS = 2000  #: that second moments are taken over
+
+
+# ---------------------------------------------------------------- edits and questions
 
 
 def known_edits(lm: LM, world: World, n: int, seed: int = 0) -> list[Edit]:
-    """``n`` single edits of facts that the model says, half of them of relations that have an inverse.
+    """``n`` single edits of facts that the model says, half of them of relations with an inverse.
 
     Raises ValueError if there are fewer.
     """
     pool = known_items(lm, single_edits(world, 60 * n, seed), attrgetter("text", "target_true"))
-    two = {
-        inverse: [edit for edit in pool if (edit.relation in INVERSES) == inverse]
-        for inverse in (True, False)
-    }
-    chosen = two[True][: n // 2] + two[False][: n - n // 2]
-    if len(chosen) < n or n < 1:
+    mutual = [edit for edit in pool if edit.relation in INVERSES]
+    others = [edit for edit in pool if edit.relation not in INVERSES]
+    edits = mutual[: n // 2] + others[: n - n // 2]
+    if len(edits) < n or n < 1:
         raise ValueError(
-            f"{n} edits of known facts asked for, half of them with an inverse; the sample has {len(chosen)}"
+            f"{n} edits of known facts asked for, half of them with an inverse; "
+            f"the sample has {len(edits)}"
         )
-    return chosen
+    return edits
 
 
 def probes(world: World, edit: Edit) -> pd.DataFrame:
-    """Every fact of the world in its first wording, and every consequence of ``edit`` over two hops, in the last wording of both relations.
+    """Every fact of the world in its first wording, and every consequence of ``edit`` over two
+    hops, in the last wording of both relations.
 
-    Returns columns category, relation (of the fact asked; "" for compositions), prompt, old ("" if there was no answer), new.
-    Raises ValueError if the world does not hold the fact that is edited.
+    Returns columns category, relation (of the fact; "" for compositions), prompt, old ("" if there
+    was no answer), new. Raises ValueError if the world does not hold the fact that is edited.
     """
-    subject, relation, target, old = (
-        edit.subject,
-        edit.relation,
-        edit.target_new,
-        world.lookup(edit.subject, edit.relation),
-    )
+    old = world.lookup(edit.subject, edit.relation)
     if old is None:
-        raise ValueError(f"the world has no fact ({subject!r}, {relation!r}) to edit")
-    rows = []
-    changed = {(subject, relation): target} | (
-        {(target, INVERSES[relation]): subject} if relation in INVERSES else {}
-    )
-    holds = lambda fact: (
-        changed.get((fact.object, INVERSES.get(fact.relation)), fact.subject) == fact.subject
-    )  # the inverse agrees
-
-    def category(fact: Fact) -> str:
-        if fact.subject == subject:
-            return "same subject"
-        if fact.relation == relation:
-            return "same answer" if fact.object == old else "same relation"
-        return "the objects" if fact.subject in (old, target) else "far"
-
-    def phrase(*facts: tuple[str, str]) -> str:
-        text = facts[0][0]
-        for _, key in facts:
-            text = world.relations[key].nouns[-1].replace("{}", text)
-        return f"{text[0].upper()}{text[1:]} is"
-
-    for place, new in changed.items():
-        fact = Fact(*place, new)
-        rows.append(
-            (
-                "the edit" if place == (subject, relation) else "logic",
-                fact.relation,
-                single_hop_cloze(world, fact),
-                world.lookup(*place) or "",
-                new,
-            )
-        )
-    stay = [
-        fact for fact in world.facts if (fact.subject, fact.relation) not in changed and holds(fact)
+        raise ValueError(f"the world has no fact ({edit.subject!r}, {edit.relation!r}) to edit")
+    changed = _changed(edit)
+    stay = [fact for fact in world.facts if _stays(fact, changed)]
+    rows = [
+        *_changed_facts(world, edit, changed),
+        *(_unchanged(world, edit, old, fact) for fact in stay),
+        *_aliased(world, edit, old),
+        *_compositions(world, edit, old, stay),
     ]
-    rows += [
-        (category(fact), fact.relation, single_hop_cloze(world, fact), fact.object, fact.object)
-        for fact in stay
-    ]
-    rows += [
-        ("aliasing", relation, edit.prompt.replace("{}", alias), old, target)
-        for alias in world.aliases(subject)
-    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    # A consequence that is as it was before says nothing.
+    table = table[(table.old != table.new) | ~table.category.map(CATEGORIES)]
+    category = pd.Categorical(table.category, list(CATEGORIES))
+    return table.assign(category=category).reset_index(drop=True)
+
+
+def _changed(edit: Edit) -> dict[tuple[str, str], str]:
+    """The new object of every (subject, relation) that the edit gives one."""
+    changed = {(edit.subject, edit.relation): edit.target_new}
+    if edit.relation in INVERSES:
+        changed[edit.target_new, INVERSES[edit.relation]] = edit.subject
+    return changed
+
+
+def _stays(fact: Fact, changed: Mapping[tuple[str, str], str]) -> bool:
+    """Whether a fact holds after the edit: it is not changed, and its inverse does not deny it."""
+    inverse = changed.get((fact.object, INVERSES.get(fact.relation, "")), fact.subject)
+    return (fact.subject, fact.relation) not in changed and inverse == fact.subject
+
+
+def _changed_facts(world: World, edit: Edit, changed: Mapping) -> Iterator[tuple]:
+    """The edit itself, and what follows from it by logic."""
+    for (subject, relation), new in changed.items():
+        category = "the edit" if (subject, relation) == (edit.subject, edit.relation) else "logic"
+        prompt = single_hop_cloze(world, Fact(subject, relation, new))
+        yield category, relation, prompt, world.lookup(subject, relation) or "", new
+
+
+def _unchanged(world: World, edit: Edit, old: str, fact: Fact) -> tuple:
+    """A fact that must stay."""
+    if fact.subject == edit.subject:
+        category = "same subject"
+    elif fact.relation == edit.relation:
+        category = "same answer" if fact.object == old else "same relation"
+    else:
+        category = "the objects" if fact.subject in (old, edit.target_new) else "far"
+    return category, fact.relation, single_hop_cloze(world, fact), fact.object, fact.object
+
+
+def _aliased(world: World, edit: Edit, old: str) -> Iterator[tuple]:
+    """The edit by other names of its subject."""
+    for alias in world.aliases(edit.subject):
+        prompt = edit.prompt.replace("{}", alias)
+        yield "aliasing", edit.relation, prompt, old, edit.target_new
+
+
+def _compositions(world: World, edit: Edit, old: str, stay: Sequence[Fact]) -> Iterator[tuple]:
+    """Chains of two facts of which one is the edit."""
+    place, target = (edit.subject, edit.relation), edit.target_new
     for fact in stay:
-        if fact.subject == target and fact.object != subject:
-            rows.append(
-                (
-                    "composition I",
-                    "",
-                    phrase((subject, relation), (target, fact.relation)),
-                    world.lookup(old, fact.relation) or "",
-                    fact.object,
-                )
-            )
-        if fact.object == subject and fact.subject not in (old, target):
-            rows.append(
-                (
-                    "composition II",
-                    "",
-                    phrase((fact.subject, fact.relation), (subject, relation)),
-                    old,
-                    target,
-                )
-            )
-    table = pd.DataFrame(rows, columns=["category", "relation", "prompt", "old", "new"])
-    table = table[
-        (table.old != table.new) | ~table.category.map(CATEGORIES)
-    ]  # a consequence that is as before says nothing
-    return table.assign(category=pd.Categorical(table.category, list(CATEGORIES))).reset_index(
-        drop=True
-    )
+        if fact.subject == target and fact.object != edit.subject:
+            prompt = _phrase(world, place, (target, fact.relation))
+            before = world.lookup(old, fact.relation) or ""
+            yield "composition I", "", prompt, before, fact.object
+        if fact.object == edit.subject and fact.subject not in (old, target):
+            prompt = _phrase(world, (fact.subject, fact.relation), place)
+            yield "composition II", "", prompt, old, target
 
 
-def judge(
-    lm: LM, world: World, edits: Sequence[Edit], updates: Mapping[str, Sequence[Update]]
-) -> pd.DataFrame:
-    """What each editor's ``updates[name][i]`` for ``edits[i]`` does to everything that the unedited model answers with the old answer.
+def _phrase(world: World, first: tuple[str, str], *more: tuple[str, str]) -> str:
+    """ "The sport of the spouse of X is", of (X, spouse) and (., sport), in the last wordings."""
+    text = first[0]
+    for _, key in (first, *more):
+        text = world.relations[key].nouns[-1].replace("{}", text)
+    return f"{text[0].upper()}{text[1:]} is"
 
-    Returns a row an editor, edit and question: editor, edit (number), category, relation, change (whether the answer must change), right
-    (whether it is the new answer, or still the old one). Questions without an old answer are asked after the edit only.
-    Raises ValueError if no question is left.
+
+# ---------------------------------------------------------------- judging
+
+
+class Exam:
+    """What edited models are asked about an edit: all that the unedited model answers right.
+
+    Questions without an old answer are asked in any case. Questions are built once for each edit,
+    and asked of the unedited model once.
     """
-    asked = pd.concat(
-        [probes(world, edit).assign(edit=i) for i, edit in enumerate(edits)], ignore_index=True
-    )
-    had = asked.loc[asked.old != "", ["prompt", "old"]].drop_duplicates()
-    known = set(
-        had[Questions(lm, had.prompt, had.old).said().numpy()].itertuples(index=False, name=None)
-    )
-    asked = asked[
-        [old == "" or (prompt, old) in known for prompt, old in zip(asked.prompt, asked.old)]
+
+    def __init__(self, lm: LM, world: World):
+        self.lm, self.world = lm, world
+        self._known: dict[tuple[str, str], bool] = {}
+        self._exams: dict[Edit, tuple[pd.DataFrame, Questions]] = {}
+
+    def __call__(self, edit: Edit, update: Update) -> pd.DataFrame:
+        """One row per question: category, relation, change (whether the answer must change), right
+        (whether it is the new answer, or still the old one).
+
+        Raises ValueError if no question is left.
+        """
+        if edit not in self._exams:
+            table = self._answerable(probes(self.world, edit))
+            self._exams[edit] = table, Questions(self.lm, table.prompt, table.new)
+        table, questions = self._exams[edit]
+        right = questions.said(update).numpy()
+        return table[["category", "relation"]].assign(change=table.old != table.new, right=right)
+
+    def _answerable(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The questions that the unedited model answers right, or that had no answer."""
+        pairs = list(zip(table.prompt, table.old, strict=True))
+        if new := [pair for pair in dict.fromkeys(pairs) if pair[1] and pair not in self._known]:
+            prompts, answers = zip(*new, strict=True)
+            said = Questions(self.lm, prompts, answers).said().tolist()
+            self._known |= zip(new, said, strict=True)
+        table = table[[not pair[1] or self._known[pair] for pair in pairs]]
+        if table.empty:
+            raise ValueError(
+                f"the model answers none of {len(pairs)} questions before it is edited; "
+                "there is nothing to judge"
+            )
+        return table
+
+
+def counted(answers: pd.DataFrame) -> list[dict]:
+    """Rows of an exam, counted: category, relation, asked, right (both numbers of questions).
+
+    Whether answers must change is a matter of the category alone (``CATEGORIES``).
+    """
+    groups = answers.groupby(["category", "relation"], observed=True)["right"]
+    return [
+        {"category": category, "relation": relation, "asked": len(right), "right": int(right.sum())}
+        for (category, relation), right in groups
     ]
-    if asked.empty:
-        raise ValueError(
-            f"the model answers none of the {len(had)} questions before it is edited; there is nothing to judge"
-        )
-    parts = []
-    for i, part in asked.groupby("edit"):
-        questions, fixed = (
-            Questions(lm, part.prompt, part.new),
-            part[["edit", "category", "relation"]].assign(change=part.old != part.new),
-        )
-        parts += [
-            fixed.assign(editor=name, right=questions.said(of[i]).numpy())
-            for name, of in updates.items()
-        ]
-    return pd.concat(parts, ignore_index=True)
 
 
 class Questions:
@@ -256,21 +286,56 @@ class Questions:
         return right
 
 
-def ripple_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Share of right answers in percent by category, and the facts damaged, both by edit: means over edits with their intervals.
+# ---------------------------------------------------------------- the experiment
 
-    rows: ``ripple.judge``, with a column ``model`` if there are several. Returns editors, or (model, editor), x categories.
+
+def experiment(
+    hosts: Mapping[str, LM], world: World, *, editors: Sequence[str], n_edits: int, seed: int
+) -> Experiment:
+    """Every fact and consequence after each of ``n_edits`` edits, by model and editor.
+
+    Rows: category, relation, asked, right; see ``counted``.
     """
-    table = {}
-    for name, part in rows.groupby(
-        ["model", "editor"] if "model" in rows else "editor", sort=False
-    ):
-        shares, stay = (
-            part.groupby(["edit", "category"], observed=False)["right"].mean().unstack(),
-            part[~part.change],
+    return Experiment(
+        "06_ripple",
+        tuple(
+            series
+            for model, lm in hosts.items()
+            for series in _of_model(model, lm, world, editors, n_edits, seed)
+        ),
+        tolerances={"right": (0.02, 2)},
+    )
+
+
+def _of_model(
+    model: str, lm: LM, world: World, editors: Sequence[str], n_edits: int, seed: int
+) -> Iterator[Series]:
+    edits = known_edits(lm, world, n_edits, seed)
+    presets = {name: preset(name, model) for name in editors}
+    layers = sorted({layer for e in presets.values() for layer in getattr(e, "layers", ())})
+    corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), layers)
+    exam = Exam(lm, world)
+    for name, editor in presets.items():
+        yield Series(
+            names={"model": model, "editor": name},
+            depends=experiments.depends(lm, world, editor, corpus),
+            code=(__name__, *experiments.modules(editor)),
+            items=by_name(edits),
+            compute=partial(_judged, lm, editor, corpus, exam),
         )
-        table[name] = {
-            category: interval(100 * shares[category], seed, bounds=SHARE) for category in shares
-        }
-        table[name] |= {"damaged facts": interval((~stay.right).groupby(stay.edit).sum(), seed)}
-    return pd.DataFrame(table, dtype=object).T
+
+
+def by_name(edits: Sequence[Edit]) -> dict[str, Edit]:
+    """Edits by "subject, relation, new object"."""
+    return {f"{edit.subject}, {edit.relation}, {edit.target_new}": edit for edit in edits}
+
+
+def _judged(
+    lm: LM,
+    editor,
+    corpus: experiments.Corpus,
+    exam: Callable[[Edit, Update], pd.DataFrame],
+    edits: list[Edit],
+) -> list[list[dict]]:
+    updates = editor.each(lm, [[edit] for edit in edits], corpus.moments)
+    return [counted(exam(edit, update)) for edit, update in zip(edits, updates, strict=True)]

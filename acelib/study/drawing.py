@@ -207,6 +207,12 @@ def heatmap(ax, values: pd.DataFrame, text: pd.DataFrame, names: Sequence[str], 
     ax.grid(visible=False)
 
 
+def pale(ax, column: int) -> None:
+    """Makes a column of a map pale and hatched: it rests on too few cases to be read."""
+    ax.axvspan(column, column + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
+    plt.setp([text for text in ax.texts if column < text.get_position()[0] < column + 1], color=INK)
+
+
 def legend(fig: Figure, ax, loc: str = "outside upper center", ncols: int = 6) -> Figure:
     """One legend for the whole figure, of what ``ax`` shows, published values last."""
     shown = zip(*ax.get_legend_handles_labels(), strict=True)

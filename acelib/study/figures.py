@@ -17,9 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..world.world import CATEGORIES
@@ -39,6 +37,7 @@ from .drawing import (
     legend,
     legend_of,
     means,
+    pale,
     whisker,
     whiskers,
 )
@@ -473,7 +472,7 @@ def failure_map(
         counts = part[part.editor == editors[0]][by].value_counts()
         for i, label in enumerate(labels):
             if counts.get(label, 0) < few:
-                _pale(ax, i)
+                pale(ax, i)
         ax.set_xticks(
             np.arange(len(labels)) + 0.5,
             [f"{label} ({counts.get(label, 0)})" for label in labels],
@@ -496,12 +495,6 @@ def _intervals(ax, cells: Mapping[tuple, Mean], shares: pd.DataFrame) -> None:
         bounds = "" if np.isnan(mean.low) else f"[{mean.low:.0f}, {mean.high:.0f}]"
         text.set_y(y - 0.16)
         ax.text(x, y + 0.2, bounds, ha="center", va="center", size=6, color=text.get_color())
-
-
-def _pale(ax, column: int) -> None:
-    """A column of a map that rests on too few cases to be read."""
-    ax.axvspan(column, column + 1, facecolor="#FFFFFFB0", edgecolor="#BBBBBB", hatch="///", lw=0)
-    plt.setp([text for text in ax.texts if column < text.get_position()[0] < column + 1], color=INK)
 
 
 @figure
@@ -558,56 +551,6 @@ def accuracy_curves(
             )
         column[-1].set_xlabel(label)
     return legend(fig, axes[0, 0])
-
-
-@figure
-def ripple_map(rows: pd.DataFrame, seed: int = 0) -> Figure:
-    """Share of right answers after an edit, editors x categories, means over edits in percent; beside it the facts that one edit damages,
-    with 95 % intervals; a row a model. Left of the white line answers must change, right of it they must stay. In brackets: edits; questions.
-
-    rows: ``ripple.judge``, with a column ``model`` if there are several.
-    """
-    models, editors = (
-        dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows},
-        list(rows.editor.unique()),
-    )
-    size = (9, 0.3 + (1.9 + 0.28 * len(editors)) * len(models))
-    fig, axes = plt.subplots(len(models), 2, figsize=size, width_ratios=(3, 1), squeeze=False)
-    for (model, part), (left, right) in zip(models.items(), axes):
-        of_one = part[part.editor == editors[0]].groupby("category", observed=False).edit
-        n_edits, n_asked = of_one.nunique(), of_one.size()
-        shares = 100 * part.groupby(["editor", "edit", "category"], observed=False)["right"].mean()
-        shares = (
-            shares.groupby(["editor", "category"], observed=False).mean().unstack().reindex(editors)
-        )
-        text = shares.map(lambda share: "" if pd.isna(share) else f"{share:.1f}".removesuffix(".0"))
-        heatmap(left, shares, text, editors, vmin=0, vmax=100, cmap=SCALE)
-        left.axvline(part.category[~part.change].cat.codes.min(), color="white", lw=6)
-        labels = [f"{name} ({n_edits[name]}; {n_asked[name]})" for name in shares.columns]
-        left.set_xticks(
-            np.arange(len(labels)) + 0.5, labels, rotation=38, ha="right", rotation_mode="anchor"
-        )
-        for i, name in enumerate(shares.columns):
-            if n_edits[name] < 2:
-                _pale(left, i)
-        left.set(
-            title=f"{model}: right answers (%)" if model else "right answers (%)",
-            xlabel="",
-            ylabel="",
-        )
-        stay = part[~part.change]
-        for y, name in enumerate(editors):
-            mean = interval((~stay.right[stay.editor == name]).groupby(stay.edit).sum(), seed)
-            right.barh(y, mean.mean, color=hue(name), zorder=2)
-            right.errorbar(
-                mean.mean, y, xerr=whiskers([mean]), fmt="none", ecolor=INK, elinewidth=1, zorder=3
-            )
-        right.set(ylim=(len(editors) - 0.5, -0.5), yticks=[], title="damaged facts")
-        right.grid(visible=False, axis="y")
-    plt.setp(
-        axes[:, 1], xlim=(0, max(ax.get_xlim()[1] for ax in axes[:, 1])), xlabel="facts an edit"
-    )
-    return fig
 
 
 @figure
@@ -823,60 +766,3 @@ def dots(
             xlim=(-0.5, len(levels) - 0.5),
         )
     return legend(grid.figure, grid.axes[0, 0])
-
-
-@figure
-def rank_map(ranks: Mapping[str, pd.DataFrame], against: str = "few-shot") -> Figure:
-    """Tables 14, 15: the best layers by category, best first, coloured where ``against`` has another layer at this rank.
-
-    ranks: ``tables.layers_table`` by setting of the prompt. A row of panels a source, a column a setting and block.
-    """
-    sources, settings = (
-        ranks[against].columns.unique(0),
-        [name for name in ranks if name != against],
-    )
-    panels = list(product(settings, ranks[against].index.unique(1)))
-    shades = {
-        f"as {against}": "#ECECEC",
-        f"another of the {against} layers": "#F0C27B",
-        f"none of the {against} layers": "#D55E00",
-    }
-    fig, axes = plt.subplots(
-        len(sources),
-        len(panels),
-        figsize=(1.7 + 1.9 * len(panels), 0.9 + 2.2 * len(sources)),
-        squeeze=False,
-    )
-    for (row, source), (column, (setting, block)) in product(enumerate(sources), enumerate(panels)):
-        ax, (new, old) = (
-            axes[row, column],
-            (ranks[name][source].xs(block, level=1) for name in (setting, against)),
-        )
-        where = [
-            [1 if layer in set(old.loc[name]) else 2 for layer in of] for name, of in new.iterrows()
-        ]
-        where = (
-            pd.DataFrame(where, new.index, new.columns)
-            .where((new != old).fillna(False).astype(bool), 0)
-            .where(new.notna())
-        )
-        heatmap(
-            ax,
-            where,
-            new.astype("string").fillna(""),
-            [] if column else list(new.index),
-            vmin=0,
-            vmax=2,
-            cmap=ListedColormap(list(shades.values())),
-        )
-        ax.set(
-            title=f"{setting}: {block}",
-            xlabel="rank" if row + 1 == len(sources) else "",
-            ylabel=source if not column else "",
-        )
-    fig.legend(
-        handles=[Patch(color=shade, label=name) for name, shade in shades.items()],
-        loc="outside upper center",
-        ncols=3,
-    )
-    return fig
