@@ -67,7 +67,8 @@ def test_outcomes_add_up_to_the_questions():
 
 def test_relations_that_are_damaged_most_come_question_by_question():
     one = rows()
-    two = pd.concat([one, one[~one.change].assign(relation="author", right=0, wrong=10)])
+    author = one[~one.change].assign(relation="author", right=0, wrong=10)
+    two = pd.concat([one, author], ignore_index=True)
     worst = analysis.most_damaged(two, n=1)
     assert set(worst.relation) == {"author"} and worst.damaged.all()
     both = analysis.most_damaged(two, n=2)

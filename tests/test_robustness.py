@@ -1,14 +1,16 @@
-"""robustness: sampled passes, examples before prompts, edits passed on, mismatched cases."""
+"""robustness: sampled answers, examples before prompts, edits passed on, mismatched cases."""
 
-import pandas as pd
 import pytest
 import torch
 
 from acelib.attribution.scores import first_tokens, layer_scores
 from acelib.bench.tiny import make_tiny
-from acelib.measures.robustness import demonstrated, mismatched, passed_on, passes
-from acelib.model.update import Factors, Update
-from acelib.world.cases import make_cases, single_edits
+from acelib.editors import preset
+from acelib.measures import robustness
+from acelib.measures.robustness import demonstrated, draws, mismatched, of_draws, passed_on
+from acelib.model.update import Factors, Update, applied
+from acelib.study import experiments
+from acelib.world.cases import make_cases
 from acelib.world.world import load_world
 
 PROMPTS, ANSWERS = (
@@ -17,29 +19,36 @@ PROMPTS, ANSWERS = (
 )
 
 
-def test_passes_score_what_was_drawn_whatever_the_batch():
+def test_samples_are_scored_whatever_the_batch():
     lm = make_tiny("gptj")
-    rows = passes(lm, PROMPTS, ANSWERS, k=4, temperature=1e-6, batch_size=3)  # next to greedy
-    assert (
-        len(rows) == 3 * 4 * 2 * lm.n_layers
-        and rows.groupby(["prompt", "block", "layer"]).importance.nunique().eq(1).all()
-    )
+    pairs = list(zip(PROMPTS, ANSWERS, strict=True))
+    drawn = draws(lm, pairs, k=4, temperature=1e-6, seed=0)  # next to greedy
     ids, mask = lm.encode(PROMPTS)
-    greedy = (
-        lm.model(input_ids=ids, attention_mask=mask).logits[range(3), mask.sum(1) - 1].argmax(-1)
-    )
+    logits = lm.model(input_ids=ids, attention_mask=mask).logits
+    greedy = logits[range(3), mask.sum(1) - 1].argmax(-1)
+    assert [draw.tokens for draw in drawn] == [(token,) * 4 for token in greedy.tolist()]
     plain = layer_scores(lm, ids, mask, greedy, "ffn")
-    mine = rows[(rows.block == "ffn") & (rows.trial == 2)].pivot(
-        index="prompt", columns="layer", values="importance"
-    )
-    torch.testing.assert_close(torch.tensor(mine.to_numpy()), plain)
-    assert mine.index.tolist() == [0, 1, 2]
-    pd.testing.assert_frame_equal(
-        passes(lm, PROMPTS, ANSWERS, 2, seed=1), passes(lm, PROMPTS, ANSWERS, 2, seed=1)
-    )
-    for wrong in (dict(k=0), dict(temperature=0.0)):
+    rows = of_draws(lm, drawn)
+    for of_one, expected in zip(rows, plain, strict=True):
+        assert [(row["block"], row["trial"]) for row in of_one] == [
+            (block, trial) for block in ("attn", "ffn") for trial in (1, 2, 3, 4)
+        ]
+        for row in of_one[4:]:
+            assert row["importance"] == pytest.approx(expected.tolist())
+    for one, whole in zip(drawn, rows, strict=True):
+        (alone,) = of_draws(lm, [one])
+        for row, other in zip(alone, whole, strict=True):
+            assert row["importance"] == pytest.approx(other["importance"])
+            assert row["right"] == other["right"]
+
+
+def test_samples_are_a_function_of_the_seed_and_of_those_before():
+    lm, pairs = make_tiny("gptj"), list(zip(PROMPTS, ANSWERS, strict=True))
+    assert draws(lm, pairs, 2, 1.0, seed=1) == draws(lm, pairs, 2, 1.0, seed=1)
+    assert draws(lm, pairs, 2, 1.0, seed=1) != draws(lm, pairs, 2, 1.0, seed=2)
+    for wrong in ({"k": 0, "temperature": 1.0}, {"k": 1, "temperature": 0.0}):
         with pytest.raises(ValueError, match="at least 1"):
-            passes(lm, PROMPTS, ANSWERS, **wrong)
+            draws(lm, pairs, **wrong, seed=0)
 
 
 def test_examples_are_other_facts_of_the_relation():
@@ -56,29 +65,70 @@ def test_examples_are_other_facts_of_the_relation():
         demonstrated(world, fact, 10**6)
 
 
-def test_passed_on_reads_the_edited_model_and_leaves_it():
+def test_passed_on_reads_the_edited_model():
     lm, world = make_tiny("qwen3"), load_world()
-    edits, before = (
-        [edit for edit in single_edits(world, 40) if world.about(edit.target_new)][:2],
-        lm.fingerprint,
-    )
-    update = Update(
-        {1: Factors(torch.randn(lm.d_model, 1).to(lm.dtype), torch.randn(lm.d_mlp, 1).to(lm.dtype))}
-    )
-    rows = (
-        passed_on(lm, world, edits, {"none": [Update()] * 2, "edited": [update] * 2})
-        .set_index(["model", "place", "block", "edit"])
-        .importance
-    )
-    assert (
-        lm.fingerprint == before
-        and len(rows) == 2 * 2 * 2 * 2
-        and not rows["none"].equals(rows["edited"])
-    )
-    plain = layer_scores(
-        lm, *lm.encode([edits[1].text]), first_tokens(lm, [edits[1].target_new]), "ffn", "whole"
-    ).sum()
-    assert rows["none", "implicit subject", "ffn", 1] == pytest.approx(float(plain))
+    edit = robustness.edits_passed_on(world, 2, 0)[1]
+    pair = (torch.randn(size, 1).to(lm.dtype) for size in (lm.d_model, lm.d_mlp))
+    with applied(lm, Update({1: Factors(*pair)})):
+        edited = passed_on(lm, world, edit)
+    rows = passed_on(lm, world, edit)
+    assert [(row["place"], row["block"]) for row in rows] == [
+        (place, block) for block in ("attn", "ffn") for place in ("implicit subject", "answer")
+    ]
+    assert rows != edited and rows == passed_on(lm, world, edit)
+    target = first_tokens(lm, [edit.target_new])
+    plain = layer_scores(lm, *lm.encode([edit.text]), target, "ffn", "whole").sum()
+    assert rows[2]["importance"] == pytest.approx(float(plain))
+
+
+def test_states_are_ace_with_and_without_its_value_stage():
+    editors = robustness.state_editors("gptj-mini")
+    assert tuple(editors) == robustness.STATES and editors["unedited"] is None
+    assert editors["edited"] == preset("ACE", "gptj-mini")
+    assert editors["value edit masked"].stages == ("query",)
+
+
+def test_masked_states_leave_the_model_as_it_was():
+    lm, world = make_tiny("gptj", dtype=torch.float32), load_world()
+    before = lm.fingerprint
+    of = robustness.masked({"gptj-mini": lm}, world, n_edits=2, seed=0)
+    unedited = of.series[0]
+    assert [series.names["state"] for series in of.series] == list(robustness.STATES)
+    edits = list(unedited.items.values())
+    assert unedited.compute(edits) == [passed_on(lm, world, edit) for edit in edits]
+    lm.__dict__.pop("fingerprint")
+    assert lm.fingerprint == before
+
+
+def test_prompts_of_all_settings_ask_for_the_same_facts(monkeypatch):
+    lm, world = make_tiny("gptj"), load_world()
+    facts = {"ST": [fact for fact in world.about("Tim Duncan") if fact.relation == "sport"]}
+    monkeypatch.setattr(robustness, "known_facts", lambda *_: facts)
+    of = robustness.with_examples({"m": lm}, world, n_located=1, seed=0)
+    assert [series.names["setting"] for series in of.series] == list(robustness.SHOTS)
+    assert len({tuple(series.items) for series in of.series}) == 1
+    (shown,) = of.series[2].items.values()
+    (rows,) = of.series[2].compute([shown])
+    ids = lm.encode(["Tim Duncan plays the sport of"])
+    plain = layer_scores(lm, *ids, first_tokens(lm, [facts["ST"][0].object]), "attn")[0]
+    assert rows[0]["importance"] == pytest.approx(plain.tolist()) and rows[0]["category"] == "ST"
+
+
+def test_ordinary_cases_are_those_that_were_mismatched(monkeypatch):
+    lm, world = make_tiny("gptj"), load_world()
+    monkeypatch.setattr(experiments, "known_cases", lambda lm, cases: cases)
+    pairs = robustness.case_pairs(lm, world, 3, 0)
+    assert len(pairs["mismatched"]) == 3
+    for wrong, case in zip(pairs["mismatched"], pairs["ordinary"], strict=True):
+        assert wrong.case_id == case.case_id and wrong.questions == case.questions
+        assert wrong.new_answer != case.new_answer
+    sizes = {"n_cases": 3, "seed": 0}
+    hosts, names = {"gptj-mini": lm}, ["ROME", "ACE"]
+    of = robustness.on_ordinary(hosts, world, editors=names, **sizes)
+    assert [series.names["editor"] for series in of.series] == ["ACE"]
+    assert robustness.on_ordinary(hosts, world, editors=["ROME"], **sizes).series == ()
+    of = robustness.on_mismatched(hosts, world, editors=names, **sizes)
+    assert [series.names["editor"] for series in of.series] == names
 
 
 def test_mismatched_edits_have_an_object_of_another_kind():

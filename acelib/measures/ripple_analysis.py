@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ..study.rows import Experiment
 from ..study.stats import SHARE, Mean, interval
 from .ripple import CATEGORIES
 
@@ -33,6 +34,22 @@ def numbered(rows: pd.DataFrame) -> pd.DataFrame:
         change=rows.category.map(CATEGORIES),
         wrong=rows.asked - rows.right,
     )
+
+
+def edits_table(experiment: Experiment) -> pd.DataFrame:
+    """The edits of ``ripple.experiment``, by model and number: fact, old and new object."""
+    edits = {series.names["model"]: series.items.values() for series in experiment.series}
+    return pd.DataFrame(
+        {
+            "model": model,
+            "edit": i,
+            "fact": edit.text,
+            "old": edit.target_true,
+            "new": edit.target_new,
+        }
+        for model, of in edits.items()
+        for i, edit in enumerate(of)
+    ).set_index(["model", "edit"])
 
 
 def share(rows: pd.DataFrame, by: Sequence[str], of: str = "right") -> pd.Series:

@@ -1,89 +1,147 @@
-"""Appendix L: does attribution stay when answers are sampled or prompts have examples, is an edit passed on by the implicit subject, what
-becomes of edits that no relation allows."""
+"""Appendix L, what its rows are computed from: does attribution stay when answers are sampled or
+prompts have examples, is an edit passed on by the implicit subject, what becomes of edits that no
+relation allows.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
-from typing import Sequence
 
-import pandas as pd
 import torch
 
+from ..attribution.layers import questions
 from ..attribution.scores import first_tokens, layer_scores
+from ..editors import preset
 from ..model.lm import LM
 from ..model.states import trace
 from ..model.update import Update, applied
 from ..records import Case, Chain, Edit, Fact
+from ..study import experiments
+from ..study.judge import Protocol
+from ..study.rows import Experiment, Series
+from ..world.cases import make_cases, single_edits
+from ..world.text import documents
 from ..world.wording import multi_hop_cloze, single_hop_cloze, statement
 from ..world.world import World
+from .accumulation import by_token
+from .storage import known_facts
+
+BLOCKS = ("attn", "ffn")
+BATCH = 16  #: prompts that are scored at once
+TEXTS = 2000  #: that second moments are taken over
+SHOTS = {"few-shot": 4, "one-shot": 1, "zero-shot": 0}  #: examples before a prompt
+STATES = ("unedited", "edited", "value edit masked")
+PLACES = ("implicit subject", "answer")
+COMPARED = ("PMET", "ACE")  #: who also does the ordinary edits
 
 
-def passes(
-    lm: LM,
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    k: int = 5,
-    temperature: float = 1.0,
-    norm: str = "frozen",
-    seed: int = 0,
-    batch_size: int = 16,
-) -> pd.DataFrame:
-    """Table 13: importance of the layers (sum of Eq. 9) for k sampled answers to each prompt; w is the sampled first token.
+# ---------------------------------------------------------------- sampled answers (Table 13)
 
-    Returns: one row a prompt, trial (from 1), block and layer: importance (nats), right (whether w begins the answer).
+
+@dataclass(frozen=True)
+class Draw:
+    """A prompt, its answer, and first tokens of answers that were sampled from the model."""
+
+    prompt: str
+    answer: str
+    tokens: tuple[int, ...]
+
+
+def draws(
+    lm: LM, pairs: Sequence[tuple[str, str]], k: int, temperature: float, seed: int
+) -> list[Draw]:
+    """``k`` samples for each (prompt, answer), of one stream of random numbers.
+
     Raises ValueError for fewer than one sample or a temperature that is not positive.
     """
     if k < 1 or not temperature > 0:
         raise ValueError(
             f"{k} samples at temperature {temperature}: give at least 1, and a temperature above 0"
         )
-    generator, rows = torch.Generator().manual_seed(seed), []
-    for start in range(0, len(prompts), batch_size):
-        ids, mask = lm.encode(prompts[start : start + batch_size])
-        found = (
-            trace(lm, ids, mask, logits="last")["logits", lm.n_layers].double().cpu() / temperature
-        )
-        drawn = torch.multinomial(
-            found.softmax(-1), k, replacement=True, generator=generator
-        ).tolist()
-        right = first_tokens(lm, answers[start : start + batch_size]).tolist()
-        pairs = sorted(
-            {(i, token) for i, tokens in enumerate(drawn) for token in tokens}
-        )  # what is drawn again is scored once
-        which = [i for i, _ in pairs]
-        for block in ("attn", "ffn"):
-            chunks = [slice(at, at + batch_size) for at in range(0, len(pairs), batch_size)]
-            scores = [
-                layer_scores(
-                    lm,
-                    ids[which[chunk]],
-                    mask[which[chunk]],
-                    [token for _, token in pairs[chunk]],
-                    block,
-                    norm=norm,
-                )
-                for chunk in chunks
-            ]
-            by = dict(zip(pairs, torch.cat(scores).tolist()))
-            rows += [
-                dict(
-                    prompt=start + i,
-                    trial=trial,
-                    block=block,
-                    layer=layer,
-                    importance=value,
-                    right=token == right[i],
-                )
-                for i, tokens in enumerate(drawn)
-                for trial, token in enumerate(tokens, 1)
-                for layer, value in enumerate(by[i, token])
-            ]
-    return pd.DataFrame(rows)
+    generator, tokens = torch.Generator().manual_seed(seed), []
+    for start in range(0, len(pairs), BATCH):
+        ids, mask = lm.encode([prompt for prompt, _ in pairs[start : start + BATCH]])
+        logits = trace(lm, ids, mask, logits="last")["logits", lm.n_layers].double().cpu()
+        shares = (logits / temperature).softmax(-1)
+        tokens += torch.multinomial(shares, k, replacement=True, generator=generator).tolist()
+    return [Draw(*pair, tuple(row)) for pair, row in zip(pairs, tokens, strict=True)]
+
+
+def sampled(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    n_prompts: int,
+    passes: Sequence[int],
+    temperature: float,
+    seed: int,
+) -> Experiment:
+    """Table 13: importance of the layers for sampled answers; w is the sampled first token.
+
+    Rows: trial (from 1), block, importance (nats, by layer: sum of Eq. 9), right (whether the token
+    begins the answer).
+    """
+    pairs, series = questions(world, n_prompts, seed, single=True), []
+    for model, lm in hosts.items():
+        drawn = draws(lm, pairs, max(passes), temperature, seed)
+        items = {draw.prompt: draw for draw in drawn}
+        compute = partial(of_draws, lm)
+        series.append(Series({"model": model}, _model(lm), (__name__,), items, compute, BATCH))
+    return Experiment("appendix_l_robustness_passes", tuple(series), rtol=1e-3, atol=1e-4)
+
+
+def of_draws(lm: LM, drawn: Sequence[Draw]) -> list[list[dict]]:
+    """The rows of ``sampled``. What is drawn again for a prompt is scored once."""
+    pairs = [(i, token) for i, draw in enumerate(drawn) for token in sorted(set(draw.tokens))]
+    prompts, targets = [drawn[i].prompt for i, _ in pairs], [token for _, token in pairs]
+    scores = {block: importances(lm, prompts, targets, block) for block in BLOCKS}
+    at = {pair: place for place, pair in enumerate(pairs)}
+    right = first_tokens(lm, [draw.answer for draw in drawn]).tolist()
+    return [
+        [
+            {
+                "trial": trial,
+                "block": block,
+                "importance": scores[block][at[i, token]],
+                "right": token == right[i],
+            }
+            for block in BLOCKS
+            for trial, token in enumerate(draw.tokens, 1)
+        ]
+        for i, draw in enumerate(drawn)
+    ]
+
+
+def importances(
+    lm: LM, prompts: Sequence[str], targets: Sequence[int], block: str
+) -> list[list[float]]:
+    """Importance of every layer for every prompt, nats: sum of Eq. 9 over the layer's neurons."""
+    scores = []
+    for start in range(0, len(prompts), BATCH):
+        part = slice(start, start + BATCH)
+        ids, mask = lm.encode(prompts[part])
+        scores += layer_scores(lm, ids, mask, targets[part], block).tolist()
+    return scores
+
+
+# ---------------------------------------------------------------- examples (Tables 14 and 15)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A question with the examples before it."""
+
+    category: str
+    prompt: str
+    answer: str
 
 
 def demonstrated(world: World, fact: Fact, n_shots: int, seed: int = 0) -> str:
-    """The prompt that asks for a fact, after ``n_shots`` other facts of its relation, told as sentences, that share no name with it.
+    """The prompt that asks for a fact, after ``n_shots`` other facts of its relation, told as
+    sentences, that share no name with it.
 
     Raises ValueError if there are not as many.
     """
@@ -101,36 +159,138 @@ def demonstrated(world: World, fact: Fact, n_shots: int, seed: int = 0) -> str:
     return " ".join([*(statement(world, other) for other in told), single_hop_cloze(world, fact)])
 
 
-def passed_on(
-    lm: LM, world: World, edits: Sequence[Edit], models: dict[str, Sequence[Update]]
-) -> pd.DataFrame:
-    """Tables 16, 17: what the layers add to the new object at the end of the edited prompt, and to its consequence at the end of a two-hop
-    prompt, in models edited in several ways.
+def with_examples(
+    hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int
+) -> Experiment:
+    """Tables 14, 15: importance of the layers for known facts of each category, after examples.
 
-    edits: with a relation of the world, and a new object that it has facts of.   models: an update an edit, by name.
-    Returns: one row an edit, model, place ("implicit subject", "answer"), block: importance, sum over layers of whole outputs (nats).
+    Rows: category, block, importance (nats, by layer: sum of Eq. 9).
     """
-    rows = []
-    for i, edit in enumerate(edits):
-        after = world.about(edit.target_new)[0]
-        chain = Chain((Fact(edit.subject, edit.relation, edit.target_new), after))
-        ids, mask = lm.encode([edit.text, multi_hop_cloze(world, chain)])
-        targets = first_tokens(lm, [edit.target_new, after.object])
-        for name, updates in models.items():
-            with applied(lm, updates[i]):
-                for block in ("attn", "ffn"):
-                    both = layer_scores(lm, ids, mask, targets, block, "whole").sum(-1).tolist()
-                    rows += [
-                        dict(edit=i, model=name, place=place, block=block, importance=value)
-                        for place, value in zip(("implicit subject", "answer"), both)
-                    ]
-    return pd.DataFrame(rows)
+    series = []
+    for model, lm in hosts.items():
+        facts = known_facts(lm, world, n_located, seed)
+        for setting, n in SHOTS.items():
+            items = {
+                f"{fact.subject}, {fact.relation}": Shown(
+                    category, demonstrated(world, fact, n, seed), fact.object
+                )
+                for category, some in facts.items()
+                for fact in some
+            }
+            names, compute = {"model": model, "setting": setting}, partial(_of_shown, lm)
+            series.append(Series(names, _model(lm), (__name__,), items, compute, BATCH))
+    return Experiment("appendix_l_robustness_prompts", tuple(series), rtol=1e-3, atol=1e-4)
+
+
+def _of_shown(lm: LM, shown: Sequence[Shown]) -> list[list[dict]]:
+    prompts = [one.prompt for one in shown]
+    targets = first_tokens(lm, [one.answer for one in shown]).tolist()
+    by_block = [importances(lm, prompts, targets, block) for block in BLOCKS]
+    return [
+        [
+            {"category": one.category, "block": block, "importance": values}
+            for block, values in zip(BLOCKS, of_one, strict=True)
+        ]
+        for one, of_one in zip(shown, zip(*by_block, strict=True), strict=True)
+    ]
+
+
+# ---------------------------------------------------------------- masking (Tables 16 and 17)
+
+
+def state_editors(model: str) -> dict[str, object | None]:
+    """ACE whole, without its value stage, and no editor, by ``STATES``."""
+    ace = preset("ACE", model)
+    return dict(zip(STATES, (None, ace, replace(ace, stages=("query",))), strict=True))
+
+
+def edits_passed_on(world: World, n: int, seed: int) -> list[Edit]:
+    """``n`` single edits whose new objects have facts of their own."""
+    edits = single_edits(world, 40 * n, seed)
+    return [edit for edit in edits if world.about(edit.target_new)][:n]
+
+
+def masked(hosts: Mapping[str, LM], world: World, *, n_edits: int, seed: int) -> Experiment:
+    """Tables 16, 17: what the layers add at the two places of an edit, in three states.
+
+    Rows: ``passed_on``.
+    """
+    items = {_name(edit): edit for edit in edits_passed_on(world, n_edits, seed)}
+    series = [
+        one
+        for model, lm in hosts.items()
+        for one in _in_states(model, lm, world, items, STATES, passed_on, seed)
+    ]
+    return Experiment("appendix_l_robustness_masked", tuple(series), rtol=0.01, atol=0.01)
+
+
+def tokens(hosts: Mapping[str, LM], world: World, *, n_edits: int, seed: int) -> Experiment:
+    """The first of these edits on the last model, token by token, with and without the value edit.
+
+    Rows: ``accumulation.by_token``.
+    """
+    items = {_name(edit): edit for edit in edits_passed_on(world, n_edits, seed)[:1]}
+    *_, (model, lm) = hosts.items()
+    series = _in_states(model, lm, world, items, STATES[1:], _by_token, seed)
+    return Experiment("appendix_l_robustness_tokens", tuple(series), rtol=0.01, atol=0.01)
+
+
+def passed_on(lm: LM, world: World, edit: Edit) -> list[dict]:
+    """What the layers add to the new object at the end of the edited prompt, and to its consequence
+    at the end of a two-hop prompt, in the model as it is now.
+
+    edit: of a relation of the world, with a new object that it has facts of.
+    Rows: place, block, importance (nats, sum over layers of whole outputs).
+    """
+    after = world.about(edit.target_new)[0]
+    chain = Chain((Fact(edit.subject, edit.relation, edit.target_new), after))
+    ids, mask = lm.encode([edit.text, multi_hop_cloze(world, chain)])
+    targets, rows = first_tokens(lm, [edit.target_new, after.object]), []
+    for block in BLOCKS:
+        both = layer_scores(lm, ids, mask, targets, block, "whole").sum(-1).tolist()
+        for place, value in zip(PLACES, both, strict=True):
+            rows.append({"place": place, "block": block, "importance": value})
+    return rows
+
+
+def _by_token(lm: LM, world: World, edit: Edit) -> list[dict]:
+    return by_token(lm, edit.text, edit.target_new).to_dict("records")
+
+
+def _in_states(
+    model: str, lm: LM, world: World, items: Mapping[str, Edit], states: Sequence[str], read, seed
+) -> Iterator[Series]:
+    """The series of ``read(lm, world, edit)`` in edited models, by state."""
+    editors = state_editors(model)
+    corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), editors["edited"].layers)
+
+    def compute(editor, edits: list[Edit]) -> list[list[dict]]:
+        groups, rows = [[edit] for edit in edits], []
+        updates = editor.each(lm, groups, corpus.moments) if editor else [Update()] * len(edits)
+        for edit, update in zip(edits, updates, strict=True):
+            with applied(lm, update):
+                rows.append(read(lm, world, edit))
+        return rows
+
+    for state in states:
+        editor = editors[state]
+        yield Series(
+            names={"model": model, "state": state},
+            depends=experiments.depends(lm, world, editor, corpus),
+            code=(__name__, *experiments.modules(editor)),
+            items=items,
+            compute=partial(compute, editor),
+        )
+
+
+# ---------------------------------------------------------------- mismatched edits (Table 18)
 
 
 def mismatched(world: World, cases: Sequence[Case], seed: int = 0) -> list[Case]:
-    """Cases with one edit, of the last hop, whose new object is one that another relation gives the subject: "the sport of X is Italy".
+    """Cases with one edit, of the last hop, whose new object is one that another relation gives the
+    subject: "the sport of X is Italy". Cases that allow none are left out.
 
-    Source: ACE, Appendix L.4, "we mismatched the relationship labels in the knowledge triplet". Cases that allow none are left out.
+    Source: ACE, Appendix L.4, "we mismatched the relationship labels in the knowledge triplet".
     """
     rng, made = Random(f"{seed}/mismatched"), []
     for case in cases:
@@ -155,3 +315,60 @@ def mismatched(world: World, cases: Sequence[Case], seed: int = 0) -> list[Case]
             )
         )
     return made
+
+
+def on_mismatched(
+    hosts: Mapping[str, LM], world: World, *, editors: Sequence[str], n_cases: int, seed: int
+) -> Experiment:
+    """Table 18: the editors on mismatched cases. Rows: ``judge``."""
+    series = _comparisons(hosts, world, editors, editors, "mismatched", n_cases, seed)
+    return Experiment("appendix_l_robustness_mismatched", tuple(series))
+
+
+def on_ordinary(
+    hosts: Mapping[str, LM], world: World, *, editors: Sequence[str], n_cases: int, seed: int
+) -> Experiment:
+    """The same cases with the objects that they had before, by PMET and ACE. Rows: ``judge``."""
+    names = [name for name in editors if name in COMPARED]
+    series = _comparisons(hosts, world, names, editors, "ordinary", n_cases, seed)
+    return Experiment("appendix_l_robustness_ordinary", tuple(series))
+
+
+def _comparisons(
+    hosts: Mapping[str, LM],
+    world: World,
+    names: Sequence[str],
+    editors: Sequence[str],
+    kind: str,
+    n_cases: int,
+    seed: int,
+) -> Iterator[Series]:
+    """Series of ``names``, with second moments of all layers that one of ``editors`` writes."""
+    for model, lm in hosts.items():
+        presets = {name: preset(name, model) for name in editors}
+        layers = sorted({layer for e in presets.values() for layer in getattr(e, "layers", ())})
+        corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), layers)
+        cases = case_pairs(lm, world, n_cases, seed)[kind]
+        some, protocol = {name: presets[name] for name in names}, Protocol(seed=seed)
+        if some:
+            yield from experiments.comparison(model, lm, world, some, cases, corpus, protocol)
+
+
+def case_pairs(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Case]]:
+    """Up to ``n`` mismatched cases, and the ordinary ones that they were, by kind."""
+    pool = make_cases(world, "evaluation", 12 * n, seed, n_hops=(2,), n_edits=(1,))
+    pool = experiments.known_cases(lm, pool)
+    wrong = mismatched(world, pool, seed)[:n]
+    ids = {case.case_id for case in wrong}
+    return {"mismatched": wrong, "ordinary": [case for case in pool if case.case_id in ids]}
+
+
+# ---------------------------------------------------------------- what series share
+
+
+def _model(lm: LM) -> dict[str, str]:
+    return {"model": f"{lm.fingerprint} {lm.dtype}"}
+
+
+def _name(edit: Edit) -> str:
+    return f"{edit.subject}, {edit.relation}, {edit.target_new}"

@@ -15,7 +15,18 @@ from .rows import Experiment
 
 #: Name -> "module:function". The name is the chapter's, or begins with it; the function takes the
 #: models by name, the world, and parameters that are called as in the chapter's notebook.
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "06_ripple": "acelib.measures.ripple:experiment",
+    "06_ripple_neurons": "acelib.measures.neurons:experiment",
+    "06_ripple_norms": "acelib.measures.neurons:norms",
+    "appendix_j_alphaedit": "acelib.measures.alphaedit:experiment",
+    "appendix_l_robustness_masked": "acelib.measures.robustness:masked",
+    "appendix_l_robustness_mismatched": "acelib.measures.robustness:on_mismatched",
+    "appendix_l_robustness_ordinary": "acelib.measures.robustness:on_ordinary",
+    "appendix_l_robustness_passes": "acelib.measures.robustness:sampled",
+    "appendix_l_robustness_prompts": "acelib.measures.robustness:with_examples",
+    "appendix_l_robustness_tokens": "acelib.measures.robustness:tokens",
+}
 
 
 def names() -> tuple[str, ...]:

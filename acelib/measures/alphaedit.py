@@ -1,0 +1,127 @@
+"""Appendix J: ACE with AlphaEdit as its backbone, against AlphaEdit and against ACE on PMET.
+
+ACE on AlphaEdit has the layers, prompts and positions of ACE's settings, and the write and the
+search of AlphaEdit's; it was not tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from ..editors import EDITORS, preset
+from ..model.lm import LM
+from ..study import claims, experiments, tables
+from ..study.judge import Protocol
+from ..study.rows import Experiment
+from ..study.stats import SHARE, Mean, interval, paired
+from ..world.text import documents
+from ..world.world import World
+
+ACE, PLAIN, ON_PMET = "ACE (AlphaEdit)", "AlphaEdit", "ACE (PMET)"
+METRICS = ("multi_hop", "efficacy", "paraphrase", "specificity")
+RIVALS = {"alphaedit_backbone": PLAIN, "newer_backbone_helps": ON_PMET}  #: claim -> whom ACE leads
+TEXTS = 2000  #: that second moments are taken over
+
+
+def editors(model: str) -> dict[str, object]:
+    """The three editors that are compared, with their settings for a model."""
+    plain, ace = preset("AlphaEdit", model), preset("ACE", model)
+    return {PLAIN: plain, ON_PMET: ace, ACE: on_alphaedit(ace, plain)}
+
+
+def on_alphaedit(ace, alphaedit):
+    """``ace``, both stages of which write and search as ``alphaedit`` does."""
+    return replace(
+        ace,
+        backbone="alphaedit",
+        weight=alphaedit.weight,
+        objective=alphaedit.objective,
+        threshold=alphaedit.threshold,
+        null_share=alphaedit.null_share,
+        value_weight=None,
+        value_objective=None,
+    )
+
+
+def experiment(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    cases: str,
+    n_cases: int,
+    n_unrelated: int,
+    seed: int,
+) -> Experiment:
+    """The three editors on evaluation cases, balanced over 1 to 4 edits. Rows: ``judge``.
+
+    cases: a file in the shape of MQuAKE, or "" for cases that are made from the world.
+    """
+    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
+    for model, lm in hosts.items():
+        some = experiments.evaluation_cases(lm, world, n_cases, seed, cases)
+        corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), written(model))
+        series += experiments.comparison(model, lm, world, editors(model), some, corpus, protocol)
+    return Experiment("appendix_j_alphaedit", tuple(series))
+
+
+def written(model: str) -> list[int]:
+    """All layers that an editor with settings for the model writes, ascending."""
+    presets = (preset(name, model) for name in EDITORS)
+    return sorted({layer for editor in presets for layer in getattr(editor, "layers", ())})
+
+
+def settings_table(models: Sequence[str]) -> pd.DataFrame:
+    """Settings of the three editors, (model, editor) x hyper-parameters."""
+    rows = {}
+    for model in models:
+        for name, editor in editors(model).items():
+            stage = editor.writer("query") if hasattr(editor, "writer") else editor
+            share = getattr(stage, "null_share", None)
+            rows[model, name] = {
+                **tables.settings(editor),
+                "write": type(stage).__name__,
+                "null space, share": "–" if share is None else f"{share:g}",
+                "target": stage.objective.kind,
+            }
+    return pd.DataFrame(rows).T
+
+
+def leads(rows: pd.DataFrame) -> dict[tuple[str, str], Mean]:
+    """ACE on AlphaEdit minus its rivals, points of multi-hop accuracy, by (claim, model)."""
+    percent = rows.assign(multi_hop=100 * rows.multi_hop)
+    return {
+        (claim, model): paired(part, ACE, rival)
+        for model, part in percent.groupby("model", sort=False)
+        for claim, rival in RIVALS.items()
+    }
+
+
+def gaps(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """ACE on AlphaEdit minus the others in all metrics, by model: ``tables.paired_table``."""
+    return {
+        model: tables.paired_table(part, ACE) for model, part in rows.groupby("model", sort=False)
+    }
+
+
+def verdict(rows: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """By model and claim, the difference and whether the claim holds: {"gap": ..., "is": ...}."""
+    values = leads(rows)
+    said = claims.verdicts(values)
+    return {
+        model: {claim: {"gap": values[claim, model], "is": said[claim, model]} for claim in RIVALS}
+        for model in rows.model.unique()
+    }
+
+
+def kept(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Mean]]:
+    """Unrelated facts that keep their answer, %, by model and editor."""
+    return {
+        model: {
+            name: interval(100 * of.specificity, seed, bounds=SHARE)
+            for name, of in part.groupby("editor", sort=False)
+        }
+        for model, part in rows.groupby("model", sort=False)
+    }
