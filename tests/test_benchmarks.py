@@ -2,33 +2,30 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lm_eval import tasks
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 
 from acelib.bench.tiny import make_tiny
 from acelib.measures import abilities
-from acelib.measures.abilities import RELATIVES, Harness, evaluate, local_tasks, untouched
+from acelib.measures.abilities import RELATIVES, SAID, Question, answered, evaluate, local
 from acelib.measures.robustness import mismatched
-from acelib.model.answers import recall
-from acelib.model.update import Factors, Update
+from acelib.model.answers import generate, recall
+from acelib.model.update import Factors, Update, applied
 from acelib.records import Edit, Fact
+from acelib.study import experiments
+from acelib.study.store import canonical
 from acelib.world.cases import make_cases, single_edits
 from acelib.world.text import documents
 from acelib.world.wording import held_out, statement
-from acelib.world.world import load_world
+from acelib.world.world import load_world, untouched
 
 WORLD = load_world()
-PROMPTS, ANSWERS = (
-    ("Tim Duncan plays the sport of", "The capital of France is", "Q: Who wrote Hamlet? A:"),
-    ("golf", "Paris", "William Shakespeare"),
-)
-
-
-def asked(kind, *arguments):
-    return [Instance(request_type=kind, doc={}, arguments=given, idx=0) for given in arguments]
+PROMPTS = ["Tim Duncan plays the sport of", "The capital of France is", "Q: Who wrote Hamlet? A:"]
 
 
 def plain(lm, ids):
@@ -55,105 +52,46 @@ def change(lm, seed=0, size=1.0):
     )
 
 
-def test_loglikelihood_is_that_of_recall_and_of_the_plain_softmax(any_lm):
-    lm = any_lm
-    found = Harness(lm, batch_size=2).loglikelihood(
-        asked(
-            "loglikelihood", *((prompt, f" {answer}") for prompt, answer in zip(PROMPTS, ANSWERS))
-        )
-    )
-    same = recall(lm, PROMPTS, ANSWERS)
-    assert [value for value, _ in found] == pytest.approx(same.logprob, abs=1e-5) and [
-        greedy for _, greedy in found
-    ] == same.correct
-    for (value, _), prompt, answer in zip(found, PROMPTS, ANSWERS):
-        head, tail = lm.tokenizer(prompt)["input_ids"], lm.answer_ids(answer)
-        assert value == pytest.approx(sum(plain(lm, head + tail)[-len(tail) :]), abs=1e-5)
-
-
-def test_what_the_model_says_is_greedy_and_nothing_else_is():
-    lm = make_tiny("qwen3")
-    (said,) = Harness(lm).generate_until(
-        asked("generate_until", (PROMPTS[0], dict(until=[], max_gen_toks=1)))
-    )
-    (_, greedy), (_, other) = Harness(lm).loglikelihood(
-        asked("loglikelihood", (PROMPTS[0], said), (PROMPTS[0], " golf"))
-    )
-    assert greedy and not other
-
-
-@pytest.mark.parametrize("family", ["gptj", "qwen3"])
-def test_rolling_is_the_sum_over_tokens_also_of_a_text_longer_than_the_model(family):
-    lm = make_tiny(family)
-    start, short = (
-        lm.tokenizer.bos_token_id or lm.tokenizer.eos_token_id,
-        "The capital of France is Paris.",
-    )
-    long = " ".join([short] * 6)
-    harness = Harness(lm)
-    (one,) = harness.loglikelihood_rolling(asked("loglikelihood_rolling", (short,)))
-    assert one == pytest.approx(
-        sum(plain(lm, [start, *lm.tokenizer(short)["input_ids"]])), abs=1e-5
-    )
-    harness.max_length = size = 8
-    ids = [start, *lm.tokenizer(long)["input_ids"]]
-    (many,) = harness.loglikelihood_rolling(asked("loglikelihood_rolling", (long,)))
-    windows = [ids[at : at + size + 1] for at in range(0, len(ids) - 1, size)]
-    last = ids[-size - 1 :]
-    expected = sum(sum(plain(lm, window)) for window in windows[:-1]) + sum(
-        plain(lm, last)[-(len(windows[-1]) - 1) :]
-    )
-    assert len(windows) > 2 and many == pytest.approx(expected, abs=1e-4)
-
-
-def test_generation_stops_before_the_stop_string_whatever_the_batch():
-    lm, prompts = (
-        make_tiny("gptj"),
-        [(prompt, dict(until=[], max_gen_toks=12)) for prompt in PROMPTS],
-    )
-    whole = Harness(lm).generate_until(asked("generate_until", *prompts))
-    stop = whole[1][len(whole[1]) // 2 :][:2]
-    assert stop and all(whole)
-    for batch_size in (1, 3):
-        cut = Harness(lm, batch_size=batch_size).generate_until(
-            asked("generate_until", *((p, dict(until=[stop], max_gen_toks=12)) for p, _ in prompts))
-        )
-        assert cut == [text.partition(stop)[0] for text in whole]
-    assert Harness(lm).generate_until(
-        asked("generate_until", (PROMPTS[1], dict(until=stop, max_gen_toks=12)), prompts[0])
-    ) == [cut[1], whole[0]]
-
-
-def test_too_long_a_prompt_loses_its_beginning():
-    lm, options = make_tiny("gptj"), dict(until=["\n"], max_gen_toks=6)
-    long, harness = " ".join([PROMPTS[0]] * 9), Harness(lm)
-    harness.max_length = 30
-    kept = lm.tokenizer.decode(lm.tokenizer(long)["input_ids"][-24:])
-    assert harness.generate_until(asked("generate_until", (long, options))) == Harness(
-        lm
-    ).generate_until(asked("generate_until", (kept, options)))
+def test_too_much_to_generate_is_refused():
+    lm = make_tiny("gptj")
+    task = local(WORLD, n=1, n_shots=0).task("thoughts")
+    task.config.generation_kwargs["max_gen_toks"] = 256
     with pytest.raises(
-        ValueError, match="30 new tokens asked for; model 'tiny-gptj' has 30 positions"
+        ValueError, match="256 new tokens asked for; model 'tiny-gptj' has 256 positions"
     ):
-        harness.generate_until(asked("generate_until", (long, dict(max_gen_toks=30))))
+        evaluate(lm, [task])
+    task.config.generation_kwargs.update(max_gen_toks=6, do_sample=True)
     with pytest.raises(ValueError, match="only greedy decoding"):
-        harness.generate_until(asked("generate_until", (long, dict(do_sample=True))))
+        evaluate(lm, [task])
 
 
-def names(local):
-    return {task.task_name: [dict(doc) for doc in task.eval_docs] for task in local}
+def test_the_harness_generates_as_the_library_does(any_lm):
+    """Prompts of different lengths in one batch, of the edited model."""
+    lm, update = any_lm, change(any_lm, size=0.5)
+    options = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
+    requests = [
+        Instance(request_type="generate_until", doc={}, arguments=(prompt, options), idx=0)
+        for prompt in PROMPTS
+    ]
+    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=3)
+    with applied(lm, update):
+        texts = harness.generate_until(requests)
+    mine = generate(lm, PROMPTS, [update] * 3, 12, lambda text: "\n\n" in text)
+    assert texts == [text.split("\n\n")[0] for text in mine]
+
+
+def names(tasks):
+    return {task.task_name: [dict(doc) for doc in task.eval_docs] for task in tasks.tasks}
 
 
 def test_tasks_are_a_function_of_their_arguments():
     edits = single_edits(WORLD, 3)
-    one, two = names(local_tasks(WORLD, edits, 8)), names(local_tasks(WORLD, edits, 8))
+    one, two = names(local(WORLD, edits, 8)), names(local(WORLD, edits, 8))
     assert (
         one == two and list(one) == list(RELATIVES) and all(len(docs) == 8 for docs in one.values())
     )
-    assert all(
-        names(local_tasks(WORLD, edits, 8, seed=1))[task] != docs for task, docs in one.items()
-    )
-    assert {task: docs[:4] for task, docs in one.items()} == names(local_tasks(WORLD, edits, 4))
+    assert all(names(local(WORLD, edits, 8, seed=1))[task] != docs for task, docs in one.items())
+    assert {task: docs[:4] for task, docs in one.items()} == names(local(WORLD, edits, 4))
     for task in ("facts", "two_hop"):
         assert all(
             len(set(doc["choices"])) == 4
@@ -166,12 +104,12 @@ def test_tasks_are_a_function_of_their_arguments():
         with pytest.raises(
             ValueError, match="documents a task asked for; 'facts' has|no more than \\d+ chains"
         ):
-            local_tasks(WORLD, edits, n)
+            local(WORLD, edits, n)
 
 
 def test_no_task_has_an_edited_fact_or_what_follows_from_it():
     """With the wording that the tasks would use for them: all documents of the world there are, or nearly."""
-    before = names(local_tasks(WORLD, n=60))
+    before = names(local(WORLD, n=60))
     subjects = {
         doc["text"]: [name for name in WORLD.entities if doc["text"].count(name)]
         for doc in before["text"]
@@ -185,7 +123,7 @@ def test_no_task_has_an_edited_fact_or_what_follows_from_it():
     edits = [
         Edit(fact.subject, "{} is", "Nobody", fact.object, relation=fact.relation) for fact in facts
     ]
-    keep, after = untouched(WORLD, edits), names(local_tasks(WORLD, edits, n=60))
+    keep, after = untouched(WORLD, edits), names(local(WORLD, edits, n=60))
     assert not any(map(keep, facts)) and before["text"] != after["text"]
     sentences = {
         template.replace("{}", fact.subject) + f" {fact.object}."
@@ -198,8 +136,7 @@ def test_no_task_has_an_edited_fact_or_what_follows_from_it():
         for template in WORLD.relations[fact.relation].questions
     }
     shown = [*(doc["text"] for doc in after["text"]), *(doc["target"] for doc in after["thoughts"])]
-    (thoughts,) = [task for task in local_tasks(WORLD, edits, n=1) if task.task_name == "thoughts"]
-    shown += [shot["target"] for shot in thoughts.fewshot_docs()]
+    shown += [shot["target"] for shot in local(WORLD, edits, n=1).shots]
     assert not [text for text in shown if any(sentence in text for sentence in sentences)]
     assert not [doc for doc in after["facts"] if doc["question"] in questions]
     assert any(
@@ -244,7 +181,7 @@ def test_held_out_text_is_in_no_training_document():
         ". " + " . ".join(texts).replace("Thoughts: ", "Thoughts. ")
     )  # so that every sentence comes after ". "
     text, training = (
-        whole(doc["text"] for doc in names(local_tasks(WORLD, n=300))["text"]),
+        whole(doc["text"] for doc in names(local(WORLD, n=300))["text"]),
         whole(documents(WORLD, 3000)),
     )
     told = {
@@ -261,44 +198,84 @@ def test_held_out_text_is_in_no_training_document():
 
 
 def test_evaluate_judges_the_edited_model_and_gives_the_bits_back():
-    lm, local = make_tiny("gptj", dtype=torch.float32), local_tasks(WORLD, n=3, n_shots=0)
+    lm, tasks = make_tiny("gptj", dtype=torch.float32), local(WORLD, n=3, n_shots=0)
     print_, update = lm.fingerprint, change(lm, size=0.5)
     before, edited, none, after = (
-        evaluate(lm, local, this) for this in (None, update, Update(), None)
+        evaluate(lm, tasks.tasks, this) for this in (None, update, Update(), None)
     )
     assert before.equals(after) and before.equals(none) and not edited.equals(before)
     lm.__dict__.pop("fingerprint")
     assert lm.fingerprint == print_
-    assert list(before.columns) == ["task", "part", "doc", "metric", "value"] and before.groupby(
-        "task"
-    ).size().to_dict() == {name: 3 for name in RELATIVES}
+    assert list(before.columns) == ["task", "part", "doc", "metric", "value"]
+    assert before.groupby("task").size().to_dict() == dict.fromkeys(RELATIVES, 3)
     assert before.groupby("task").metric.first().to_dict() == {
         "facts": "acc",
         "two_hop": "acc",
         "thoughts": "exact_match",
         "text": "bits_per_byte",
     }
-    for doc, bits in zip(names(local)["text"], before[before.task == "text"].value):
+    texts, facts = tasks.docs["text"], tasks.docs["facts"]
+    for doc, bits in zip(texts, before[before.task == "text"].value, strict=True):
         ids = [lm.tokenizer.eos_token_id, *lm.tokenizer(doc["text"])["input_ids"]]
-        assert bits == pytest.approx(
-            -sum(plain(lm, ids)) / math.log(2) / len(doc["text"].encode()), rel=1e-4
-        )
-    for doc, right in zip(names(local)["facts"], before[before.task == "facts"].value):
+        size = math.log(2) * len(doc["text"].encode())
+        assert bits == pytest.approx(-sum(plain(lm, ids)) / size, rel=1e-4)
+    for doc, right in zip(facts, before[before.task == "facts"].value, strict=True):
         scores = recall(lm, [doc["question"]] * 4, doc["choices"]).logprob
         assert right == float(scores.index(max(scores)) == doc["label"])
-    assert len(evaluate(lm, local[:1], limit=2)) == 2
+    assert len(evaluate(lm, tasks.tasks[:1], limit=2)) == 2
 
 
 def test_an_update_that_does_not_fit_changes_nothing():
     lm = make_tiny("gptj")
     kept = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    update = Update({9: Factors(torch.zeros(lm.d_model, 1), torch.zeros(lm.d_mlp, 1))})
     with pytest.raises(ValueError, match="layer 9 does not exist"):
-        evaluate(
-            lm,
-            local_tasks(WORLD, n=1, n_shots=0),
-            Update({9: Factors(torch.zeros(lm.d_model, 1), torch.zeros(lm.d_mlp, 1))}),
-        )
+        evaluate(lm, local(WORLD, n=1, n_shots=0).tasks, update)
     assert all(torch.equal(value, kept[name]) for name, value in lm.model.state_dict().items())
+
+
+def test_rows_of_a_document_do_not_depend_on_the_others(monkeypatch):
+    lm, tasks = make_tiny("gptj", dtype=torch.float32), local(WORLD, n=4, n_shots=1)
+    edits = single_edits(WORLD, 2)
+    questions = list(abilities._documents(tasks).values())
+    questions += [Question(SAID, i, canonical(edit)) for i, edit in enumerate(edits)]
+    batches = SimpleNamespace(updates={"ordinary": change(lm, size=0.5)})
+    whole = answered(lm, tasks, batches, "ordinary", questions)
+    assert all(len(rows) == 1 and rows[0]["task"] == q.task for rows, q in zip(whole, questions))
+    assert [rows[0]["doc"] for rows in whole[:8]] == [0, 1, 2, 3] * 2
+    for i in (2, 6, 11, 13, 16):
+        ((alone,),) = answered(lm, tasks, batches, "ordinary", questions[i : i + 1])
+        assert alone["value"] == pytest.approx(whole[i][0]["value"], abs=1e-5)
+        assert {**alone, "value": 0} == {**whole[i][0], "value": 0}
+    update = batches.updates["ordinary"]
+    said = recall(
+        lm, [edit.text for edit in edits], [edit.target_new for edit in edits], [update] * 2
+    )
+    assert [rows[0]["value"] for rows in whole[-2:]] == list(map(float, said.correct))
+
+
+def test_an_experiment_asks_the_unedited_model_once(monkeypatch):
+    lm = make_tiny("gptj")
+    monkeypatch.setattr(experiments, "known_cases", lambda lm, cases: cases)
+    sizes = {"n_edits": 2, "n_docs": 3, "n_shots": 1, "published": ["CSQA"], "limit": 5, "seed": 0}
+    of = abilities.experiment({"gptj-mini": lm}, WORLD, editors=["ROME", "ACE"], **sizes)
+    assert [(one.names["edits"], one.names["editor"]) for one in of.series] == [
+        ("none", "Base"),
+        ("ordinary", "ROME"),
+        ("ordinary", "ACE"),
+        ("mismatched", "ROME"),
+        ("mismatched", "ACE"),
+    ]
+    base, rome = of.series[:2]
+    assert len(base.items) == 4 * 3 + 1 and base.items["CSQA"].limit == 5
+    assert set(rome.items) - set(base.items) == {"edits said 0", "edits said 1"}
+    kinds = abilities.edit_kinds(lm, WORLD, 2, 0)
+    assert [edit.subject for edit in kinds["ordinary"]] == [
+        edit.subject for edit in kinds["mismatched"]
+    ]
+    monkeypatch.setattr(experiments, "known_cases", lambda lm, cases: [])
+    with pytest.raises(ValueError, match="knows 0 that can be mismatched"):
+        abilities.edit_kinds(lm, WORLD, 2, 0)
 
 
 def test_mismatched_edits_leave_their_facts_out_too():

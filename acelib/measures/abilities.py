@@ -1,314 +1,252 @@
-"""Appendices L.1 and L.4: what is left of a model's other abilities after edits, by lm-evaluation-harness (Gao et al., 2024).
+"""Appendices L.1 and L.4: what is left of a model's other abilities after edits, by
+lm-evaluation-harness (Gao et al., 2024).
 
-``Harness`` is the adapter. ``local_tasks`` asks the world what the edits should have left alone; each task is the nearest small relative of
-a benchmark of Tables 12 and 19. The benchmarks themselves go by their published names, or by the harness's, where their data can be had.
+Local tasks ask the world what the edits should have left alone; each is the nearest small relative
+of a benchmark of Tables 12 and 19. The benchmarks themselves go by their published names, or by the
+harness's, where their data can be had.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from itertools import cycle, islice
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from itertools import cycle, groupby, islice
 from math import log
 from random import Random
-from typing import Iterable, Iterator, Sequence
 
 import pandas as pd
-import torch
 from datasets import Dataset
-from lm_eval import evaluator, utils
-from lm_eval.api.model import TemplateLM
+from lm_eval import evaluator
 from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from torch.nn.functional import log_softmax
 
-from ..model.answers import generate
+from ..editors import preset
+from ..model.answers import recall
 from ..model.lm import LM
 from ..model.update import Update, applied
+from ..provenance import digest
 from ..records import Chain, Edit, Fact
+from ..study import experiments
+from ..study.rows import Experiment, Series
+from ..study.store import canonical
+from ..study.tables import BASELINE
+from ..world.cases import make_cases
+from ..world.text import documents
 from ..world.wording import few_shot_demo, held_out, multi_hop_question
 from ..world.world import World, draw_chains, untouched
+from .robustness import mismatched
 
-PUBLISHED = {
-    "CSQA": "commonsense_qa",
-    "BBH": "bbh",
-    "MMLU": "mmlu",
-    "GSM8k": "gsm8k",
-}  #: column of Tables 12, 19 -> the harness's name
-RELATIVES = {
-    "facts": "CSQA; MMLU",
-    "two_hop": "BBH",
-    "thoughts": "GSM8k",
-    "text": "",
-}  #: local task -> whom it stands for
+#: column of Tables 12, 19 -> the harness's name
+PUBLISHED = {"CSQA": "commonsense_qa", "BBH": "bbh", "MMLU": "mmlu", "GSM8k": "gsm8k"}
+#: local task -> whom it stands for
+RELATIVES = {"facts": "CSQA; MMLU", "two_hop": "BBH", "thoughts": "GSM8k", "text": ""}
+SAID = "edits said"  #: the task of saying the edits themselves
+KINDS = ("ordinary", "mismatched")  #: of edits: Table 12, Table 19
+N_CHOICES = 4  #: answers to choose from
+NEW_TOKENS = 256  #: that a task generates if it does not say how many
+TEXTS = 2000  #: that second moments are taken over
 
 
-class Harness(TemplateLM):
-    """A language model, perhaps edited, as the harness asks it: greedy, in batches; between two calls the weights are the unedited bits.
+# ---------------------------------------------------------------- documents of the local tasks
 
-    A prompt that is too long loses its beginning. Raises ValueError for sampling, or more new tokens than the model has positions.
-    """
 
-    def __init__(self, lm: LM, update: Update | None = None, batch_size: int = 64):
-        super().__init__()
-        self.lm, self.update, self.batch_size, self.tokenizer = (
-            lm,
-            update or Update(),
-            batch_size,
-            lm.tokenizer,
-        )
-        self.max_length = lm.model.config.max_position_embeddings
+@dataclass(frozen=True)
+class Local:
+    """The documents of the local tasks, by name, and the examples before a chain of thought."""
+
+    docs: dict[str, list[dict]]
+    shots: list[dict]
+
+    def task(self, name: str, docs: Sequence[dict] | None = None) -> Task:
+        """A local task as the harness knows it, with all of its documents or with some."""
+        docs = self.docs[name] if docs is None else docs
+        if name in ("facts", "two_hop"):
+            return _Local(name, docs, "acc", **CHOOSE)
+        if name == "text":
+            return _Local(name, docs, "bits_per_byte", **READ)
+        fewshot = {"sampler": "first_n", "samples": self.shots}
+        more = {"num_fewshot": len(self.shots), "fewshot_config": fewshot}
+        return _Local(name, docs, "exact_match", LAST_ANSWER, **THINK, **more)
 
     @property
-    def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+    def tasks(self) -> list[Task]:
+        return [self.task(name) for name in self.docs]
 
-    @property
-    def prefix_token_id(self) -> int:
-        """What comes before a text's first token."""
-        return (
-            self.eot_token_id
-            if self.tokenizer.bos_token_id is None
-            else self.tokenizer.bos_token_id
-        )
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
-        return self.tokenizer(string, add_special_tokens=add_special_tokens is not False)[
-            "input_ids"
-        ]
-
-    def loglikelihood(self, requests, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """For (context, continuation): log p(continuation | context) in nats, and whether it is the greedy one."""
-        return super().loglikelihood(requests, disable_tqdm)
-
-    @torch.no_grad()
-    def _loglikelihood_tokens(
-        self, requests, disable_tqdm: bool = False
-    ) -> list[tuple[float, bool]]:
-        rows = [
-            ((context + tail)[-self.max_length - 1 :], len(tail)) for _, context, tail in requests
-        ]
-        order, found = (
-            sorted(range(len(rows)), key=lambda i: len(rows[i][0])),
-            [(0.0, True)] * len(rows),
-        )
-        with applied(self.lm, self.update):
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                ids, mask = self.lm.pad([rows[i][0] for i in batch])
-                hidden = self.lm.stack(
-                    input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False
-                ).last_hidden_state
-                for row, i in enumerate(batch):
-                    end, n = len(rows[i][0]), rows[i][1]
-                    wanted, scores = (
-                        ids[row, end - n : end],
-                        log_softmax(self.lm.head(hidden[row, end - n - 1 : end - 1]).float(), -1),
-                    )
-                    found[i] = (
-                        scores.gather(-1, wanted[:, None]).sum().item(),
-                        bool((scores.argmax(-1) == wanted).all()),
-                    )
-        return found
-
-    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """log p(text) in nats, every token once, in windows as long as the model allows."""
-        windows = [
-            (i, *utils.make_disjoint_window(window))
-            for i, request in enumerate(requests)
-            for window in utils.get_rolling_token_windows(
-                self.tok_encode(request.args[0], False), self.prefix_token_id, self.max_length, 1
-            )
-        ]
-        totals = [0.0] * len(requests)
-        for (i, *_), (value, _) in zip(windows, self._loglikelihood_tokens(windows)):
-            totals[i] += value
-        return totals
-
-    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations, cut before the first stop string."""
-        texts, alike = [""] * len(requests), {}
-        for i, (_, options) in enumerate(request.args[:2] for request in requests):
-            if options.get("do_sample"):
-                raise ValueError(
-                    f"generation options {options} ask for sampling; only greedy decoding is done here"
-                )
-            stops, most = options.get("until") or [], int(options.get("max_gen_toks", 256))
-            alike.setdefault(
-                (tuple(filter(None, [stops] if isinstance(stops, str) else stops)), most), []
-            ).append(i)
-        for (stops, most), which in alike.items():
-            if most >= self.max_length:
-                raise ValueError(
-                    f"{most} new tokens asked for; model {self.lm.name!r} has {self.max_length} positions"
-                )
-            ends = re.compile("|".join(map(re.escape, stops)) or r"(?!)")
-            prompts = [self._tail(requests[i].args[0], self.max_length - most) for i in which]
-            with applied(self.lm, self.update):
-                said = generate(
-                    self.lm,
-                    prompts,
-                    None,
-                    most,
-                    lambda text: bool(ends.search(text)),
-                    self.batch_size,
-                )
-            for i, text in zip(which, said):
-                texts[i] = ends.split(text, maxsplit=1)[0]
-        return texts
-
-    def _tail(self, prompt: str, room: int) -> str:
-        ids = self.tok_encode(prompt)
-        return prompt if len(ids) <= room else self.tokenizer.decode(ids[-room:])
+CHOOSE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "question",
+    "doc_to_target": "label",
+    "doc_to_choice": "choices",
+}
+READ = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "text"}
+LAST_ANSWER = {"regexes_to_ignore": ["(?s).*Answer: "]}
+THINK = {
+    "doc_to_text": "question",
+    "doc_to_target": "target",
+    "generation_kwargs": {
+        "until": ["\n\n", "Question:"],
+        "max_gen_toks": 64,
+        "do_sample": False,
+    },
+    "filter_list": [
+        {
+            "name": "strict-match",
+            "filter": [
+                {"function": "regex", "regex_pattern": "Answer: (.*)"},
+                {"function": "take_first"},
+            ],
+        }
+    ],
+}
 
 
 class _Local(ConfigurableTask):
     """A task of the harness whose documents are at hand."""
 
     def __init__(
-        self, name: str, docs: list[dict], metric: str, settings: dict | None = None, **config
+        self,
+        name: str,
+        docs: Sequence[dict],
+        metric: str,
+        settings: Mapping | None = None,
+        **config,
     ):
-        self._docs, higher = docs, metric != "bits_per_byte"
+        self._docs, higher = list(docs), metric != "bits_per_byte"
         metrics = [
-            dict(
-                metric=metric,
-                aggregation="mean" if higher else metric,
-                higher_is_better=higher,
+            {
+                "metric": metric,
+                "aggregation": "mean" if higher else metric,
+                "higher_is_better": higher,
                 **(settings or {}),
-            )
+            }
         ]
         super().__init__(
-            config=dict(
-                task=name,
-                test_split="test",
-                metric_list=metrics,
-                metadata=dict(version=1.0),
-                **config,
-            )
+            config={
+                "task": name,
+                "test_split": "test",
+                "metric_list": metrics,
+                "metadata": {"version": 1.0},
+                **deepcopy(config),  # the harness changes what it is given
+            }
         )
 
     def download(self, *_, **__):
         self.dataset = {"test": Dataset.from_list(self._docs)}
 
 
-def local_tasks(
-    world: World,
-    edits: Sequence[Edit] = (),
-    n: int = 100,
-    seed: int = 0,
-    n_shots: int = 2,
-    n_choices: int = 4,
-) -> list[Task]:
-    """Four tasks of ``n`` documents that the edits have nothing to do with (``untouched``); a function of the arguments.
+def local(
+    world: World, edits: Sequence[Edit] = (), n: int = 100, seed: int = 0, n_shots: int = 2
+) -> Local:
+    """``n`` documents for each local task that the edits have nothing to do with (``untouched``); a
+    function of the arguments.
 
-    facts: a question about a fact, in the wording that training text never has for it; alternatives are objects of its relation and kind.
-    two_hop: the same about the end of a chain, asked at once; training text has its facts, but no chain of the evaluation split.
-    thoughts: chains of 2 and 3 hops of that split, after ``n_shots`` examples of the identification split; exact match of what is generated
-    after "Answer:". text: bits per byte of the facts about an entity, as sentences in the wording that training text never has for them.
+    facts: a question about a fact, in the wording that training text never has for it; alternatives
+    are objects of its relation and kind.
+    two_hop: the same about the end of a chain, asked at once; training text has its facts, but no
+    chain of the evaluation split.
+    thoughts: chains of 2 and 3 hops of that split, after ``n_shots`` examples of the identification
+    split; exact match of what is generated after "Answer:".
+    text: bits per byte of the facts about an entity, as sentences in the wording that training text
+    never has for them.
     Raises ValueError if ``n`` is below 1 or the world has fewer such documents.
     """
     keep = untouched(world, edits)
-
-    def chains(task: str, split: str, n_hops: Sequence[int]) -> Iterator[Chain]:
-        drawn = {
-            hops: draw_chains(world, split, hops, Random(f"{seed}/{task}/{hops}"))
-            for hops in n_hops
-        }
-        for hops in cycle(n_hops):
-            yield next(chain for chain in drawn[hops] if all(map(keep, chain.facts)))
-
-    def choices(asked: Iterable[tuple[str, Fact]]) -> Iterator[dict]:
-        for question, fact in asked:
-            alike = [
-                name
-                for name in world.objects(fact.relation)
-                if name != fact.object and world.kind(name) == world.kind(fact.object)
-            ]
-            if len(alike) >= n_choices - 1:
-                rng = Random(f"{seed}/{question}")
-                names = rng.sample(
-                    some := [fact.object, *rng.sample(alike, n_choices - 1)], len(some)
-                )
-                yield dict(
-                    question=f"Q: {question} A:", choices=names, label=names.index(fact.object)
-                )
-
-    def solved(chain: Chain) -> dict:
-        question, _, target = few_shot_demo(
-            world, chain, Random(f"{seed}/{chain.subject}")
-        ).partition("\nThoughts: ")
-        return dict(question=f"{question}\nThoughts:", target=target)
-
-    def reworded(fact: Fact, kind: int) -> str:
-        return held_out(world, fact)[kind].replace("{}", fact.subject)
-
-    def mixed(task: str, items: Iterable) -> list:
-        return Random(f"{seed}/{task}").sample(list(items), len(items))
-
-    told = (
-        [f"{reworded(fact, 0)} {fact.object}." for fact in world.about(name) if keep(fact)]
-        for name in mixed("text", world.entities)
-    )
+    chains = partial(_chains, world, keep, seed)
     docs = {
-        "facts": choices(
-            (reworded(fact, 1), fact) for fact in mixed("facts", world.facts) if keep(fact)
-        ),
-        "two_hop": choices(
-            (multi_hop_question(world, chain), chain.facts[-1])
-            for chain in chains("two_hop", "evaluation", (2,))
-        ),
-        "thoughts": map(solved, chains("thoughts", "evaluation", (2, 3))),
-        "text": (dict(text=" ".join(sentences)) for sentences in told if sentences),
+        "facts": _fact_questions(world, keep, seed),
+        "two_hop": _two_hop_questions(world, chains, seed),
+        "thoughts": (_solved(world, chain, seed) for chain in chains("thoughts", (2, 3))),
+        "text": _texts(world, keep, seed),
     }
-    docs = {task: list(islice(found, max(n, 0))) for task, found in docs.items()}
-    if short := [task for task, found in docs.items() if len(found) < max(n, 1)]:
+    first = {task: list(islice(of, max(n, 0))) for task, of in docs.items()}
+    if short := [task for task, of in first.items() if len(of) < max(n, 1)]:
         raise ValueError(
-            f"{n} documents a task asked for; {short[0]!r} has {len(docs[short[0]])}, and each needs at least 1"
+            f"{n} documents a task asked for; {short[0]!r} has {len(first[short[0]])}, "
+            "and each needs at least 1"
         )
-    shots = [solved(chain) for chain in islice(chains("shots", "identification", (2, 3)), n_shots)]
-    choose = dict(
-        output_type="multiple_choice",
-        doc_to_text="question",
-        doc_to_target="label",
-        doc_to_choice="choices",
-    )
-    think = dict(
-        doc_to_text="question",
-        doc_to_target="target",
-        num_fewshot=n_shots,
-        fewshot_config=dict(sampler="first_n", samples=shots),
-        generation_kwargs=dict(until=["\n\n", "Question:"], max_gen_toks=64, do_sample=False),
-        filter_list=[
-            dict(
-                name="strict-match",
-                filter=[
-                    dict(function="regex", regex_pattern="Answer: (.*)"),
-                    dict(function="take_first"),
-                ],
-            )
-        ],
-    )
-    return [
-        _Local("facts", docs["facts"], "acc", **choose),
-        _Local("two_hop", docs["two_hop"], "acc", **choose),
-        _Local(
-            "thoughts",
-            docs["thoughts"],
-            "exact_match",
-            dict(regexes_to_ignore=["(?s).*Answer: "]),
-            **think,
-        ),
-        _Local(
-            "text",
-            docs["text"],
-            "bits_per_byte",
-            output_type="loglikelihood_rolling",
-            doc_to_text="",
-            doc_to_target="text",
-        ),
-    ]
+    examples = islice(chains("shots", (2, 3), "identification"), n_shots)
+    return Local(first, [_solved(world, chain, seed) for chain in examples])
+
+
+def _chains(
+    world: World,
+    keep: Callable[[Fact], bool],
+    seed: int,
+    task: str,
+    n_hops: Sequence[int],
+    split: str = "evaluation",
+) -> Iterator[Chain]:
+    """Untouched chains of a split, the numbers of hops in turn."""
+    drawn = {
+        hops: draw_chains(world, split, hops, Random(f"{seed}/{task}/{hops}")) for hops in n_hops
+    }
+    for hops in cycle(n_hops):
+        yield next(chain for chain in drawn[hops] if all(map(keep, chain.facts)))
+
+
+def _fact_questions(world: World, keep: Callable[[Fact], bool], seed: int) -> Iterator[dict]:
+    facts = (fact for fact in _mixed(world.facts, "facts", seed) if keep(fact))
+    return _choices(world, ((_reworded(world, fact, 1), fact) for fact in facts), seed)
+
+
+def _two_hop_questions(
+    world: World, chains: Callable[..., Iterator[Chain]], seed: int
+) -> Iterator[dict]:
+    asked = ((multi_hop_question(world, c), c.facts[-1]) for c in chains("two_hop", (2,)))
+    return _choices(world, asked, seed)
+
+
+def _choices(world: World, asked: Iterable[tuple[str, Fact]], seed: int) -> Iterator[dict]:
+    """Documents of questions and the facts that answer them, where there are enough alternatives."""
+    for question, fact in asked:
+        alike = [
+            name
+            for name in world.objects(fact.relation)
+            if name != fact.object and world.kind(name) == world.kind(fact.object)
+        ]
+        if len(alike) >= N_CHOICES - 1:
+            rng = Random(f"{seed}/{question}")
+            some = [fact.object, *rng.sample(alike, N_CHOICES - 1)]
+            names = rng.sample(some, len(some))
+            label = names.index(fact.object)
+            yield {"question": f"Q: {question} A:", "choices": names, "label": label}
+
+
+def _solved(world: World, chain: Chain, seed: int) -> dict:
+    demo = few_shot_demo(world, chain, Random(f"{seed}/{chain.subject}"))
+    question, _, target = demo.partition("\nThoughts: ")
+    return {"question": f"{question}\nThoughts:", "target": target}
+
+
+def _texts(world: World, keep: Callable[[Fact], bool], seed: int) -> Iterator[dict]:
+    for name in _mixed(world.entities, "text", seed):
+        sentences = [
+            f"{_reworded(world, fact, 0)} {fact.object}."
+            for fact in world.about(name)
+            if keep(fact)
+        ]
+        if sentences:
+            yield {"text": " ".join(sentences)}
+
+
+def _reworded(world: World, fact: Fact, kind: int) -> str:
+    """A fact in the wording that training text never has for it; kind: 0 statement, 1 question."""
+    return held_out(world, fact)[kind].replace("{}", fact.subject)
+
+
+def _mixed(items: Iterable, task: str, seed: int) -> list:
+    items = list(items)
+    return Random(f"{seed}/{task}").sample(items, len(items))
+
+
+# ---------------------------------------------------------------- the harness
 
 
 def evaluate(
@@ -319,63 +257,79 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 1234,
 ) -> pd.DataFrame:
-    """The model, edited by ``update`` or as it is, on tasks of the harness: one row a task, part of it, and document.
+    """The model, edited by ``update`` or as it is, on tasks of the harness: one row per task, part
+    of it, and document.
 
-    tasks: ``local_tasks``, names of ``PUBLISHED``, or any of the harness's (a group's parts are its tasks).   limit: documents a part.
-    seed: of the examples that a task draws.
-    Columns task, part, doc, metric, value: of the harness's first metric and first filter; per document, so that two models can be paired.
-    Raises ValueError for a name that the harness does not know, or one whose data cannot be had.
+    tasks: local ones, names of ``PUBLISHED``, or any of the harness's (a group's parts are its
+    tasks).   limit: documents per part.   seed: of the examples that a task draws.
+    Columns task, part, doc, metric, value: of the harness's first metric and first filter; per
+    document, so that two models can be paired.
+    Raises ValueError for a name that the harness does not know, one whose data cannot be had, or a
+    task that samples or generates more than the model reads.
     """
     with _quiet():
-        parts = {name: found for asked in tasks for name, found in [_loaded(asked)]}
-        flat = {leaf: task for found in parts.values() for leaf, task in found.items()}
+        parts = dict(_loaded(task) for task in tasks)
+        flat = {leaf: task for of in parts.values() for leaf, task in of.items()}
         for task in flat.values():
+            _check_generation(task, lm)
             task.set_fewshot_seed(seed)
-        judged = evaluator.evaluate(
-            Harness(lm, update, batch_size),
-            {"tasks": flat, "groups": {}, "group_map": {}},
-            limit=limit,
-            bootstrap_iters=0,
-        )["samples"]
+        harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
+        with applied(lm, update or Update()):
+            judged = evaluator.evaluate(
+                harness,
+                {"tasks": flat, "groups": {}, "group_map": {}},
+                limit=limit,
+                bootstrap_iters=0,
+            )["samples"]
     return pd.DataFrame(
-        [
-            dict(task=name, part=leaf, doc=sample["doc_id"], **_value(sample))
-            for name, found in parts.items()
-            for leaf in found
-            for sample in judged[leaf]
-            if sample["filter"] == judged[leaf][0]["filter"]
-        ]
+        {"task": name, "part": leaf, "doc": sample["doc_id"], **_value(sample)}
+        for name, of in parts.items()
+        for leaf in of
+        for sample in judged[leaf]
+        if sample["filter"] == judged[leaf][0]["filter"]
     )
 
 
-def _loaded(asked: str | Task) -> tuple[str, dict[str, Task]]:
+def _loaded(task: str | Task) -> tuple[str, dict[str, Task]]:
     """A task's name and its parts by name."""
-    if isinstance(asked, Task):
-        return asked.task_name, {asked.task_name: asked}
-    manager, name = _manager(), PUBLISHED.get(asked, asked)
+    if isinstance(task, Task):
+        return task.task_name, {task.task_name: task}
+    manager, name = _manager(), PUBLISHED.get(task, task)
     if name not in manager.all_tasks:
         raise ValueError(
-            f"unknown benchmark {asked!r}; known: {', '.join(PUBLISHED)}, and the names of lm-evaluation-harness"
+            f"unknown benchmark {task!r}; known: {', '.join(PUBLISHED)}, "
+            "and the names of lm-evaluation-harness"
         )
     try:
-        return asked, manager.load([name])["tasks"]
+        return task, manager.load([name])["tasks"]
     except Exception as err:  # whatever a hub, a proxy, a cache or a missing package raises
         raise ValueError(
-            f"the data of benchmark {asked!r} cannot be had: it is neither cached nor can it be downloaded here "
-            f"({type(err).__name__})"
+            f"the data of benchmark {task!r} cannot be had: "
+            f"it is neither cached nor can it be downloaded here ({type(err).__name__})"
         ) from err
 
 
 _manager = cache(TaskManager)  #: reads thousands of settings files
 
 
+def _check_generation(task: Task, lm: LM) -> None:
+    options = getattr(task.config, "generation_kwargs", None) or {}
+    if options.get("do_sample"):
+        raise ValueError(
+            f"generation options {options} ask for sampling; only greedy decoding is done here"
+        )
+    size = lm.model.config.max_position_embeddings
+    most = int(options.get("max_gen_toks", NEW_TOKENS))
+    if task.OUTPUT_TYPE == "generate_until" and most >= size:
+        raise ValueError(f"{most} new tokens asked for; model {lm.name!r} has {size} positions")
+
+
 def _value(sample: dict) -> dict:
     metric = "bits_per_byte" if "bits_per_byte" in sample["metrics"] else sample["metrics"][0]
     value = sample[metric]
-    return dict(
-        metric=metric,
-        value=-value[0] / value[1] / log(2) if metric == "bits_per_byte" else float(value),
-    )
+    if metric == "bits_per_byte":
+        return {"metric": metric, "value": -value[0] / value[1] / log(2)}
+    return {"metric": metric, "value": float(value)}
 
 
 @contextmanager
@@ -388,3 +342,158 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+@dataclass(frozen=True)
+class Question:
+    """One document of a local task, one edit to say, or a whole benchmark (without a document)."""
+
+    task: str
+    number: int = 0  #: of the document in its task
+    document: str = ""  #: as JSON
+    limit: int = 0  #: documents of each part of a benchmark; 0: all
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The two batches of edits of an editor, each written together into one model, when needed."""
+
+    lm: LM
+    editor: object
+    edits: Mapping[str, Sequence[Edit]]  #: by kind
+    corpus: experiments.Corpus
+
+    @cached_property
+    def updates(self) -> dict[str, Update]:
+        groups = list(self.edits.values())
+        updates = self.editor.each(self.lm, groups, self.corpus.moments)
+        return dict(zip(self.edits, updates, strict=True))
+
+
+def edit_kinds(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Edit]]:
+    """``n`` edits of facts of known two-hop cases, by kind: to another object of its kind, and to an
+    object that another relation has for the subject. Both change the same facts.
+
+    Raises ValueError if there is none.
+    """
+    pool = make_cases(world, "evaluation", 6 * n, seed, n_hops=(2,), n_edits=(1,))
+    pool = experiments.known_cases(lm, pool)
+    ordinary = {case.case_id: case.edits[0] for case in pool}
+    pairs = {
+        (case.edits[0].subject, case.edits[0].relation): (ordinary[case.case_id], case.edits[0])
+        for case in mismatched(world, pool, seed)
+    }
+    if not pairs or n < 1:
+        raise ValueError(
+            f"{n} edits asked for; {lm.name!r} knows {len(pairs)} that can be mismatched"
+        )
+    columns = zip(*list(pairs.values())[:n], strict=True)
+    return dict(zip(KINDS, map(list, columns), strict=True))
+
+
+def experiment(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    editors: Sequence[str],
+    n_edits: int,
+    n_docs: int,
+    n_shots: int,
+    published: Sequence[str],
+    limit: int,
+    seed: int,
+) -> Experiment:
+    """Local tasks and benchmarks before and after batches of edits; whether the edits are said.
+
+    Rows: task, part (of a benchmark), doc, metric, value (a share, or bits per byte).
+    """
+    whole = {name: Question(name, limit=limit) for name in published}
+    series: list[Series] = []
+    for model, lm in hosts.items():
+        edits = edit_kinds(lm, world, n_edits, seed)
+        both = [edit for kind in KINDS for edit in edits[kind]]
+        tasks = local(world, both, n_docs, seed, n_shots)
+        series += _of_model(model, lm, world, editors, edits, tasks, whole, seed)
+    tolerances = {"value": (1e-4, 1e-4)}
+    return Experiment("appendix_l_benchmarks", tuple(series), tolerances=tolerances)
+
+
+def _of_model(
+    model: str,
+    lm: LM,
+    world: World,
+    editors: Sequence[str],
+    edits: Mapping[str, Sequence[Edit]],
+    tasks: Local,
+    whole: Mapping[str, Question],
+    seed: int,
+) -> Iterator[Series]:
+    """The unedited model first, then every editor after ordinary and after mismatched edits."""
+    asked, presets = {**_documents(tasks), **whole}, {name: preset(name, model) for name in editors}
+    layers = sorted({layer for e in presets.values() for layer in getattr(e, "layers", ())})
+    corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), layers)
+    examples = {"examples": digest(canonical(shot) for shot in tasks.shots)}
+
+    def series(name: str, editor, kind: str, more: Mapping[str, Question]) -> Series:
+        batches = {} if editor is None else {"edits": canonical(edits)}
+        return Series(
+            names={"model": model, "edits": kind, "editor": name},
+            depends={**experiments.depends(lm, world, editor, corpus), **examples, **batches},
+            code=(__name__, *experiments.modules(editor)),
+            items={**asked, **more},
+            compute=partial(answered, lm, tasks, updates.get(name), kind),
+            chunk=len(asked) + len(more),
+        )
+
+    updates = {name: Batches(lm, editor, edits, corpus) for name, editor in presets.items()}
+    yield series(BASELINE, None, "none", {})
+    for kind in KINDS:
+        to_say = {
+            f"{SAID} {i}": Question(SAID, i, canonical(edit)) for i, edit in enumerate(edits[kind])
+        }
+        for name, editor in presets.items():
+            yield series(name, editor, kind, to_say)
+
+
+def _documents(tasks: Local) -> dict[str, Question]:
+    """Every document of the local tasks as an item."""
+    return {
+        f"{name} {i}": Question(name, i, json.dumps(doc, sort_keys=True))
+        for name, docs in tasks.docs.items()
+        for i, doc in enumerate(docs)
+    }
+
+
+def answered(
+    lm: LM, tasks: Local, batches: Batches | None, kind: str, questions: Sequence[Question]
+) -> list[list[dict]]:
+    """The rows of ``questions``, asked of the model after the edits of a kind, or as it is."""
+    update = batches.updates[kind] if batches else Update()
+    rows: dict[Question, list[dict]] = {}
+    for task, group in groupby(questions, lambda question: question.task):
+        some = list(group)
+        if task == SAID:
+            rows |= zip(some, _said(lm, update, some), strict=True)
+        elif task in tasks.docs:
+            docs = [json.loads(question.document) for question in some]
+            values = evaluate(lm, [tasks.task(task, docs)], update)
+            for question, row in zip(some, values.to_dict("records"), strict=True):
+                rows[question] = [{**row, "doc": question.number}]
+        else:
+            for question in some:
+                values = evaluate(lm, [task], update, question.limit or None)
+                rows[question] = values.to_dict("records")
+    return [rows[question] for question in questions]
+
+
+def _said(lm: LM, update: Update, questions: Sequence[Question]) -> Iterator[list[dict]]:
+    """Whether the edited model says its edits."""
+    edits = [Edit(**json.loads(question.document)) for question in questions]
+    prompts, targets = [edit.text for edit in edits], [edit.target_new for edit in edits]
+    correct = recall(lm, prompts, targets, [update] * len(edits)).correct
+    for question, ok in zip(questions, correct, strict=True):
+        row = {"task": SAID, "part": SAID, "doc": question.number}
+        yield [{**row, "metric": "acc", "value": float(ok)}]

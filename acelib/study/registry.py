@@ -20,6 +20,7 @@ EXPERIMENTS: dict[str, str] = {
     "06_ripple_neurons": "acelib.measures.neurons:experiment",
     "06_ripple_norms": "acelib.measures.neurons:norms",
     "appendix_j_alphaedit": "acelib.measures.alphaedit:experiment",
+    "appendix_l_benchmarks": "acelib.measures.abilities:experiment",
     "appendix_l_robustness_masked": "acelib.measures.robustness:masked",
     "appendix_l_robustness_mismatched": "acelib.measures.robustness:on_mismatched",
     "appendix_l_robustness_ordinary": "acelib.measures.robustness:on_ordinary",
