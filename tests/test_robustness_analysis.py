@@ -5,6 +5,7 @@ import pytest
 
 from acelib.measures import robustness_analysis as analysis
 from acelib.measures.robustness import SHOTS, STATES
+from acelib.world.world import CATEGORIES
 
 
 def sampled() -> pd.DataFrame:
@@ -25,18 +26,19 @@ def sampled() -> pd.DataFrame:
 
 
 def scores(shuffled=("zero-shot",)) -> pd.DataFrame:
-    """Three questions of a category; in ``shuffled`` settings the best layer is another one."""
+    """Three questions per category; in ``shuffled`` settings the best layer is another one."""
     return analysis.by_layer(
         pd.DataFrame(
             {
                 "model": "m",
                 "setting": setting,
-                "item": f"fact {i}",
-                "category": "ST",
+                "item": f"fact {i} of {category}",
+                "category": category,
                 "block": block,
                 "importance": [4.0, 3.0, 2.0, 1.0, 0.0][:: -1 if setting in shuffled else 1],
             }
             for setting in SHOTS
+            for category in CATEGORIES
             for i in range(3)
             for block in ("attn", "ffn")
         )
@@ -103,7 +105,7 @@ def test_a_right_sample_among_k_is_a_hit():
 
 def test_layers_that_stay_are_counted_against_few_shot():
     alike = analysis.stability(scores())
-    assert list(alike.setting.unique()) == ["zero-shot", "one-shot"] and len(alike) == 4
+    assert list(alike.setting.unique()) == ["zero-shot", "one-shot"] and len(alike) == 32
     of = analysis.stable(alike)["m"]
     assert of["zero-shot"]["correlation"].mean == pytest.approx(-1)
     assert of["one-shot"]["correlation"].mean == pytest.approx(1)

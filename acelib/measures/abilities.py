@@ -18,6 +18,7 @@ from functools import cache, cached_property, partial
 from itertools import cycle, groupby, islice
 from math import log
 from random import Random
+from typing import Any
 
 import pandas as pd
 from datasets import Dataset
@@ -27,6 +28,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from ..editors import preset
+from ..editors.base import Editor
 from ..model.answers import recall
 from ..model.lm import LM
 from ..model.update import Update, applied
@@ -79,15 +81,19 @@ class Local:
         return [self.task(name) for name in self.docs]
 
 
-CHOOSE = {
+CHOOSE: dict[str, Any] = {
     "output_type": "multiple_choice",
     "doc_to_text": "question",
     "doc_to_target": "label",
     "doc_to_choice": "choices",
 }
-READ = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "text"}
+READ: dict[str, Any] = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "text",
+}
 LAST_ANSWER = {"regexes_to_ignore": ["(?s).*Answer: "]}
-THINK = {
+THINK: dict[str, Any] = {
     "doc_to_text": "question",
     "doc_to_target": "target",
     "generation_kwargs": {
@@ -204,7 +210,7 @@ def _two_hop_questions(
 
 
 def _choices(world: World, asked: Iterable[tuple[str, Fact]], seed: int) -> Iterator[dict]:
-    """Documents of questions and the facts that answer them, where there are enough alternatives."""
+    """Documents of questions and the facts that answer them, if there are enough alternatives."""
     for question, fact in asked:
         alike = [
             name
@@ -362,7 +368,7 @@ class Batches:
     """The two batches of edits of an editor, each written together into one model, when needed."""
 
     lm: LM
-    editor: object
+    editor: Editor
     edits: Mapping[str, Sequence[Edit]]  #: by kind
     corpus: experiments.Corpus
 
@@ -374,8 +380,8 @@ class Batches:
 
 
 def edit_kinds(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Edit]]:
-    """``n`` edits of facts of known two-hop cases, by kind: to another object of its kind, and to an
-    object that another relation has for the subject. Both change the same facts.
+    """``n`` edits of facts of known two-hop cases, by kind: to another object of its kind, and to
+    an object that another relation has for the subject. Both change the same facts.
 
     Raises ValueError if there is none.
     """
@@ -394,7 +400,7 @@ def edit_kinds(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Edit]]
     return dict(zip(KINDS, map(list, columns), strict=True))
 
 
-def experiment(
+def experiment(  # noqa: PLR0913 (they are the parameters of the chapter)
     hosts: Mapping[str, LM],
     world: World,
     *,

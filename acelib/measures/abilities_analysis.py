@@ -1,9 +1,10 @@
-"""What the rows of ``abilities`` say: Tables 12 and 19, changes by editing, the page's sentences."""
+"""What the rows of ``abilities`` say: Tables 12 and 19, changes by editing, sentences."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ LABELS = {"ordinary": "ordinary (Table 12)", "mismatched": "mismatched (Table 19
 
 def first_documents(experiment: Experiment) -> pd.DataFrame:
     """The first document of each local task, of the first model."""
-    items = experiment.series[0].items
+    items: Any = experiment.series[0].items
     table = {}
     for name, benchmark in RELATIVES.items():
         doc = json.loads(items[f"{name} 0"].document)
@@ -44,7 +45,7 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows, keys = rows[rows.task != SAID], ["part", "doc"]
     parts = []
-    for model, of_model in rows.groupby("model", sort=False):
+    for _, of_model in rows.groupby("model", sort=False):
         groups = dict(list(of_model.groupby(["edits", "editor"], sort=False)))
         base = groups.pop(("none", BASELINE))
         before = base.set_index(keys).value
@@ -79,7 +80,7 @@ def by_task(changed: pd.DataFrame) -> pd.DataFrame:
 
 def labels(changed: pd.DataFrame) -> dict[str, str]:
     """The unit of each task's change, for a figure."""
-    units = {task: "points" for task in changed.task.unique()} | {"text": "bits per 1000 bytes"}
+    units = dict.fromkeys(changed.task.unique(), "points") | {"text": "bits per 1000 bytes"}
     return {task: f"{task} ({units[task]})" for task in changed.task.unique()}
 
 
@@ -98,7 +99,7 @@ def beside(
     tasks = [task for task in dict.fromkeys([*SCORED, *part.task]) if task != "text"]
     columns = {"published Qwen3-8B": _published(number)}
     for model, of in part.groupby("model", sort=False):
-        cells = {}
+        cells: dict[str, dict[str, Mean | None]] = {}
         for name, one in of.groupby("editor", sort=False):
             cells[name] = {
                 task: interval(one.value[one.task == task], seed, bounds=SHARE) for task in tasks

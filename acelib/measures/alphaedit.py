@@ -7,15 +7,16 @@ search of AlphaEdit's; it was not tuned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from ..editors import EDITORS, preset
+from ..editors.base import Editor
 from ..model.lm import LM
 from ..study import claims, experiments, tables
 from ..study.judge import Protocol
-from ..study.rows import Experiment
+from ..study.rows import Experiment, Series
 from ..study.stats import SHARE, Mean, interval, paired
 from ..world.text import documents
 from ..world.world import World
@@ -26,24 +27,10 @@ RIVALS = {"alphaedit_backbone": PLAIN, "newer_backbone_helps": ON_PMET}  #: clai
 TEXTS = 2000  #: that second moments are taken over
 
 
-def editors(model: str) -> dict[str, object]:
+def editors(model: str) -> dict[str, Editor]:
     """The three editors that are compared, with their settings for a model."""
     plain, ace = preset("AlphaEdit", model), preset("ACE", model)
-    return {PLAIN: plain, ON_PMET: ace, ACE: on_alphaedit(ace, plain)}
-
-
-def on_alphaedit(ace, alphaedit):
-    """``ace``, both stages of which write and search as ``alphaedit`` does."""
-    return replace(
-        ace,
-        backbone="alphaedit",
-        weight=alphaedit.weight,
-        objective=alphaedit.objective,
-        threshold=alphaedit.threshold,
-        null_share=alphaedit.null_share,
-        value_weight=None,
-        value_objective=None,
-    )
+    return {PLAIN: plain, ON_PMET: ace, ACE: ace.on(plain)}
 
 
 def experiment(
@@ -59,7 +46,8 @@ def experiment(
 
     cases: a file in the shape of MQuAKE, or "" for cases that are made from the world.
     """
-    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    series: list[Series] = []
     for model, lm in hosts.items():
         some = experiments.evaluation_cases(lm, world, n_cases, seed, cases)
         corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), written(model))
@@ -78,7 +66,7 @@ def settings_table(models: Sequence[str]) -> pd.DataFrame:
     rows = {}
     for model in models:
         for name, editor in editors(model).items():
-            stage = editor.writer("query") if hasattr(editor, "writer") else editor
+            stage: Any = editor.writer("query") if hasattr(editor, "writer") else editor
             share = getattr(stage, "null_share", None)
             rows[model, name] = {
                 **tables.settings(editor),

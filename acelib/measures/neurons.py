@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from ..editors import preset
+from ..editors.base import Editor
 from ..editors.neurons import NeuronACE
 from ..model.lm import LM
 from ..records import Edit
 from ..study import experiments
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series
-from ..world.cases import make_cases
 from ..world.text import documents
 from ..world.world import World
 from .ripple import TEXTS, by_name, known_edits
 
-KINDS = {"neurons": "attribution", "random": "random"}  #: word in a name -> ``NeuronACE.choice``
+#: word in a name -> ``NeuronACE.choice``
+KINDS: dict[str, Literal["attribution", "random"]] = {
+    "neurons": "attribution",
+    "random": "random",
+}
 
 
-def variants(model: str, n_neurons: Sequence[int]) -> dict[str, object]:
+def variants(model: str, n_neurons: Sequence[int]) -> dict[str, Editor]:
     """ACE with its settings for a model, on whole layers ("ACE") and on some neurons of each layer
     ("128 neurons", "128 random").
     """
@@ -41,10 +46,9 @@ def experiment(
     hosts: Mapping[str, LM], world: World, *, n_neurons: Sequence[int], n_cases: int, seed: int
 ) -> Experiment:
     """``variants`` of ACE on evaluation cases, balanced over 1 to 4 edits. Rows: ``judge``."""
-    series = []
+    series: list[Series] = []
     for model, lm in hosts.items():
-        pool = experiments.known_cases(lm, make_cases(world, "evaluation", 4 * n_cases, seed))
-        cases = experiments.balanced(pool, -(-n_cases // 4))
+        cases = experiments.evaluation_cases(lm, world, n_cases, seed)
         editors, protocol = variants(model, n_neurons), Protocol(seed=seed)
         corpus = _corpus(lm, world, editors["ACE"], seed)
         series += experiments.comparison(model, lm, world, editors, cases, corpus, protocol)
@@ -58,7 +62,7 @@ def norms(
 
     Rows: norm (Frobenius, over all layers), weights (number of weights that may change).
     """
-    series = []
+    series: list[Series] = []
     for model, lm in hosts.items():
         edits = by_name(known_edits(lm, world, n_edits, seed))
         editors = variants(model, n_neurons)

@@ -20,7 +20,7 @@ def metrics_table(rows: pd.DataFrame, sizes: pd.DataFrame, seed: int = 0) -> pd.
     written = dict(list(sizes.groupby(["model", "editor"])))
     table = {}
     for name, part in rows.groupby(["model", "editor"], sort=False):
-        cells = {
+        cells: dict[str, Mean | str] = {
             metric.replace("_", "-"): interval(100 * part[metric], seed, bounds=SHARE)
             for metric in METRICS
         }
@@ -52,7 +52,7 @@ def neurons_against_random(
     ones, as ``layers_against_neurons`` gives them; norms, of the changes of both.
     """
     names = {"attributed": f"{n} neurons", "random": f"{n} random"}
-    compared = _compared(rows, *names.values(), tuple(names), seed)
+    compared = _compared(rows, f"{n} neurons", f"{n} random", ("attributed", "random"), seed)
     norms: dict[str, dict[str, Mean]] = {
         model: {
             kind: interval(part.norm[part.editor == name], seed) for kind, name in names.items()

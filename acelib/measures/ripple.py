@@ -214,10 +214,12 @@ def counted(answers: pd.DataFrame) -> list[dict]:
 
 
 class Questions:
-    """Prompts with their answers, asked again and again: what several begin with is computed once, as a tree of tokens a row.
+    """Prompts with their answers, asked again and again: what several begin with is computed once,
+    as one tree of tokens per row.
 
-    A token sees those before it on its own path only, at the position it has there, so ``said`` is ``evaluate.recall(...).correct``, in
-    about two thirds of the time. Rows hold ``width`` tokens, or as many as the longest question has.
+    A token sees those before it on its own path only, at the position it has there, so ``said`` is
+    ``answers.recall(...).correct``, in about two thirds of the time. Rows hold ``width`` tokens, or
+    as many as the longest question has.
     Raises ValueError for no prompt, an empty prompt or answer, or unequal numbers.
     """
 
@@ -225,7 +227,8 @@ class Questions:
         prompts, answers = list(prompts), list(answers)
         if not prompts or len(prompts) != len(answers):
             raise ValueError(
-                f"{len(prompts)} prompts and {len(answers)} answers: give at least one, and as many of each"
+                f"{len(prompts)} prompts and {len(answers)} answers: "
+                "give at least one, and as many of each"
             )
         heads, tails = (
             lm.tokenizer(prompts)["input_ids"],
@@ -235,8 +238,10 @@ class Questions:
             raise ValueError(
                 f"prompt {heads.index([])} is empty; a model needs a token to go on from"
             )
-        whole = [tuple(head + tail[:-1]) for head, tail in zip(heads, tails)]
-        width, rows, labels = max(width, *map(len, whole)), [], []
+        whole = [tuple(head + tail[:-1]) for head, tail in zip(heads, tails, strict=True)]
+        width = max(width, *map(len, whole))
+        rows: list[dict[tuple, int]] = []
+        labels: list[tuple[int, int, int]] = []
         for i in sorted(range(len(whole)), key=whole.__getitem__):
             paths = [whole[i][: k + 1] for k in range(len(whole[i]))]
             if not rows or len(rows[-1].keys() | paths) > width:
@@ -261,7 +266,9 @@ class Questions:
 
     @torch.no_grad()
     def said(self, update: Update | None = None, batch_size: int = 32) -> Tensor:
-        """Whether greedy decoding of the model, edited by ``update``, continues each prompt with its answer, (n,) bool, on the CPU."""
+        """Whether greedy decoding of the model, edited by ``update``, continues each prompt with
+        its answer, (n,) bool, on the CPU.
+        """
         lm, width, right = self.lm, self.ids.shape[1], torch.ones(self.n, dtype=torch.bool)
         part = lean(lm, 0, lm.n_layers - 1, width)
         with overlaid(lm, [] if update is None else [update]):

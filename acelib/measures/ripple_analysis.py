@@ -7,6 +7,7 @@ All functions take the rows of ``ripple.experiment`` as ``numbered`` returns the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -24,8 +25,8 @@ OUTCOMES = {  #: (must change, has changed) -> what the table says
 
 
 def numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with further columns: edit, its number in order of appearance; change, whether answers of
-    the category must change; wrong, the number of questions that are answered wrong.
+    """Rows with further columns: edit, its number in order of appearance; change, whether answers
+    of the category must change; wrong, the number of questions that are answered wrong.
     """
     number = rows.groupby("model")["item"].transform(lambda items: pd.factorize(items)[0])
     return rows.assign(
@@ -38,7 +39,9 @@ def numbered(rows: pd.DataFrame) -> pd.DataFrame:
 
 def edits_table(experiment: Experiment) -> pd.DataFrame:
     """The edits of ``ripple.experiment``, by model and number: fact, old and new object."""
-    edits = {series.names["model"]: series.items.values() for series in experiment.series}
+    edits: dict[str, Any] = {
+        series.names["model"]: series.items.values() for series in experiment.series
+    }
     return pd.DataFrame(
         {
             "model": model,
@@ -53,7 +56,7 @@ def edits_table(experiment: Experiment) -> pd.DataFrame:
 
 
 def share(rows: pd.DataFrame, by: Sequence[str], of: str = "right") -> pd.Series:
-    """Share of right (or wrong) answers in percent, by columns ``by``; nan where nothing was asked."""
+    """Share of right (or wrong) answers in percent, by columns ``by``; nan without a question."""
     sums = rows.groupby(list(by), observed=False)[[of, "asked"]].sum()
     return 100 * (sums[of] / sums.asked)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from ..attribution.layers import questions
 from ..attribution.scores import first_tokens, layer_scores
 from ..editors import preset
 from ..model.lm import LM
-from ..model.states import trace
+from ..model.states import Site, trace
 from ..model.update import Update, applied
 from ..records import Case, Chain, Edit, Fact
 from ..study import experiments
@@ -64,7 +65,7 @@ def draws(
     generator, tokens = torch.Generator().manual_seed(seed), []
     for start in range(0, len(pairs), BATCH):
         ids, mask = lm.encode([prompt for prompt, _ in pairs[start : start + BATCH]])
-        logits = trace(lm, ids, mask, logits="last")["logits", lm.n_layers].double().cpu()
+        logits = trace(lm, ids, mask, logits="last")[Site("logits", lm.n_layers)].double().cpu()
         shares = (logits / temperature).softmax(-1)
         tokens += torch.multinomial(shares, k, replacement=True, generator=generator).tolist()
     return [Draw(*pair, tuple(row)) for pair, row in zip(pairs, tokens, strict=True)]
@@ -198,7 +199,7 @@ def _of_shown(lm: LM, shown: Sequence[Shown]) -> list[list[dict]]:
 # ---------------------------------------------------------------- masking (Tables 16 and 17)
 
 
-def state_editors(model: str) -> dict[str, object | None]:
+def state_editors(model: str) -> dict[str, Any]:
     """ACE whole, without its value stage, and no editor, by ``STATES``."""
     ace = preset("ACE", model)
     return dict(zip(STATES, (None, ace, replace(ace, stages=("query",))), strict=True))
