@@ -5,6 +5,7 @@ import pytest
 
 from acelib.measures import abilities_analysis as analysis
 from acelib.measures.abilities import KINDS, SAID
+from acelib.study.sentences import Text
 
 #: editor -> the documents of a task (of four) that it gets wrong after ordinary edits
 WRONG = {"ROME": (0,), "ACE": (0, 1, 2)}
@@ -88,3 +89,13 @@ def test_a_figure_has_a_column_for_every_task():
     assert {"facts", "two_hop", "thoughts", "text"} <= set(wide)
     assert set(wide.edits) == set(analysis.LABELS.values())
     assert analysis.labels(CHANGED)["text"] == "text (bits per 1000 bytes)"
+
+
+def test_sentences():
+    text, sizes = Text("appendix_l_benchmarks"), {"n_edits": 2, "published": []}
+    said = text.render("verdict", models=analysis.verdict(CHANGED), **sizes)
+    assert "are lost: does not hold;" in said and "published benchmarks\nnone was asked." in said
+    assert "Most is lost by\nACE (ordinary edits)\non gptj-mini: 41.7 points." in said
+    rest = CHANGED[CHANGED.editor == "Base"].assign(editor="ROME")
+    said = text.render("verdict", models=analysis.verdict(rest), **sizes | {"published": ["CSQA"]})
+    assert said.startswith("The tasks stand in for") and "CSQA was asked." in said

@@ -6,6 +6,7 @@ import pytest
 from acelib.editors import preset
 from acelib.measures import alphaedit
 from acelib.study import experiments
+from acelib.study.sentences import Text
 from acelib.world.cases import make_cases
 from acelib.world.world import load_world
 
@@ -79,3 +80,13 @@ def test_cases_come_from_the_world_or_from_a_file(tiny, monkeypatch):
 def test_every_layer_that_is_written_has_its_second_moment(model):
     layers = alphaedit.written(model)
     assert all(set(of.layers) <= set(layers) for of in alphaedit.editors(model).values())
+
+
+def test_sentences():
+    text = Text("appendix_j_alphaedit")
+    said = text.render("verdict", models=alphaedit.verdict(rows()))
+    assert "ACE on AlphaEdit minus AlphaEdit is 75.0 [" in said
+    said = text.render("gains", gains={"GPT-J": 1.5, "Qwen3-8B": 2.5})
+    assert "1.5 points on GPT-J,\n2.5 points on Qwen3-8B\n(differences" in said
+    said = text.render("kept", models=alphaedit.kept(rows()))
+    assert "% (AlphaEdit),\n50.0 [" in said

@@ -6,6 +6,7 @@ import pytest
 from acelib.measures import ripple_analysis as analysis
 from acelib.measures.ripple import CATEGORIES
 from acelib.measures.ripple_figures import ripple_map
+from acelib.study.sentences import Text
 from acelib.study.stats import Mean
 
 #: editor -> wrong answers of ten in each category
@@ -111,3 +112,31 @@ def test_the_map_shows_every_editor_and_category():
     assert len(shown) == len(WRONG) * len(CATEGORIES)
     assert shown[0] == pytest.approx(100 - 20 / 3)
     assert fig.axes[0].get_xticklabels()[0].get_text() == "the edit (3; 30)"
+
+
+def test_sentences():
+    text, part = Text("06_ripple"), rows(models=("m",))
+    of = analysis.reached(part)
+    metrics = {
+        name: {"gap": Mean(1, 0.5, 2, 3), "ahead": ahead}
+        for name, ahead in {"efficacy": "layers", "paraphrase": "", "multi-hop": "neurons"}.items()
+    }
+    said = text.render("verdict", models=of, layers={"m": metrics}, n=8)
+    assert "an edit by ACE reaches 93.3 [" in said and "ACE reaches most consequences" in said
+    assert "whole layers is\nahead in efficacy\nand\nbehind in multi-hop\nagainst" in said
+    metrics["efficacy"]["ahead"] = metrics["multi-hop"]["ahead"] = ""
+    said = text.render("verdict", models=of, layers={"m": metrics}, n=8)
+    assert "neither ahead nor behind in any metric" in said
+    said = text.render("reached", models=of, n_edits=3)
+    assert "On m (3 edits, 100 questions each), the edits of\nACE reach most" in said
+    assert "no difference" in text.render("nearness", gaps=analysis.nearness(part))
+    norms = {"attributed": Mean(1, 1, 1, 2), "random": Mean(2, 2, 2, 2)}
+    control = {"m": {"metrics": metrics, "norms": norms}}
+    said = text.render("neurons", layers={"m": metrics}, control=control, parts={"m": 8.0}, n=8)
+    assert "(1 in 8):" in said and said.endswith(
+        "norm of the change 1.0 [1.0, 1.0] against 2.0 [2.0, 2.0]."
+    )
+    counts = {"n_edits": 3, "seed": 0}
+    assert "100 questions per edit (m)," in text.render("shares", counts={"m": 100.0}, **counts)
+    assert "4 cases (m)," in text.render("metrics", cases={"m": 4}, **counts)
+    assert "means over 3 edits" in text.render("outcomes", **counts)

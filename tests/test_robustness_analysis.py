@@ -5,6 +5,8 @@ import pytest
 
 from acelib.measures import robustness_analysis as analysis
 from acelib.measures.robustness import SHOTS, STATES
+from acelib.study.sentences import Text
+from acelib.study.stats import Mean
 from acelib.world.world import CATEGORIES
 
 
@@ -160,3 +162,25 @@ def test_mismatched_cases_are_paired_with_ordinary_ones():
     assert list(gaps["m"].index) == ["PMET", "ACE"]
     assert gaps["m"].at["ACE", "multi_hop"].mean == -50
     assert gaps["m"].at["PMET", "multi_hop"].mean == 0
+
+
+def test_sentences():
+    text, wide = Text("appendix_l_robustness"), analysis.states(masked())
+    means = analysis.best_by_pass(analysis.by_layer(sampled()), [1, 2])
+    alike, leads = analysis.stability(scores()), analysis.lead(judged(1.0))
+    values = analysis.handed_over(means, alike, wide, judged(1.0))
+    said = text.render("verdict", said=analysis.verdicts(values))
+    assert said.startswith("Of the paper's statements:\nthat layers are stable over sampled") and (
+        said.endswith(".")
+    )
+    hits = analysis.hits(sampled(), [1, 2])
+    said = text.render("passes", spreads={"m": Mean(0, 0, 0, 6)}, hits=hits, published=2.5)
+    assert "0.0 [0.0, 0.0] % over Pass@k (published: 2.5 %), because all sampled" in said
+    assert "among 1 sampled\nanswer for 0 % of" in said
+    stable = analysis.stable(alike)
+    said = text.render("prompts", stable=stable, kept={"m": Mean(50, 40, 60, 9)})
+    assert "few-shot ones by\n-1.00 [" in said and "50 [40, 60] % stay." in said
+    said = text.render("masked", masked=analysis.dissociation(wide), bound=40)
+    assert "over 40 % lost" in said and "\nis there:\n50 [" in said
+    gaps = analysis.mismatch_gaps(judged(0.5), judged(1.0))
+    assert "ACE changes by -50.0 [" in text.render("mismatched", leads=leads, gaps=gaps)
