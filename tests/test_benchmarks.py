@@ -1,4 +1,4 @@
-"""benchmarks: the harness asks what it means to ask, of the model that was meant, about what no edit has touched."""
+"""Abilities: the harness asks what it means to, of the right model, about what no edit touches."""
 
 import math
 from pathlib import Path
@@ -108,7 +108,7 @@ def test_tasks_are_a_function_of_their_arguments():
 
 
 def test_no_task_has_an_edited_fact_or_what_follows_from_it():
-    """With the wording that the tasks would use for them: all documents of the world there are, or nearly."""
+    """In the wording that the tasks would use: (nearly) all documents that the world has."""
     before = names(local(WORLD, n=60))
     subjects = {
         doc["text"]: [name for name in WORLD.entities if doc["text"].count(name)]
@@ -304,7 +304,8 @@ def test_a_benchmark_that_is_unknown_or_cannot_be_had_is_named(monkeypatch):
     )
     with pytest.raises(
         ValueError,
-        match="unknown benchmark 'csqa2'; known: CSQA, BBH, MMLU, GSM8k, and the names of lm-evaluation-harness",
+        match="unknown benchmark 'csqa2'; known: CSQA, BBH, MMLU, GSM8k, "
+        "and the names of lm-evaluation-harness",
     ):
         evaluate(lm, ["csqa2"])
 

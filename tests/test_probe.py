@@ -1,4 +1,4 @@
-"""One edit under the lens: what follows from it in the world; blanks at the end of a prompt change nothing."""
+"""One edit under the lens: what follows from it; blanks at a prompt's end change nothing."""
 
 from dataclasses import replace
 

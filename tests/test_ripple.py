@@ -1,4 +1,4 @@
-"""Ripple effects: the questions are all that there are, and a tree of tokens answers as ``recall`` does."""
+"""Ripples: the questions are all that there are; a tree of tokens answers as ``recall`` does."""
 
 from dataclasses import replace
 

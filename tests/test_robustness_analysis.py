@@ -48,7 +48,7 @@ def scores(shuffled=("zero-shot",)) -> pd.DataFrame:
 
 
 def masked(answer: float = 1.0) -> pd.DataFrame:
-    """The edit adds 2 nats; without its value stage ``answer`` is left at the answer, 1.9 before."""
+    """The edit adds 2 nats; without its value stage 1.9 are left, at the answer ``answer``."""
     left = {"unedited": (0.0, 0.0), "edited": (2.0, 2.0), "value edit masked": (1.9, answer)}
     return pd.DataFrame(
         {

@@ -1,4 +1,6 @@
-"""One edit under the lens: what a reader asks a model before and after it. The fact, its other wordings, its consequences, other facts."""
+"""One edit under the lens: what a reader asks a model before and after it. The fact, its other
+wordings, its consequences, other facts.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ from ..world.world import World, untouched
 
 
 def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.DataFrame:
-    """Prompts about an edit with the answer that an ideal editor gives; consequences follow from the world after the edit.
+    """Prompts about an edit with the answer that an ideal editor gives; consequences follow from
+    the world after the edit.
 
-    Returns: columns kind ("fact", "paraphrase", "multi-hop", "unrelated"), prompt, ideal. Multi-hop rows need the edit's prompt or relation
-    to be one of the world's; what the world does not know is left out.
+    Returns: columns kind ("fact", "paraphrase", "multi-hop", "unrelated"), prompt, ideal. Multi-hop
+    rows need the edit's prompt or relation to be one of the world's; what the world does not know
+    is left out.
     """
     rows = [("fact", edit.text, edit.target_new)]
     prompt, key = edit.prompt.rstrip(), edit.relation or world.relation_of(edit.prompt)
@@ -54,7 +58,9 @@ def probes(world: World, edit: Edit, n_unrelated: int = 8, seed: int = 0) -> pd.
 def before_and_after(
     lm: LM, asked: pd.DataFrame, update: Update, max_new_tokens: int = 12
 ) -> pd.DataFrame:
-    """``asked`` with the model's greedy answers before and after ``update`` and whether the latter are ideal (column "ok")."""
+    """``asked`` with the model's greedy answers before and after ``update``, and whether the latter
+    are ideal (column "ok").
+    """
 
     def answers(updates: Sequence[Update] | None) -> list[str]:
         texts = generate(
