@@ -128,7 +128,11 @@ def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
     alone = [
         judge(lm, world, [case], fake.each(lm, [case.edits], None), PROTOCOL)[0] for case in cases
     ]
-    assert_frame_equal(frame[6:].drop(columns="editor").reset_index(drop=True), pd.DataFrame(alone))
+    edited = frame[6:].reset_index(drop=True)
+    assert_frame_equal(edited.drop(columns=["editor", "written"]), pd.DataFrame(alone))
+    sizes = [*fake.each(lm, [case.edits for case in cases], None)]
+    assert edited.written.tolist() == pytest.approx([update.norms()[1] for update in sizes])
+    assert frame.written[:6].eq(0).all()
 
 
 def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):

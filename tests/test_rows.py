@@ -347,6 +347,8 @@ def test_a_difference_is_one_sentence_that_says_where(folders, ship):
     )
     loose = replace(wrong, tolerances={"square": (0.0, 0.1)})
     assert recompute(loose, sample(loose, 1.0, 0), folders=folders) == []
+    loose = series(compute=Squares([], off=1e-3), tolerances={"square": (0.0, 0.1)})
+    assert recompute(experiment(loose), sample(experiment(loose), 1.0, 0), folders=folders) == []
     assert recompute(wrong, [], folders=folders) == []
 
 

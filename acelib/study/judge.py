@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import hypot
 
 from ..editing.moments import Moments
 from ..model.answers import generate, recall
@@ -42,12 +43,17 @@ def edit_and_judge(
     moments: Moments | None,
     protocol: Protocol,
 ) -> list[dict]:
-    """One row per case: ``judge`` of the model that ``editor`` has edited for it; None edits
-    nothing.
+    """One row per case: ``judge`` of the model that ``editor`` has edited for it, or nobody (None).
+
+    written: Frobenius norm of all that was changed. Answers may hide a fault of an editor; the size
+    of what it writes does not.
     """
-    groups = [case.edits for case in cases]
-    updates = None if editor is None else editor.each(lm, groups, moments)
-    return judge(lm, world, cases, updates, protocol)
+    if editor is None:
+        return [{**row, "written": 0.0} for row in judge(lm, world, cases, None, protocol)]
+    updates = editor.each(lm, [case.edits for case in cases], moments)
+    rows = judge(lm, world, cases, updates, protocol)
+    norms = [hypot(*update.norms().values()) for update in updates]
+    return [{**row, "written": norm} for row, norm in zip(rows, norms, strict=True)]
 
 
 def judge(

@@ -275,15 +275,16 @@ def _compared(
 
     if len(old) != len(new):
         return [difference("the number of rows", len(old), len(new))]
-    result = []
+    result, tolerances = [], {**experiment.tolerances, **series.tolerances}
     for i, (before, after) in enumerate(zip(old, new, strict=True)):
         row = f" of row {i}" if len(new) > 1 else ""
         for column in {**before, **after}:
-            named = column in experiment.tolerances
-            rtol, atol = experiment.tolerances.get(column, (experiment.rtol, experiment.atol))
+            rtol, atol = tolerances.get(column, (experiment.rtol, experiment.atol))
             values = before.get(column, "absent"), after.get(column, "absent")
-            if not _agree(*values, rtol, atol, named):
-                text = f"tolerance {atol:g} + {rtol:g} |kept|" * _has_numbers(values[0], named)
+            if not _agree(*values, rtol, atol, column in tolerances):
+                text = f"tolerance {atol:g} + {rtol:g} |kept|" * _has_numbers(
+                    values[0], column in tolerances
+                )
                 result.append(difference(column + row, *values, text))
     return result
 

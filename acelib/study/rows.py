@@ -53,6 +53,8 @@ class Series:
     compute: Callable[[list], list[list[dict]]]
     #: items that are computed at once and kept together
     chunk: int = 24
+    #: column -> (rtol, atol) that a recomputed value may differ by; before those of the experiment
+    tolerances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.names or not all(self.names.values()):
