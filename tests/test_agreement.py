@@ -1,4 +1,6 @@
-"""Agreement of labels: published examples, chance, gaps; files that are no label files are refused in one sentence."""
+"""Agreement of labels: published examples, chance, gaps; files that are no label files are refused
+in one sentence.
+"""
 
 from math import isnan
 

@@ -36,7 +36,10 @@ def states(lm, ids, mask):
 
 
 def read(lm, h, final=None):
-    """log p(. | h) of one hidden state; the norm's mean and scale from ``final`` if given. Written out in full precision."""
+    """log p(. | h) of one hidden state; the norm's mean and scale from ``final`` if given.
+
+    Written out in full precision.
+    """
     of = h if final is None else final
     mean = of.mean() if isinstance(lm.norm, torch.nn.LayerNorm) else 0.0
     eps = lm.norm.eps if isinstance(lm.norm, torch.nn.LayerNorm) else lm.norm.variance_epsilon
@@ -128,7 +131,9 @@ def test_logits_are_additive_under_the_frozen_norm_only(batch):
 
 
 def test_the_last_ffn_completes_the_prediction(batch):
-    """h^{L-1} + A^L + F^L is the true hidden state, so base + whole score is the model's log-probability."""
+    """h^{L-1} + A^L + F^L is the true hidden state, so base + whole score is the model's
+    log-probability.
+    """
     lm, ids, mask, targets = batch
     s = states(lm, ids, mask)
     logits = trace(lm, ids, mask, logits="last")["logits", lm.n_layers].log_softmax(-1)

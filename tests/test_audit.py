@@ -1,4 +1,6 @@
-"""Audit: every check finds an inconsistency that is planted, and nothing where there is none; the known ones of the paper are found."""
+"""Audit: every check finds an inconsistency that is planted, and nothing where there is none; the
+known ones of the paper are found.
+"""
 
 import numpy as np
 import pandas as pd

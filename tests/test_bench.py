@@ -1,4 +1,6 @@
-"""Benchmarks compare equal results at tiny sizes, their ratios are numbers, and a difference is an error."""
+"""Benchmarks compare equal results at tiny sizes, their ratios are numbers, and a difference is an
+error.
+"""
 
 import math
 from dataclasses import asdict

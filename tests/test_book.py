@@ -1,4 +1,6 @@
-"""The committed book is what the committed code gives: executed, fresh, without errors, checked, complete."""
+"""The committed book is what the committed code gives: executed, fresh, without errors, checked,
+complete.
+"""
 
 import ast
 import re
@@ -64,7 +66,9 @@ def test_a_chapter_has_one_cell_of_readable_parameters(path):
 
 @every_chapter
 def test_nbval_compares_something_in_a_chapter(path):
-    """An unexecuted cell, or one that ends in ";" (which nbval does not honour), would be compared with nothing or wrongly."""
+    """An unexecuted cell, or one that ends in ";" (which nbval does not honour), would be compared
+    with nothing or wrongly.
+    """
     cells = [cell for cell in code_cells(path) if cell.source.strip()]
     assert all(cell.execution_count for cell in cells) and not [
         cell.source for cell in cells if cell.source.rstrip().endswith(";")

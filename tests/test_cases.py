@@ -1,4 +1,6 @@
-"""Cases are sound counterfactuals, a function of their seed, and survive MQuAKE's file format; the published format is read as it is."""
+"""Cases are sound counterfactuals, a function of their seed, and survive MQuAKE's file format; the
+published format is read as it is.
+"""
 
 import json
 from collections import Counter
@@ -101,7 +103,8 @@ def file(tmp_path):
     return write
 
 
-# ---------------------------------------------------------------------------------------------------- making
+# ----------------------------------------------------------------------------------------------------
+# making
 
 
 def test_cases_are_a_function_of_the_seed(world, cases):
@@ -188,7 +191,8 @@ def test_a_dangling_object_is_no_obstacle(world):
     assert make_cases(World({}, world.relations, world.facts), "evaluation", 9, seed=0)
 
 
-# ---------------------------------------------------------------------------------------------------- conflicts
+# ----------------------------------------------------------------------------------------------------
+# conflicts
 
 
 def test_conflicts_are_different_targets_of_one_fact():
@@ -204,7 +208,8 @@ def test_conflicts_are_different_targets_of_one_fact():
     assert conflicts([elsewhere, Edit("Ulm", "{} lies in", "Peru")]) != []
 
 
-# ---------------------------------------------------------------------------------------------------- files
+# ----------------------------------------------------------------------------------------------------
+# files
 
 
 def test_our_file_survives_the_round_trip_and_has_the_published_fields(world, cases, file):

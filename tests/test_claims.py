@@ -1,4 +1,6 @@
-"""Claims: the list is complete and its references mean something, verdicts follow their rules, rows are handed over or refused."""
+"""Claims: the list is complete and its references mean something, verdicts follow their rules, rows
+are handed over or refused.
+"""
 
 import json
 import re
@@ -222,7 +224,9 @@ def test_measured():
 
 
 def test_every_claim_of_the_book_is_measured_and_its_verdict_follows():
-    """The committed references: all rows are there, and the chapter's verdicts are those of today's numbers."""
+    """The committed references: all rows are there, and the chapter's verdicts are those of today's
+    numbers.
+    """
     table = claims.table(claims.handed_over())
     kept = json.loads((ROOT / "results" / "checks" / "claims.json").read_text("utf-8"))
     assert sorted(row[0] for row in kept["rows"]) == sorted(table.index)

@@ -1,4 +1,6 @@
-"""The command line: help with examples, one clear line for a mistake, exit codes, and each command wired to the library."""
+"""The command line: help with examples, one clear line for a mistake, exit codes, and each command
+wired to the library.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""derivation: both sides of every statement against one neuron at a time, and the statements where they must hold."""
+"""derivation: both sides of every statement against one neuron at a time, and the statements where
+they must hold.
+"""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,6 @@
-"""Runs: one row a case, the same whether batched, alone, or interrupted and continued; results are named by all they depend on."""
+"""Runs: one row a case, the same whether batched, alone, or interrupted and continued; results are
+named by all they depend on.
+"""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -75,7 +77,9 @@ def cases(world):
 
 @dataclass(frozen=True)
 class Fake:
-    """An editor whose updates are noise, each a function of its edits; from call ``fail`` on it breaks."""
+    """An editor whose updates are noise, each a function of its edits; from call ``fail`` on it
+    breaks.
+    """
 
     strength: float = 0.1
     fail: int = field(default=99, repr=False)
@@ -136,7 +140,9 @@ def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
 
 
 def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
-    """The judge on a made-up model that says the new answers in a sentence to one question, and knows one wording of each edit."""
+    """The judge on a made-up model that says the new answers in a sentence to one question, and
+    knows one wording of each edit.
+    """
     case, known = cases[1], {(edit.text, edit.target_new) for edit in cases[1].edits}
     assert case.n_edits == 2
     said, recall = (

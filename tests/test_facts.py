@@ -1,4 +1,6 @@
-"""The shipped world is sound; tables are read, merged and refused; chains are complete and their splits stable."""
+"""The shipped world is sound; tables are read, merged and refused; chains are complete and their
+splits stable.
+"""
 
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -30,7 +32,10 @@ def world() -> World:
 
 @pytest.fixture
 def tables(tmp_path):
-    """Write tables beside the shipped relations and load them: ``tables(people_a="name,qid,aliases,sport\\n...")``."""
+    """Write tables beside the shipped relations and load them:
+
+    ``tables(people_a="name,qid,aliases,sport\\n...")``.
+    """
 
     def write(**texts: str) -> World:
         copy(WORLD / "relations.toml", tmp_path)
@@ -41,7 +46,8 @@ def tables(tmp_path):
     return write
 
 
-# ---------------------------------------------------------------------------------------------------- the shipped world
+# ----------------------------------------------------------------------------------------------------
+# the shipped world
 
 
 def faults(world: World) -> list[str]:
@@ -146,7 +152,8 @@ def test_world_indices_agree_with_the_facts(world):
         world.facts_of("XX")
 
 
-# ---------------------------------------------------------------------------------------------------- reading tables
+# ----------------------------------------------------------------------------------------------------
+# reading tables
 
 
 def test_rows_become_facts_in_the_order_of_the_relations(tables):
@@ -232,7 +239,8 @@ def test_every_kind_of_fault_is_found(world):
         assert fault in problems
 
 
-# ---------------------------------------------------------------------------------------------------- records
+# ----------------------------------------------------------------------------------------------------
+# records
 
 
 @pytest.mark.parametrize(
@@ -295,7 +303,8 @@ def test_broken_chains_are_refused():
         Chain((Fact("a", "country", "b"), Fact("c", "capital", "d")))
 
 
-# ---------------------------------------------------------------------------------------------------- chains and splits
+# ----------------------------------------------------------------------------------------------------
+# chains and splits
 
 
 def test_chains_are_all_simple_paths(world):

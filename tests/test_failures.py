@@ -1,6 +1,8 @@
-"""Every editor on input that is awkward or wrong, or stopped half-way: it works or raises a clear ValueError; the model is untouched.
+"""Every editor on input that is awkward or wrong, or stopped half-way: it works or raises a clear
+ValueError; the model is untouched.
 
-Editors are those of ``EDITORS``, a new one is tested as soon as it is registered there, and ACE at neuron level.
+Editors are those of ``EDITORS``, a new one is tested as soon as it is registered there, and ACE at
+neuron level.
 """
 
 from contextlib import contextmanager
@@ -89,7 +91,9 @@ def state(lm):
 
 @contextmanager
 def untouched(lm):
-    """The same weights to the bit, parameters, flags, mode, hooks, random state afterwards, whatever happened."""
+    """The same weights to the bit, parameters, flags, mode, hooks, random state afterwards,
+    whatever happened.
+    """
     lm.traced  # a model that was ever looked into keeps the wrapper of nnsight
     before = state(lm)
     try:
@@ -165,7 +169,9 @@ def test_leading_and_trailing_spaces_do_not_matter(tiny, editor):
 
 
 def test_duplicates_count_once(tiny, editor):
-    """Released code counts the keys of a repeated edit twice; here the batch is the set of its edits."""
+    """Released code counts the keys of a repeated edit twice; here the batch is the set of its
+    edits.
+    """
     lm = tiny("llama")
     with untouched(lm):
         once = editor(lm, [EDIT, OTHER], eye(lm))

@@ -1,4 +1,6 @@
-"""LM: orientation is looked up and shared, tokens are found by offsets, a model that is not what it says is refused."""
+"""LM: orientation is looked up and shared, tokens are found by offsets, a model that is not what it
+says is refused.
+"""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,6 @@
-"""Running chapters: parameters are checked, outputs are atomic and carry their provenance, staleness is seen, an interruption resumes."""
+"""Running chapters: parameters are checked, outputs are atomic and carry their provenance,
+staleness is seen, an interruption resumes.
+"""
 
 import json
 import os

@@ -40,7 +40,9 @@ def test_models_side_by_side_are_the_plain_loop(hosts, monkeypatch):
 
 
 def test_models_share_the_cores(hosts, monkeypatch):
-    """However many threads the environment asks for: two models with as many threads as cores each would wait for each other."""
+    """However many threads the environment asks for: two models with as many threads as cores each
+    would wait for each other.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     monkeypatch.setenv("MKL_NUM_THREADS", "16")
     monkeypatch.setattr(parallel, "cpu_count", lambda: 4)

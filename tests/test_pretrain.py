@@ -1,4 +1,6 @@
-"""Training: text and batches are functions of their seed, unseen chains stay unseen, an interrupted training ends in the same weights."""
+"""Training: text and batches are functions of their seed, unseen chains stay unseen, an interrupted
+training ends in the same weights.
+"""
 
 import json
 from dataclasses import replace
@@ -52,7 +54,9 @@ def world() -> World:
 
 @pytest.fixture
 def training(world, tmp_path, monkeypatch):
-    """``training(name, recipe, **options)`` in a folder of that name, with a tokenizer that is there already."""
+    """``training(name, recipe, **options)`` in a folder of that name, with a tokenizer that is
+    there already.
+    """
     monkeypatch.setattr(pretrain, "make_tokenizer", lambda *_: tiny_tokenizer())
     return lambda name, recipe=RECIPE, **options: train(
         recipe, world, tmp_path / name, **{"every": 2, **options}
@@ -81,7 +85,9 @@ def test_texts_are_functions_of_the_seed(world, kind):
 
 
 def test_only_training_chains_are_rendered(world, monkeypatch):
-    """Of thousands of texts, every chain that any multi-hop wording was asked for, and every question, is of the training split."""
+    """Of thousands of texts, every chain that any multi-hop wording was asked for, and every
+    question, is of the training split.
+    """
     shown = set()
     for name in ("few_shot_demo", "multi_hop_question", "multi_hop_cloze"):
         render = getattr(text, name)

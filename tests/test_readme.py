@@ -1,4 +1,6 @@
-"""The README says what is there: its map of functions resolves, its map of files is complete, its commands exist."""
+"""The README says what is there: its map of functions resolves, its map of files is complete, its
+commands exist.
+"""
 
 import re
 from functools import reduce

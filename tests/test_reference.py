@@ -1,4 +1,6 @@
-"""Behaviour, on the shipped reference model: it knows and reasons, every editor edits it, and it is what it was afterwards."""
+"""Behaviour, on the shipped reference model: it knows and reasons, every editor edits it, and it is
+what it was afterwards.
+"""
 
 import pytest
 import torch
@@ -94,7 +96,10 @@ def test_an_editor_writes_facts_and_little_else_and_can_be_taken_back(
 
 
 def test_two_stages_carry_an_edit_through_a_question(host, world, moments, cases):
-    """The finding that the book rests on, on a few identification cases: ACE answers most multi-hop questions with the new answer."""
+    """The finding that the book rests on, on a few identification cases:
+
+    ACE answers most multi-hop questions with the new answer.
+    """
     rows = judge(
         host,
         world,

@@ -1,4 +1,6 @@
-"""acelib against the released procedures of ``acelib.bench.released``: same trajectory, same keys, same dW, in float64, on all four families."""
+"""acelib against the released procedures of ``acelib.bench.released``: same trajectory, same keys,
+same dW, in float64, on all four families.
+"""
 
 from dataclasses import replace
 
@@ -59,7 +61,9 @@ def runner_up(lm, e):
     ids=["a low loss", "arg-max and a small KL"],
 )
 def test_stops(tiny, objective):
-    """Every fact at its own step; with PMET's objective the NLL counts a tenth while the target is the arg-max."""
+    """Every fact at its own step; with PMET's objective the NLL counts a tenth while the target is
+    the arg-max.
+    """
     lm, lengths, parts = tiny("llama"), [], PARTS[objective.kind]
     easy = [replace(e, target_new=runner_up(lm, e)) for e in EDITS]
     got = target_vectors(lm, requests(easy, "last"), 1, objective)

@@ -1,4 +1,6 @@
-"""Published tables parse, intervals are scipy's, measured stands beside published, HTML is the same every time."""
+"""Published tables parse, intervals are scipy's, measured stands beside published, HTML is the same
+every time.
+"""
 
 import ast
 import re
@@ -42,7 +44,10 @@ ROWS_OF_ACE = {
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    """What experiments.run gives: 12 cases, 3 for each number of edits; ACE answers two of the three, MEMIT fewer but with one edit."""
+    """What experiments.run gives: 12 cases, 3 for each number of edits;
+
+    ACE answers two of the three, MEMIT fewer but with one edit.
+    """
     answered = {"Base": range(12), "ACE": (0, 1, 2, 3, 8, 9, 10, 11), "MEMIT": (0, 1, 8)}
     frame = [
         dict(
