@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import make_tiny
 
 from acelib.attribution.interventions import CausalTrace
 from acelib.attribution.layers import ROLES
@@ -18,6 +19,8 @@ from acelib.training.bars import (
     robustness,
 )
 from acelib.world.world import load_world
+
+HOST = make_tiny("gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +55,16 @@ def test_measure_gives_every_bar_on_a_real_forward(tiny, world):
 
 def test_knowledge_asks_every_wording_of_every_fact(world, asked):
     asked["wrong"] = lambda prompt: prompt.startswith("Q:")
-    assert knowledge(None, world) == dict(cloze=1.0, cloze_unseen=1.0, qa=0.0, qa_unseen=0.0)
+    assert knowledge(HOST, world) == dict(cloze=1.0, cloze_unseen=1.0, qa=0.0, qa_unseen=0.0)
     wordings = [world.relations[fact.relation] for fact in world.facts]
     assert len(asked["recall"]) == sum(
         len(relation.cloze) + len(relation.questions) for relation in wordings
     )
     assert ("Tim Duncan plays the sport of", "basketball") in asked["recall"]
     asked["recall"].clear()
-    knowledge(None, world, n_facts=3)
+    knowledge(HOST, world, n_facts=3)
     first = list(asked["recall"])
-    knowledge(None, world, n_facts=3)
+    knowledge(HOST, world, n_facts=3)
     assert asked["recall"] == first * 2  # a sample is a function of its seed
 
 
@@ -79,7 +82,7 @@ def test_reasoning_accepts_names_and_aliases(world, asked, monkeypatch):
         return drawn
 
     monkeypatch.setattr(bars, "sample_chains", spy)
-    found = reasoning(None, world, n_chains=5)
+    found = reasoning(HOST, world, n_chains=5)
     assert found == dict.fromkeys(
         ("cot_2", "implicit_2", "direct_2", "cot_3", "implicit_3", "direct_3", "cot_4"), 1.0
     )
@@ -90,18 +93,18 @@ def test_reasoning_accepts_names_and_aliases(world, asked, monkeypatch):
     )
     monkeypatch.setattr(bars, "sample_chains", sample)
     asked["says"] = lambda prompt: "nothing"
-    assert reasoning(None, world, n_chains=2)["cot_4"] == 0
+    assert reasoning(HOST, world, n_chains=2)["cot_4"] == 0
 
 
 def test_robustness_is_agreement_with_the_bare_prompt(world, asked):
-    assert robustness(None, world, 20) == dict(robust=1.0)
+    assert robustness(HOST, world, 20) == dict(robust=1.0)
     bare, after = asked["recall"][:20], asked["recall"][20:]
     assert all(
         long.endswith(f". {short}") and goal == same
         for (short, goal), (long, same) in zip(bare, after)
     )
     asked["wrong"] = lambda prompt: ". " in prompt
-    assert robustness(None, world, 20)["robust"] < 0.3  # a name may hold a full stop
+    assert robustness(HOST, world, 20)["robust"] < 0.3  # a name may hold a full stop
 
 
 # ---------------------------------------------------------------------- editing
@@ -113,9 +116,9 @@ def test_the_early_site_is_where_half_of_the_loss_comes_back(world, asked, monke
         [0.9, 0.6, 0.5, 0.2]
     )  # clean 1.0, corrupted 0.2: the half way is 0.6
     monkeypatch.setattr(bars, "causal_trace", lambda *_, **__: CausalTrace(1.0, 0.2, restored))
-    assert early_site(None, world, n_facts=3) == (0, 1)
+    assert early_site(HOST, world, n_facts=3) == (0, 1)
     asked["wrong"] = lambda prompt: True
-    assert early_site(None, world, n_facts=3) == ()  # it knows nothing: nothing to trace
+    assert early_site(HOST, world, n_facts=3) == ()  # it knows nothing: nothing to trace
 
 
 def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
@@ -137,7 +140,7 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
     monkeypatch.setattr(bars, "second_moments", lambda *_: None)
     for editor in (bars.MEMIT, bars.ROME):
         monkeypatch.setattr(editor, "each", each)
-    found = editing(None, world, n_edits=3, n_unrelated=4)
+    found = editing(HOST, world, n_edits=3, n_unrelated=4)
     assert set(found) == {name for name in BARS if name.startswith(("rome", "memit"))} and set(
         found.values()
     ) == {1.0}
@@ -150,4 +153,4 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
 
 def test_without_an_early_site_no_editor_passes(world, asked, monkeypatch):
     monkeypatch.setattr(bars, "early_site", lambda *_, **__: ())
-    assert set(editing(None, world, n_edits=2).values()) == {0.0}
+    assert set(editing(HOST, world, n_edits=2).values()) == {0.0}

@@ -71,12 +71,16 @@ def test_recall_equals_generating_one_by_one(any_lm):
 
 
 def test_known_items_are_those_recalled(tiny, monkeypatch):
-    right = {"Tim Duncan plays the": True, "Apple": False, "The capital of": True}
+    lm, right = tiny("gpt2"), {"Tim Duncan plays the": True, "Apple": False, "The capital of": True}
+
+    def single(text):
+        return text, "x"
+
     monkeypatch.setattr(
         answers, "recall", lambda lm, prompts, _: Recall([*map(right.get, prompts)], [])
     )
-    assert known_items(None, [*right], lambda text: (text, "x")) == [t for t in right if right[t]]
-    assert known_items(None, [], None) == []
+    assert known_items(lm, [*right], single) == [t for t in right if right[t]]
+    assert known_items(lm, [], single) == []
 
 
 def test_recall_says_yes(tiny, monkeypatch):

@@ -10,7 +10,7 @@ from acelib.editing import search as targets
 from acelib.editing.keys import aligned
 from acelib.editing.request import Request, request, requests
 from acelib.editing.search import Objective, target_vectors
-from acelib.editing.tail import Tail, fixed, rows_that_fit, sharing
+from acelib.editing.tail import Tail, frozen_outputs, rows_that_fit, shared_start
 from acelib.model.states import read
 from acelib.model.update import Update, applied
 
@@ -135,13 +135,13 @@ def test_a_batch_shrinks_with_what_a_prompt_needs(tiny):
 
 def test_shared_beginnings_stand_in_the_first_columns(tiny):
     rows = [([5, 6, 7, 8], 2), ([5, 6, 9], 2), ([5, 6, 7], 1), ([1, 2, 3], 2)]
-    batch, shared, first, like = sharing(tiny("gptj"), rows, ["a", "a", "b", ""])
+    batch, shared, first, like = shared_start(tiny("gptj"), rows, ["a", "a", "b", ""])
     assert (shared, batch.at, first.tolist(), like.tolist()) == (2, 4, [0, 2], [0, 0, 1, 0])
     assert [batch.ids[i][batch.mask[i].bool()].tolist() for i in range(4)] == [
         ids for ids, _ in rows
     ]
     assert [batch.ids[i, batch.at].item() for i in range(4)] == [ids[at] for ids, at in rows]
-    batch, shared, first, like = sharing(tiny("gptj"), rows, [""] * 4)
+    batch, shared, first, like = shared_start(tiny("gptj"), rows, [""] * 4)
     assert (shared, batch.at, len(first)) == (0, 2, 0)
 
 
@@ -162,7 +162,7 @@ def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
             use_cache=True,
         )
         frozen = [(slot.keys, slot.values) for slot in past.layers]
-        with read(any_lm, [("out", layer)]) as values, fixed(any_lm, layer) as kept:
+        with read(any_lm, [("out", layer)]) as values, frozen_outputs(any_lm, layer) as kept:
             any_lm.between(0, layer + 1)(
                 input_ids=batch.ids[:, batch.at :], **tail, past_key_values=past, use_cache=True
             )

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -165,7 +167,7 @@ MADE = dict(editor="X", edits=[], model="0123456789abcdef")
     ],
 )
 def test_another_file_is_not_an_update(tiny, tmp_path, tensors, meta):
-    save_tensors(tmp_path / "u.safetensors", tensors, meta)
+    save_file(tensors, tmp_path / "u.safetensors", {"acelib": json.dumps(meta)})
     with pytest.raises(ValueError, match="u.safetensors' is not a saved update"):
         Update.load(tmp_path / "u.safetensors", tiny("gpt2"))
 

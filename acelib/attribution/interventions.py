@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..model.lm import LM
@@ -18,7 +21,8 @@ class CausalTrace(NamedTuple):
 
     clean: float  #: the prompt as it is
     corrupted: float  #: noise on the subject, mean over noise samples
-    restored: Tensor  #: (5, l) by ``ROLES`` and layer: noise on the subject, the clean state put back; nan where no token has the role
+    #: by ``ROLES``: noise on the subject, the clean state put back; nan where no token has the role
+    restored: Float[Tensor, "5 layers"]
 
 
 @torch.no_grad()
@@ -33,12 +37,17 @@ def causal_trace(
     seed: int = 0,
     window: int = 10,
 ) -> CausalTrace:
-    """Which states carry the answer: corrupt the subject with Gaussian noise, put back one clean state, and read the answer's probability.
+    """Which states carry the answer.
 
-    kind: the state put back at one token, the block output "out" of one layer, or "mlp" or "attn" outputs of ``window`` layers around it.
-    noise: standard deviation of the noise in those of the embedding matrix.   n_noise: samples, the same ones for every state.
-    One forward pass a layer, whose rows are tokens x samples. Tokens before the subject cannot see it and are left out.
-    Raises ValueError if the subject is not in the prompt, the answer is empty, or a number is out of range.
+    The subject is corrupted with Gaussian noise, one clean state is put back, and the answer's
+    probability is read. One forward pass for each layer, whose rows are tokens x samples; tokens
+    before the subject cannot see it and are left out.
+    kind: the state put back at one token, the block output "out" of one layer, or "mlp" or "attn"
+    outputs of ``window`` layers around it.
+    noise: standard deviation of the noise in those of the embedding matrix.
+    n_noise: samples, the same ones for every state.
+    Raises ValueError if the subject is not in the prompt, the answer is empty, or a number is out
+    of range.
     Source: Meng et al. (2022), Section 2.1.
     """
     if kind not in ("out", "mlp", "attn"):
@@ -47,7 +56,8 @@ def causal_trace(
         raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
     if n_noise < 1 or window < 1 or not noise >= 0:
         raise ValueError(
-            f"noise {noise}, n_noise {n_noise}, window {window}: noise is at least 0, the others at least 1"
+            f"noise {noise}, n_noise {n_noise}, window {window}: noise is at least 0, "
+            "the others at least 1"
         )
     start = prompt.index(subject)
     first, final = lm.token_at(prompt, start + 1), lm.token_at(prompt, start + len(subject))
@@ -61,32 +71,33 @@ def causal_trace(
     )
     samples = (samples * noise * float(lm.embed.weight.double().std())).to(lm.device, lm.dtype)
 
+    def corrupt(h: Tensor) -> Tensor:
+        h = h.clone()
+        h[:, first : final + 1] += samples.repeat(len(h) // n_noise, 1, 1)
+        return h
+
     def probabilities(layers: Iterable[int], tokens: Sequence[int]) -> Tensor:
-        """Mean probability of the answer for each token, its clean states put back at these layers."""
+        """Mean probability of the answer for each token, its clean states put back at layers."""
         row = torch.arange(len(tokens) * n_noise, device=lm.device)
         column = torch.tensor(tokens, device=lm.device).repeat_interleave(n_noise)
 
-        def corrupt(h: Tensor) -> Tensor:
-            h = h.clone()
-            h[:, first : final + 1] += samples.repeat(len(tokens), 1, 1)
-            return h
+        def put_back(state: Tensor, h: Tensor) -> Tensor:
+            return h.index_put((row, column), state)
 
         patches = {Site("in", 0): corrupt}
-        for site in (Site(kind, layer) for layer in layers):
-            patches[site] = lambda h, state=clean[site][0, column]: h.index_put(
-                (row, column), state
-            )
-        found = trace(
-            lm, ids.expand(len(row), -1), mask.expand(len(row), -1), patches=patches, logits="last"
-        )[logits]
-        return found.softmax(-1)[:, target].view(len(tokens), n_noise).mean(1).cpu()
+        for layer in layers:
+            state = clean[Site(kind, layer)][0, column]
+            patches[Site(kind, layer)] = partial(put_back, state)
+        many = (x.expand(len(row), -1) for x in (ids, mask))
+        last = trace(lm, *many, patches=patches, logits="last")[logits]
+        return last.softmax(-1)[:, target].view(len(tokens), n_noise).mean(1).cpu()
+
+    def around(layer: int) -> Sequence[int]:
+        if kind == "out":
+            return [layer]
+        return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
 
     tokens = list(range(first, end + 1))
-    around = lambda layer: (
-        [layer]
-        if kind == "out"
-        else range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
-    )
     by_token = torch.stack([probabilities(around(layer), tokens) for layer in range(n_layers)], 1)
     roles = (
         [first] if first < final else [],
@@ -103,16 +114,18 @@ def causal_trace(
 
 @contextmanager
 def ablate(lm: LM, neurons: Iterable[tuple[int, int] | tuple[int, int, float]]) -> Iterator[LM]:
-    """The model with the coefficients m_k of some FFN neurons at zero, at all positions, for the length of a ``with``.
+    """The model with the coefficients m_k of some FFN neurons at zero, inside a ``with``.
 
-    neurons: (layer, index), or the ``Neuron`` of ``top_neurons``. Raises ValueError for a neuron that the model does not have.
+    neurons: (layer, index), or the ``Neuron`` of ``top_neurons``.
+    Raises ValueError for a neuron that the model does not have.
     """
     silent: dict[int, list[int]] = {}
     for layer, index, *_ in neurons:
         lm.layers([layer])
         if not 0 <= index < lm.d_mlp:
             raise ValueError(
-                f"neuron {index} of layer {layer} does not exist: the FFN has neurons 0 to {lm.d_mlp - 1}"
+                f"neuron {index} of layer {layer} does not exist: the FFN has neurons 0 to "
+                f"{lm.d_mlp - 1}"
             )
         silent.setdefault(layer, []).append(index)
 

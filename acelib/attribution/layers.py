@@ -1,20 +1,20 @@
-"""Where a model answers: the layers that query and the layers that hold the value, by attribution and by intervention.
+"""Where a model answers: the layers that query and the layers that hold the value.
 
-Attribution sums Eq. 9 and Eq. 10 over prompts and ranks the layers. Interventions check it: ``causal_trace`` puts clean states back
-into a run whose subject is drowned in noise (Meng et al., 2022), ``ablate`` silences neurons.
+Attribution sums Eq. 9 and Eq. 10 over prompts and ranks the layers; ``interventions`` checks it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Callable, Sequence
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from ..model.lm import LM
-from ..world.wording import multi_hop_cloze, single_hop_cloze
+from ..world.wording import multi_hop_cloze, single_hop
 from ..world.world import World, chains, sample_chains, split_of
 from .scores import first_tokens, query_scores, top, value_scores
 
@@ -26,11 +26,12 @@ ROLES = ("first subject", "middle subject", "last subject", "further", "last")
 class Located:
     """Scores summed over prompts (float64, on the CPU), and the layers they rank first."""
 
-    value: Tensor  #: I of each FFN neuron, (l, m), nats
-    query: Tensor  #: Q of each FFN neuron, (l, m)
-    value_count_by_layer: tuple[
-        int, ...
-    ]  #: how many of the prompts' top value neurons lie in each layer
+    #: I of each FFN neuron, nats
+    value: Float64[Tensor, "layers d_mlp"]
+    #: Q of each FFN neuron
+    query: Float64[Tensor, "layers d_mlp"]
+    #: how many of the prompts' top value neurons lie in each layer
+    value_count_by_layer: tuple[int, ...]
     n_prompts: int
     n_query: int = 3  #: query layers wanted
     n_value: int = 3  #: value layers wanted
@@ -99,16 +100,21 @@ def locate(
     progress: Callable[[int, int], object] | None = None,
     budget: int = 2**22,
 ) -> Located:
-    """Query and value layers of a set of prompts: value scores (Eq. 9) and query scores (Eq. 10) of all FFN neurons, summed over prompts.
+    """Query and value layers of a set of prompts.
 
-    prompts, answers: n texts each, an answer follows its prompt after one space.   n_query, n_value: layers to name of each kind.
-    n_top: value neurons a prompt that query scores aim at.   norm, budget, row: as in ``value_scores``, ``query_scores``.
+    Value scores (Eq. 9) and query scores (Eq. 10) of all FFN neurons, summed over prompts.
+    prompts, answers: n texts each, an answer follows its prompt after one space.
+    n_query, n_value: layers to name of each kind.
+    n_top: value neurons per prompt that query scores aim at.
+    norm, budget, row: as in ``value_scores``, ``query_scores``.
     progress: called with (prompts done, prompts).
-    Raises ValueError for no prompts, unequal numbers, an empty answer, or a number below 1. Source: ACE, Section 5, Stage 1.
+    Raises ValueError for no prompts, unequal numbers, an empty answer, or a number below 1.
+    Source: ACE, Section 5, Stage 1.
     """
     if not prompts or len(prompts) != len(answers):
         raise ValueError(
-            f"{len(prompts)} prompts and {len(answers)} answers: give at least one, and as many of each"
+            f"{len(prompts)} prompts and {len(answers)} answers: give at least one, "
+            "and as many of each"
         )
     for name, n in dict(
         n_query=n_query, n_value=n_value, n_top=n_top, batch_size=batch_size
@@ -134,29 +140,27 @@ def locate(
 def questions(
     world: World, n: int, seed: int = 0, category: str | None = None, single: bool = False
 ) -> list[tuple[str, str]]:
-    """``n`` prompts with their answers, or as many as there are, to locate layers with: held-out two-hop statements, or single facts.
+    """``n`` prompts with their answers, or as many as there are, to locate layers with.
 
+    Held-out two-hop statements, or single facts.
     category: of the last hop, one of the eight; None for all facts.
     Raises ValueError for an unknown category, or one in which no held-out chain of two hops ends.
     """
     pool, rng = world.facts if category is None else world.facts_of(category), Random(seed)
     if single:
-        return [
-            (single_hop_cloze(world, fact), fact.object)
-            for fact in rng.sample(pool, min(n, len(pool)))
-        ]
+        return [single_hop(world, fact) for fact in rng.sample(pool, min(n, len(pool)))]
     if category is None:
-        chosen = sample_chains(world, "identification", 2, n, rng)
+        sample = sample_chains(world, "identification", 2, n, rng)
     else:
         last = set(pool)
-        chosen = [
+        ending = [
             chain
             for chain in chains(world, 2)
             if chain.facts[-1] in last and split_of(chain) == "identification"
         ]
-        chosen = rng.sample(chosen, min(n, len(chosen)))
-    if not chosen:
+        sample = rng.sample(ending, min(n, len(ending)))
+    if not sample:
         raise ValueError(
             f"no held-out chain of two hops ends in a fact of category {category}; ask single facts"
         )
-    return [(multi_hop_cloze(world, chain), chain.answer) for chain in chosen]
+    return [(multi_hop_cloze(world, chain), chain.answer) for chain in sample]

@@ -1,17 +1,21 @@
-"""What a weight is used for: the uncentred second moment C = 1/T sum_t k_t k_t^T of the keys (inputs of fc2) over a text.
+"""What a weight is used for: the uncentred second moment of the keys (inputs of fc2) over a text.
 
-One pass serves all layers. Each layer's matrix is cached under a name that holds everything it depends on: the model's fingerprint, the
-layer, the texts, the precision. Source: ROME Section 3.1, MEMIT Eq. 15 (C_0 = weight * C).
+    C = 1/T sum_t k_t k_t^T
+
+One pass serves all layers. Each layer's matrix is cached under a name that holds everything it
+depends on: the model's fingerprint, the layer, the texts, the precision.
+Source: ROME Section 3.1, MEMIT Eq. 15 (C_0 = weight * C).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
 
 import torch
+from jaxtyping import Float, Float64
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from torch import Tensor
@@ -24,52 +28,60 @@ from .solve import Solver
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments C_l (m, m) by layer, float64, means over ``tokens`` token positions, of the model ``model`` (fingerprint).
+    """Second moments C_l by layer, means over token positions."""
 
-    ``ridge[layer]`` says what was added to the diagonal to make C_l invertible: 0.0 when nothing was needed; known after ``solver``.
-    """
-
-    matrices: Mapping[int, Tensor]
+    matrices: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]]
+    #: how many token positions
     tokens: int
+    #: fingerprint of the model
     model: str = ""
+    #: what was added to C_l's diagonal to make it invertible, 0.0 for nothing; set by ``solver``
     ridge: dict[int, float] = field(default_factory=dict)
     _factors: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _bases: dict[tuple, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
 
-    def __getitem__(self, layer: int) -> Tensor:
+    def __getitem__(self, layer: int) -> Float64[Tensor, "d_mlp d_mlp"]:
         if layer not in self.matrices:
             raise ValueError(
-                f"no second moment of layer {layer}; there are those of layers {sorted(self.matrices)}"
+                f"no second moment of layer {layer}; "
+                f"there are those of layers {sorted(self.matrices)}"
             )
         return self.matrices[layer]
 
     def solver(self, layer: int, weight: float) -> Solver:
-        """x (m, n) -> (weight * C)^{-1} x, in float64, through one Cholesky factor of C that is kept for any weight.
+        """x (d_mlp, n) -> (weight * C)^{-1} x, in float64.
 
-        A singular C (fewer texts than neurons, dead neurons) gets the smallest ridge of 1e-10, 1e-9, ... times its mean diagonal that makes
+        One Cholesky factor of C is kept for any weight. A singular C (fewer texts than neurons,
+        dead neurons) gets the smallest ridge of 1e-10, 1e-9, ... times its mean diagonal that makes
         it safely positive; it is recorded in ``ridge``.
-        Raises ValueError for a weight that is not positive, a layer that is not there, a moment of zeros or NaN.
+        Raises ValueError for a weight that is not positive, a layer that is not there, a moment of
+        zeros or NaN.
         """
         if not weight > 0:
             raise ValueError(f"weight {weight} of the second moment must be positive")
         if layer not in self._factors:
             self._factors[layer], self.ridge[layer] = _factor(self[layer], layer)
         factor = self._factors[layer]
-        half = lambda x: torch.linalg.solve_triangular(
-            factor, x.to(factor), upper=False
-        )  # cholesky_solve would copy the factor
-        return lambda x: torch.linalg.solve_triangular(factor.T, half(x), upper=True) / weight
+
+        def solve(x: Float[Tensor, "d_mlp n"]) -> Float64[Tensor, "d_mlp n"]:
+            half = torch.linalg.solve_triangular(factor, x.to(factor), upper=False)
+            return torch.linalg.solve_triangular(factor.T, half, upper=True) / weight
+
+        return solve  # cholesky_solve would copy the factor
 
     def projector(
         self, layer: int, threshold: float | None = None, share: float | None = None
     ) -> Solver:
-        """x (m, n) -> P x, P the orthogonal projector onto the null space: the eigenvectors of C with small eigenvalues.
+        """x (d_mlp, n) -> P x, P the orthogonal projector onto the null space of C.
 
-        threshold: eigenvalues below it are small; in squared units of activations, so it fits one model.
-        share: instead, as many eigenvectors as this share of all m, those with the smallest eigenvalues.
-        The eigenvectors are found once, in float64, and the fewer of the two sides are kept: P x = U_0 U_0^T x = x - U_1 U_1^T x.
-        Raises ValueError unless one of the two is given, if either is out of range, if no direction is in the null space, or, by a
-        threshold, all are; for a layer that is not there, a moment that is not finite.
+        The null space: the eigenvectors of C with small eigenvalues. They are computed once, in
+        float64, and the fewer of the two sides are kept: P x = U_0 U_0^T x = x - U_1 U_1^T x.
+        threshold: eigenvalues below it are small; in squared units of activations, so it fits one
+        model.   share: instead, as many eigenvectors as this share of all d_mlp, those with the
+        smallest eigenvalues.
+        Raises ValueError unless one of the two is given, if either is out of range, if no direction
+        is in the null space, or, by a threshold, all are; for a layer that is not there, a moment
+        that is not finite.
         Source: AlphaEdit Section 3.2.
         """
         if (threshold is None) == (share is None):
@@ -78,14 +90,15 @@ class Moments:
             )
         if not (threshold is None or threshold > 0) or not (share is None or 0 < share <= 1):
             raise ValueError(
-                f"null space: threshold {threshold} must be positive, share {share} above 0 and at most 1"
+                f"null space: threshold {threshold} must be positive, "
+                f"share {share} above 0 and at most 1"
             )
-        chosen = layer, threshold, share
-        if chosen not in self._bases:
-            self._bases[chosen] = _null_space(self[layer], *chosen)
-        basis, inside = self._bases[chosen]
+        key = layer, threshold, share
+        if key not in self._bases:
+            self._bases[key] = _null_space(self[layer], *key)
+        basis, inside = self._bases[key]
 
-        def project(x: Tensor) -> Tensor:
+        def project(x: Float[Tensor, "d_mlp n"]) -> Float64[Tensor, "d_mlp n"]:
             x = x.to(basis)
             part = basis @ (basis.T @ x)
             return part if inside else x - part
@@ -102,10 +115,11 @@ def _null_space(
     values, vectors = torch.linalg.eigh(C.double())
     small = round(share * len(C)) if threshold is None else int((values < threshold).sum())
     if not small or (share is None and small == len(C)):
-        given = f"share {share} of {len(C)}" if threshold is None else f"threshold {threshold}"
+        rule = f"share {share} of {len(C)}" if threshold is None else f"threshold {threshold}"
         raise ValueError(
-            f"{given} puts {small} of the {len(C)} directions of layer {layer} into the null space; "
-            f"its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, their median is {values.median():.3g}"
+            f"{rule} puts {small} of the {len(C)} directions of layer {layer} into the null space; "
+            f"its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, "
+            f"their median is {values.median():.3g}"
         )
     inside = 2 * small <= len(C)
     return (vectors[:, :small] if inside else vectors[:, small:]).clone(), inside
@@ -133,10 +147,11 @@ def second_moments(
     progress: Callable[[int, int], object] | None = None,
     budget: int = 4096,
 ) -> Moments:
-    """Second moments of the keys of ``layers`` over all tokens of ``texts``, in one pass, from the cache where they are there.
+    """Second moments of the keys of ``layers`` over all tokens of ``texts``.
 
-    texts: cut to the model's longest input.   cache_dir: None takes the user's cache folder.   progress: called with (texts done, texts).
-    budget: tokens in one forward.
+    In one pass; layers that are in the cache are read.
+    texts: cut to the model's longest input.   cache_dir: None takes the user's cache folder.
+    progress: called with (texts done, texts).   budget: tokens in one forward.
     Returns: ``Moments``; entries in squared units of FFN activations.
     Raises: ValueError for no text, an empty text, or a layer that does not exist.
     """
@@ -147,37 +162,31 @@ def second_moments(
         raise ValueError(f"text {empty[0]} is empty")
     folder = Path(cache_dir) if cache_dir is not None else user_cache_path("acelib") / "moments"
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    paths = {
-        layer: folder
-        / f"{lm.fingerprint}-{digest}-{str(lm.dtype).removeprefix('torch.')}-{layer}.safetensors"
-        for layer in layers
-    }
-    found = {layer: _cached(path, lm.d_mlp) for layer, path in paths.items()}
-    missing = [layer for layer in layers if found[layer] is None]
+    stem = f"{lm.fingerprint}-{digest}-{str(lm.dtype).removeprefix('torch.')}"
+    paths = {layer: folder / f"{stem}-{layer}.safetensors" for layer in layers}
+    moments = {layer: _cached(path, lm.d_mlp) for layer, path in paths.items()}
+    missing = [layer for layer in layers if moments[layer] is None]
     if missing:
         sums, count = _accumulate(lm, texts, missing, progress, budget)
         for layer in missing:
-            found[layer] = sums[layer] / count, count
-            save_tensors(paths[layer], {"moment": found[layer][0]}, {"tokens": count})
+            moments[layer] = sums[layer] / count, count
+            save_tensors(paths[layer], {"moment": moments[layer][0]}, {"tokens": count})
     return Moments(
-        {layer: found[layer][0].to(lm.device) for layer in layers},
-        found[layers[0]][1],
+        {layer: moments[layer][0].to(lm.device) for layer in layers},
+        moments[layers[0]][1],
         lm.fingerprint,
     )
 
 
 def _cached(path: Path, size: int) -> tuple[Tensor, int] | None:
-    """What ``path`` holds; a file that is not there, or cannot be read, or is not a moment of this size counts as absent."""
+    """The moment of ``path`` and its tokens; None for no file, or one without such a moment."""
     try:
         tensors, meta = load_tensors(path)
-        moment = tensors["moment"]
-        return (
-            (moment, int(meta["tokens"]))
-            if moment.shape == (size, size) and moment.dtype == torch.float64
-            else None
-        )
+        moment, count = tensors["moment"], int(meta["tokens"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+    fits = moment.shape == (size, size) and moment.dtype == torch.float64
+    return (moment, count) if fits else None
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Literal, Sequence, get_args
+from typing import Literal, get_args
 
 from ..records import Edit
 
@@ -42,7 +43,8 @@ def request(
         )
     if prompt is not None and position != "last":
         raise ValueError(
-            f"prompt {prompt!r} is complete: it can only be edited at its last token, not at {position!r}"
+            f"prompt {prompt!r} is complete: it can only be edited at its last token, "
+            f"not at {position!r}"
         )
     text = edit.text if prompt is None else prompt.rstrip()
     if not text:

@@ -1,33 +1,38 @@
-"""Target vectors: the smallest push delta at the lookup token of one layer that makes the model say the new object.
+"""Target vectors: the smallest push at one layer's lookup token that makes a model say the object.
 
-    L(delta) = phi NLL(target) + kl KL(p_delta || p_0) + decay ||delta|| / ||h_0||^2          (ACE Eq. 13; MEMIT Eq. 16; PMET Eq. 8)
+    L(delta) = phi NLL(target) + kl KL(p_delta || p_0) + decay ||delta|| / ||h_0||^2
 
-"block" (MEMIT): one delta on the block's output, z = h_0 + delta. "mlp" (ROME): on the FFN's, z = F_0 + delta. "pmet": one on the
-attention's and one on the FFN's output, of which only the FFN's is written, z = F_0 + delta. Many requests are optimised in one batch,
-exactly: each has its own delta, Adam state, stop, clamp.
-What cannot change in the loop (layers up to the edit, positions before the lookup token) is computed once, and the unembedding is read at
-the label positions only. The KL term reads the next-token distribution at the subject's last token of "{subject} is a", as the released
-code does, so only the subject is run; where the prompt begins with the subject and is edited there, that position is in the batch already
-and costs nothing. For requests at a prompt's last token the KL prompt is the same, with delta added at its subject's last token.
+(ACE Eq. 13; MEMIT Eq. 16; PMET Eq. 8.) "block" (MEMIT): one delta on the block's output,
+z = h_0 + delta. "mlp" (ROME): on the FFN's, z = F_0 + delta. "pmet": one on the attention's and one
+on the FFN's output, of which only the FFN's is written, z = F_0 + delta. Many requests are
+optimised in one batch, exactly: each has its own delta, Adam state, stop, clamp.
+What cannot change in the loop (layers up to the edit, positions before the lookup token) is
+computed once, and the unembedding is read at the label positions only. The KL term reads the
+next-token distribution at the subject's last token of "{subject} is a", as the released code does,
+so only the subject is run; where the prompt begins with the subject and is edited there, that
+position is in the batch already and costs nothing. For requests at a prompt's last token the KL
+prompt is the same, with delta added at its subject's last token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, Sequence
+from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache
 
 from ..model.lm import LM
-from ..model.states import chunked, read
+from ..model.states import Site, chunked, read
 from ..model.update import Update, overlaid
 from ..settings import settings
 from .keys import overlay_of, prefix_weights, tokens
 from .request import Request
-from .tail import Tail, fixed, lean, rows_that_fit, sharing
+from .tail import Tail, frozen_outputs, fused, rows_that_fit, shared_start
 
 Kind = Literal["block", "mlp", "pmet"]
 
@@ -49,94 +54,97 @@ class Objective:
 
     @property
     def site(self) -> str:
-        """Where the target is measured and the residual is taken: the block's output or the FFN's."""
+        """Where the target is measured and the residual taken: block's output or FFN's."""
         return KINDS[self.kind][-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Result of a search, a row for each request."""
+    """Result of a search for n requests."""
 
-    value: Tensor  #: z (n, d), what the written site should be at the lookup token
-    delta: Tensor  #: (k, n, d): k = 1 ("block", "mlp"), or 2 ("pmet": attention, FFN)
-    loss: Tensor  #: (n,) last loss
-    nll: Tensor  #: (n,) last mean NLL of the target's tokens, nats
-    kl: Tensor  #: (n,) last KL, nats
-    steps: Tensor  #: (n,) Adam updates made
+    #: z, what the written site should be at the lookup token
+    value: Float[Tensor, "n d_model"]
+    #: one push ("block", "mlp"), or two ("pmet": attention, FFN)
+    delta: Float[Tensor, "pushes n d_model"]
+    #: last loss
+    loss: Float[Tensor, "n"]
+    #: last mean NLL of the target's tokens, nats
+    nll: Float[Tensor, "n"]
+    #: last KL, nats
+    kl: Float[Tensor, "n"]
+    #: Adam updates made
+    steps: Int[Tensor, "n"]
 
 
 def target_vectors(
     lm: LM,
-    given: Sequence[Request],
+    requests: Sequence[Request],
     layer: int,
     objective: Objective,
     prefixes: Sequence[str] = ("",),
     updates: Sequence[Update | None] | None = None,
     rows: int | None = None,
 ) -> Targets:
-    """Optimise the target vectors of all requests at ``layer``, on the model as edited by ``updates``; weights are not touched.
+    """Optimise the target vectors of all requests at ``layer``; weights are not touched.
 
-    given: n requests.   prefixes: each request's NLL is the mean over these (the first is "").   updates: one for each group, or None.
-    rows: prompts in one batch, halved when memory runs out; None: as many as ``tail.rows_that_fit``. Requests of like length run together.
+    prefixes: each request's NLL is the mean over these (the first is "").
+    updates: the model is searched as edited by these, one for each group, or None.
+    rows: prompts in one batch, halved when memory runs out; None: as many as
+    ``tail.rows_that_fit``. Requests of like length run together.
     Returns: ``Targets``; vectors in the unit of the residual stream.
-    Raises: ValueError for a layer that does not exist, no request, or a loss that is not finite (naming the request).
+    Raises: ValueError for a layer that does not exist, no request, or a loss that is not finite
+    (naming the request).
     Source: MEMIT Section 4.2 and Algorithm 1; PMET Section 3.3; ACE Eq. 13.
     """
     lm.layers([layer])
     prefix_weights(lm, prefixes)
-    if not given:
+    if not requests:
         raise ValueError("no request given; target vectors need at least one")
+    # 1. In the order of the tokens from the lookup token on, so that there is little padding.
     length = [
         (len(ids) - at + len(lm.answer_ids(r.target)), at)
-        for r in given
+        for r in requests
         for ids, at in [tokens(lm, r.prompt, r.end)]
     ]
-    order = sorted(
-        range(len(given)), key=lambda i: length[i]
-    )  # by the tokens from the lookup token on: little padding
+    order = sorted(range(len(requests)), key=length.__getitem__)
     if rows is None:
-        rows = rows_that_fit(lm, layer, *map(max, zip(*length)))
-    parts = chunked(
-        lambda piece: _Search(
-            lm, [given[order[i]] for i in piece], layer, objective, prefixes, updates
-        ).run(),
-        len(given),
-        max(1, rows // (len(prefixes) + 1)),
-    )
-    back = torch.tensor(order).argsort()
-    joined = lambda name, dim: torch.cat([getattr(part, name) for part in parts], dim)
-    whole = ((f.name, 1 if f.name == "delta" else 0) for f in fields(Targets))
-    return Targets(
-        **{
-            name: (values := joined(name, dim)).index_select(dim, back.to(values.device))
-            for name, dim in whole
-        }
-    )
+        rows = rows_that_fit(lm, layer, *map(max, zip(*length, strict=True)))
+
+    # 2. As many at once as fit into memory.
+    def search(piece: range) -> Targets:
+        some = [requests[order[i]] for i in piece]
+        return _Search(lm, some, layer, objective, prefixes, updates).run()
+
+    parts = chunked(search, len(requests), max(1, rows // (len(prefixes) + 1)))
+
+    # 3. Back in the order of the requests.
+    back, whole = torch.tensor(order).argsort(), {}
+    for name in (f.name for f in fields(Targets)):
+        dim = 1 if name == "delta" else 0
+        values = torch.cat([getattr(part, name) for part in parts], dim)
+        whole[name] = values.index_select(dim, back.to(values.device))
+    return Targets(**whole)
 
 
 class _Search:
     """One batch: what stays fixed in the loop, and the loop."""
 
-    def __init__(self, lm, given, layer, objective, prefixes, updates):
-        self.lm, self.given, self.layer, self.objective, self.updates = (
-            lm,
-            given,
-            layer,
-            objective,
-            updates,
-        )
+    def __init__(self, lm, requests, layer, objective, prefixes, updates):
+        self.lm, self.requests, self.layer = lm, requests, layer
+        self.objective, self.updates = objective, updates
         self.precision = torch.promote_types(lm.dtype, torch.float32)
-        changes = [updates and updates[r.group] for r in given]
+        changes = [updates and updates[r.group] for r in requests]
         self.one_model = len({id(u) if u and u.factors else None for u in changes}) == 1
         self._lay_out(prefixes)
         with torch.inference_mode(False), torch.no_grad():
             self._freeze()
 
     def _lay_out(self, prefixes):
-        """Rows of every request (prefixes, and its subject unless a row holds it), and the labels: request, row, column after at, token."""
+        """Rows of every request; labels: request, row, column after the lookup, token."""
         guard = self.objective.kl > 0 or self.objective.kind == "pmet"
         rows, owner, beginning, self.bare, kl_row, labels, weights = [], [], [], [], [], [], []
-        for i, r in enumerate(self.given):
+        for i, r in enumerate(self.requests):
+            # 1. One row for each prefix: prompt and answer, whose tokens are the labels.
             answer = self.lm.answer_ids(r.target)
             self.bare.append(len(rows))
             for prefix in prefixes:
@@ -148,6 +156,7 @@ class _Search:
                 rows.append((ids + answer[:-1], at))
                 owner.append(i)
                 beginning.append(prefix)
+            # 2. One for the KL term, the subject alone, unless the bare prompt begins with it.
             subject = r.subject or r.prompt[: r.end]
             ids, at = tokens(self.lm, subject + " is a", len(subject))
             bare_ids, bare_at = rows[self.bare[i]]
@@ -158,28 +167,24 @@ class _Search:
                 rows.append((ids[: at + 1], at))
                 owner.append(i)
                 beginning.append("")
-        self.batch, self.shared, self.first, self.like = sharing(
+        # 3. What rows of one prefix begin with runs once, if they all ask one model.
+        self.batch, self.shared, self.first, self.like = shared_start(
             self.lm, rows, beginning if self.one_model else [""] * len(rows)
         )
         device = self.lm.device
-        self.owner, self.kl_row = (
-            torch.tensor(owner, device=device),
-            torch.tensor(kl_row, device=device),
-        )
-        self.label, self.label_weight = (
-            torch.tensor(labels, device=device),
-            torch.tensor(weights, device=device, dtype=self.precision),
-        )
+        self.owner = torch.tensor(owner, device=device)
+        self.kl_row = torch.tensor(kl_row, device=device)
+        self.label = torch.tensor(labels, device=device)
+        self.label_weight = torch.tensor(weights, device=device, dtype=self.precision)
 
     def _freeze(self):
-        """Keys and values of the positions before the lookup token, and the states of the rest after ``layer``."""
+        """Keys and values before the lookup token, and the states of the rest after ``layer``."""
         lm, layer, at, batch = self.lm, self.layer, self.batch.at, self.batch
-        groups = [self.given[i].group for i in self.owner.tolist()]
-        self.rows_of = lambda rows: overlay_of(self.updates, [groups[i] for i in rows.tolist()])
-        sites = [(kind, layer) for kind in ("in", "attn", "mlp", "out")]
-        past, whole = DynamicCache(), lean(lm, 0, lm.n_layers - 1, batch.ids.shape[1])
+        sites = [Site(kind, layer) for kind in ("in", "attn", "mlp", "out")]
+        past, whole = DynamicCache(), fused(lm, 0, lm.n_layers - 1, batch.ids.shape[1])
+        # 1. What rows of one prefix begin with, once; every row gets its keys and values.
         if self.shared:
-            with overlaid(lm, self.rows_of(self.first)):
+            with overlaid(lm, self._overlay(self.first)):
                 whole(
                     input_ids=batch.ids[self.first, : self.shared],
                     **batch.inputs(slice(self.shared), self.first),
@@ -189,7 +194,8 @@ class _Search:
             past = DynamicCache(
                 [(slot.keys[self.like], slot.values[self.like]) for slot in past.layers]
             )
-        with overlaid(lm, self.rows_of(torch.arange(len(groups)))):
+        with overlaid(lm, self._overlay(torch.arange(len(self.owner)))):
+            # 2. The rest before the lookup token.
             if at > self.shared:
                 head = slice(self.shared, at)
                 whole(
@@ -199,38 +205,44 @@ class _Search:
                     use_cache=True,
                 )
             self.past = [(slot.keys, slot.values) for slot in past.layers]
-            with read(lm, sites) as values, fixed(lm, layer) as self.fixed:
+            # 3. From the lookup token on, one block further than ``layer``.
+            with read(lm, sites) as values, frozen_outputs(lm, layer) as self.frozen:
                 tail, last = batch.inputs(slice(at, None)), min(layer + 1, lm.n_layers - 1)
-                lean(lm, 0, last, batch.ids.shape[1])(
+                fused(lm, 0, last, batch.ids.shape[1])(
                     input_ids=batch.ids[:, at:], **tail, past_key_values=past, use_cache=bool(at)
                 )
         self.hidden = values["out", layer]
-        self.middle = (values["in", layer] + values["attn", layer])[
-            :, 0
-        ]  # between attention and FFN, lookup token
+        # Between attention and FFN, at the lookup token.
+        self.middle = (values["in", layer] + values["attn", layer])[:, 0]
         start = [values[kind, layer][self.bare, 0] for kind in KINDS[self.objective.kind]]
         self.start = torch.stack(start).to(self.precision)  # h_0 (k, n, d)
 
-    def _push(self, rows: Tensor, delta: Tensor) -> Tensor:
-        """States after ``layer`` at the lookup token, with delta (k, rows, d) added."""
+    def _overlay(self, rows: Int[Tensor, "rows"]) -> list[Update | None]:
+        """The update of each row's group."""
+        owners = self.owner.tolist()
+        return overlay_of(self.updates, [self.requests[owners[i]].group for i in rows.tolist()])
+
+    def _push(
+        self, rows: Int[Tensor, "rows"], delta: Float[Tensor, "pushes rows d_model"]
+    ) -> Float[Tensor, "rows d_model"]:
+        """States after ``layer`` at the lookup token, with delta added."""
         lm, first, delta = self.lm, self.hidden[rows, 0], delta.to(self.hidden.dtype)
         if len(delta) == 1 or lm.family.parallel:
             return first + delta.sum(0)
-        middle = (self.middle[rows] + delta[0])[
-            :, None
-        ]  # what attention adds also passes through the FFN of its own layer
+        # What attention adds also passes through the FFN of its own layer.
+        middle = (self.middle[rows] + delta[0])[:, None]
         return (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
 
-    def _narrow(self, alive: Tensor):
-        """Set the loop up for the requests ``alive``: their rows, their labels, and where states are read."""
+    def _narrow(self, alive: Int[Tensor, "alive"]) -> None:
+        """Set the loop up for the requests ``alive``: rows, labels, and where states are read."""
         self.rows = torch.isin(self.owner, alive).nonzero()[:, 0]
         place = torch.full_like(self.owner, -1).index_copy(
             0, self.rows, torch.arange(len(self.rows), device=alive.device)
         )
-        self.kept, width = place[self.label[:, 1]] >= 0, self.hidden.shape[1]
-        self.who, row, column, self.token = self.label[self.kept].T
-        read = torch.cat([place[row] * width + column, place[self.kl_row[alive]] * width])
-        places, self.order = read.unique(return_inverse=True)
+        self.active, width = place[self.label[:, 1]] >= 0, self.hidden.shape[1]
+        self.who, row, column, self.token = self.label[self.active].T
+        wanted = torch.cat([place[row] * width + column, place[self.kl_row[alive]] * width])
+        places, self.order = wanted.unique(return_inverse=True)
         self.tail = Tail(
             self.lm,
             self.layer,
@@ -238,27 +250,27 @@ class _Search:
             self.rows,
             self.hidden,
             self.past,
-            self.fixed,
+            self.frozen,
             places if self.one_model else None,
         )
         if not self.one_model:
-            self.order = read
+            self.order = wanted
 
-    def _losses(self, alive: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """NLL, log-probabilities at the KL position (V), and whether every target token is the arg-max; for the requests ``alive``."""
-        n, states = (
-            len(self.given),
-            self.tail(self._push(self.rows, delta[:, self.owner[self.rows]])),
-        )
-        logp = (
-            self.lm.head(states.view(-1, states.shape[-1])[self.order])
-            .to(self.precision)
-            .log_softmax(-1)
-        )
+    def _losses(
+        self, alive: Int[Tensor, "alive"], delta: Float[Tensor, "pushes n d_model"]
+    ) -> tuple[Float[Tensor, "alive"], Float[Tensor, "alive vocab"], Bool[Tensor, "alive"]]:
+        """Of the requests ``alive``: NLL, log-probabilities at the KL position, and success.
+
+        Success (asked for by PMET only): every target token is the arg-max.
+        """
+        n = len(self.requests)
+        states = self.tail(self._push(self.rows, delta[:, self.owner[self.rows]]))
+        read = states.view(-1, states.shape[-1])[self.order]
+        logp = self.lm.head(read).to(self.precision).log_softmax(-1)
         said, guard = logp[: len(self.who)], logp[len(self.who) :]
-        surprise = -said.gather(1, self.token[:, None])[:, 0] * self.label_weight[self.kept]
+        surprise = -said.gather(1, self.token[:, None])[:, 0] * self.label_weight[self.active]
         nll = torch.zeros(n, dtype=logp.dtype, device=logp.device).index_add(0, self.who, surprise)
-        missed = torch.ones(n, device=logp.device)  # only PMET asks
+        missed = torch.ones(n, device=logp.device)
         if self.objective.kind == "pmet":
             missed = torch.zeros_like(missed).index_add(
                 0, self.who, (said.argmax(-1) != self.token).float()
@@ -268,21 +280,19 @@ class _Search:
     @torch.inference_mode(False)
     @torch.enable_grad()
     def run(self) -> Targets:
-        o, n, device = self.objective, len(self.given), self.lm.device
+        """Adam, for all requests at once; each stops for itself."""
+        o, n, device = self.objective, len(self.requests), self.lm.device
         delta = torch.zeros_like(self.start).requires_grad_()
         adam = torch.optim.Adam([delta], lr=o.lr)
         size = self.start.norm(dim=-1)  # (k, n)
         loss, nll, kl, phi = (torch.ones(n, dtype=self.precision, device=device) for _ in range(4))
-        steps, alive, step, guard_0 = (
-            torch.zeros(n, dtype=torch.long),
-            torch.arange(n, device=device),
-            0,
-            None,
-        )
+        steps, alive = torch.zeros(n, dtype=torch.long), torch.arange(n, device=device)
+        step, guard_0 = 0, None
         while len(alive):
             self._narrow(alive)
-            with overlaid(self.lm, self.rows_of(self.rows)):
+            with overlaid(self.lm, self._overlay(self.rows)):
                 while True:  # until a request stops and the batch gets smaller
+                    # 1. The losses; the first step is also what KL compares with.
                     with torch.set_grad_enabled(step < o.steps - 1):
                         nll_, guard, hit = self._losses(alive, delta)
                     if guard_0 is None:
@@ -294,22 +304,21 @@ class _Search:
                         + o.decay * (delta[:, alive].norm(dim=-1) / size[:, alive] ** 2).sum(0)
                     )
                     if not loss_.isfinite().all():
-                        bad = self.given[alive[~loss_.isfinite()][0]]
+                        bad = self.requests[alive[~loss_.isfinite()][0]]
                         raise ValueError(
-                            f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}"
+                            f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite "
+                            f"at step {step}"
                         )
-                    loss[alive], nll[alive], kl[alive], steps[alive.cpu()] = (
-                        loss_.detach(),
-                        nll_.detach(),
-                        kl_.detach(),
-                        step,
-                    )
+                    loss[alive], nll[alive] = loss_.detach(), nll_.detach()
+                    kl[alive], steps[alive.cpu()] = kl_.detach(), step
+                    # 2. Who stops: at the last step, below the floor, or (PMET) once it is said.
                     stop = torch.full_like(hit, step == o.steps - 1)
                     if o.floor is not None:
                         stop |= loss_ < o.floor
                     if o.kind == "pmet":
                         stop |= hit & (kl_ <= 0.01)
                         phi[alive] = torch.where(hit, 0.1, 1.0).to(phi)
+                    # 3. The others take one step and stay in their balls.
                     alive_next = alive[~stop]
                     if len(alive_next):
                         before = delta.detach().clone()
@@ -318,15 +327,11 @@ class _Search:
                         adam.step()
                         with torch.no_grad():
                             if o.clamp is not None:
-                                delta.mul_(
-                                    (o.clamp * size / delta.norm(dim=-1).clamp(min=1e-30)).clamp(
-                                        max=1
-                                    )[..., None]
-                                )
+                                ball = o.clamp * size / delta.norm(dim=-1).clamp(min=1e-30)
+                                delta.mul_(ball.clamp(max=1)[..., None])
+                            # Adam moves them all; the ones that have stopped go back.
                             moving = torch.isin(torch.arange(n, device=device), alive_next)
-                            delta.copy_(
-                                torch.where(moving[:, None], delta, before)
-                            )  # who has stopped stays where it is
+                            delta.copy_(torch.where(moving[:, None], delta, before))
                     step += 1
                     if stop.any():
                         break

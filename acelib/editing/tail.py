@@ -1,17 +1,21 @@
-"""What a push at one position of one layer can change, and nothing else: the part of a model that a target search runs at every step.
+"""What a push at one position of one layer can change: what a target search runs at every step.
 
-Exact, by causality and because most of a block works position by position. Of the layers above the push, from the lookup token on:
-the first block's projections change at the lookup token only (where attention and FFN read the same input, its FFN too), so the rest is
-computed once; the last block is needed where it is read, but for its keys and values; padding goes through no matrix; keys and values of
-earlier positions are frozen, and so is the mask. The FFN's non-linearity is the fused kernel of the same formula.
+Exact, by causality and because most of a block works position by position. Of the layers above the
+push, from the lookup token on: the first block's projections change at the lookup token only (where
+attention and FFN read the same input, its FFN too), so the rest is computed once; the last block is
+needed where it is read, but for its keys and values; padding goes through no matrix; keys and
+values of earlier positions are frozen, and so is the mask. The FFN's non-linearity is the fused
+kernel of the same formula.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, Sequence
+from os.path import commonprefix
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.activations import GELUTanh, NewGELUActivation
@@ -24,8 +28,9 @@ from .keys import Batch, aligned
 class Tail:
     """The blocks above ``layer`` for some rows of ``batch``, from the lookup token on.
 
-    hidden: states after ``layer``, (b, t, d).   past: (keys, values) of the positions before the lookup token by layer, or nothing.
-    fixed: what ``fixed`` gave.   places: indices of the rows' states to return, row * t + column, or None for all.
+    hidden: states after ``layer``.   past: (keys, values) of the positions before the lookup token
+    by layer, or nothing.   frozen: outputs from ``frozen_outputs``.
+    places: indices of the states to return, row * pos + column, or None for all.
     """
 
     def __init__(
@@ -33,24 +38,27 @@ class Tail:
         lm: LM,
         layer: int,
         batch: Batch,
-        rows: Tensor,
-        hidden: Tensor,
+        rows: Int[Tensor, "rows"],
+        hidden: Float[Tensor, "batch pos d_model"],
         past: Sequence[tuple[Tensor, Tensor]],
-        fixed: dict[nn.Module, Tensor],
-        places: Tensor | None,
+        frozen: dict[nn.Module, Tensor],
+        places: Int[Tensor, "places"] | None,
     ):
+        # 1. What stays as it is: states, outputs, keys and values of other positions.
         self.lm, self.places, last = lm, places, lm.n_layers - 1
         self.rest = hidden[rows, 1:]
-        self.fixed = {module: values[rows, 1:] for module, values in fixed.items()}
-        frozen = [
+        self.frozen = {module: values[rows, 1:] for module, values in frozen.items()}
+        layers = [
             _Frozen(k[rows], v[rows]) if i > layer else DynamicLayer()
             for i, (k, v) in enumerate(past)
         ]
-        self.past = Cache(layers=frozen) if past else None
+        self.past = Cache(layers=layers) if past else None
+        # 2. The blocks that run, with their mask and positions.
         self.positions = batch.inputs(slice(batch.at, None), rows)["position_ids"]
         self.mask = _mask(batch.mask[rows], batch.at, hidden.dtype)
-        self.part = lean(lm, layer + 1, last, int(self.positions.max()) + 1)
-        self.where = {}  # module -> the places it runs at
+        self.part = fused(lm, layer + 1, last, int(self.positions.max()) + 1)
+        # 3. The places at which a module runs: all but padding; in the last block, those read.
+        self.where = {}
         if places is not None and layer < last:
             real = batch.mask[rows, batch.at :].flatten().nonzero()[:, 0]
             self.where = {
@@ -58,12 +66,12 @@ class Tail:
             }
             self.where |= {lm.attn_out(last): places, lm.mlp(last): places}
 
-    def __call__(self, first: Tensor) -> Tensor:
-        """States after the final norm at ``places`` (n_places, d), or all (b, t, d), with ``first`` (b, d) at the lookup token."""
+    def __call__(self, first: Float[Tensor, "rows d_model"]) -> Float[Tensor, "*places d_model"]:
+        """States after the final norm at ``places``, or all, with ``first`` at the lookup token."""
         with ExitStack() as stack:
-            for module, rest in self.fixed.items():
+            for module, rest in self.frozen.items():
                 stack.enter_context(_only_first(module, rest))
-            for module in self.where.keys() - self.fixed.keys():
+            for module in self.where.keys() - self.frozen.keys():
                 stack.enter_context(_only_at(module, self.where[module]))
             states = self.part(
                 inputs_embeds=torch.cat([first[:, None], self.rest], 1),
@@ -76,24 +84,29 @@ class Tail:
 
 
 @contextmanager
-def fixed(lm: LM, layer: int) -> Iterator[dict[nn.Module, Tensor]]:
-    """Fill a dict with the outputs (b, t, .), in the forward inside, of those modules of the block above ``layer`` that a push at the first
-    position leaves alone after it: attention's projections, and the FFN where it reads what attention reads."""
-    modules, found = [], {}
-    if layer + 1 < lm.n_layers:
-        moved = {lm.attn_out(layer + 1)} | (set() if lm.family.parallel else {lm.mlp(layer + 1)})
-        modules = [module for module in _by_position(lm, layer + 1) if module not in moved]
-    hooks = [
-        module.register_forward_hook(
-            lambda *call, module=module: found.__setitem__(module, call[-1])
-        )
-        for module in modules
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+def frozen_outputs(lm: LM, layer: int) -> Iterator[dict[nn.Module, Float[Tensor, "batch pos d"]]]:
+    """Fill a dict with outputs that a push at the first position leaves alone.
+
+    In the forward inside: those of modules of the block above ``layer``, at the other positions: attention's projections,
+    and the FFN where it reads what attention reads.
+    """
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module):
+        def hook(_copy: nn.Module, _args: tuple, output: Tensor) -> None:
+            outputs[module] = output  # the module that runs may be a copy, see ``fused``
+
+        return hook
+
+    with ExitStack() as hooks:
+        if layer + 1 < lm.n_layers:
+            moved = {lm.attn_out(layer + 1)}
+            if not lm.family.parallel:
+                moved.add(lm.mlp(layer + 1))
+            for module in _by_position(lm, layer + 1):
+                if module not in moved:
+                    hooks.enter_context(module.register_forward_hook(keep(module)))
+        yield outputs
 
 
 def _by_position(lm: LM, layer: int) -> list[nn.Module]:
@@ -107,21 +120,20 @@ def _by_position(lm: LM, layer: int) -> list[nn.Module]:
 
 @contextmanager
 def _hooked(module: nn.Module, before, after) -> Iterator[None]:
-    hooks = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
+    with module.register_forward_pre_hook(before), module.register_forward_hook(after):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _only_first(module: nn.Module, rest: Tensor):
     """Run ``module`` on the first position only; what it gives at the others is ``rest``."""
-    return _hooked(
-        module,
-        lambda _, args: (args[0][:, :1], *args[1:]),
-        lambda _, args, out: torch.cat([out, rest], 1),
-    )
+
+    def before(_, args):
+        return args[0][:, :1], *args[1:]
+
+    def after(_, _args, out):
+        return torch.cat([out, rest], 1)
+
+    return _hooked(module, before, after)
 
 
 def _only_at(module: nn.Module, places: Tensor):
@@ -156,8 +168,10 @@ class _Frozen(DynamicLayer):
         return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
-def _mask(mask: Tensor, at: int, dtype: torch.dtype) -> Tensor:
-    """Additive causal mask (b, 1, t, p) of the columns from ``at`` on, from a mask of tokens (b, p)."""
+def _mask(
+    mask: Int[Tensor, "batch pos"], at: int, dtype: torch.dtype
+) -> Float[Tensor, "batch 1 tail pos"]:
+    """Additive causal mask of the columns from ``at`` on, from a mask of tokens."""
     columns = torch.arange(mask.shape[1], device=mask.device)
     seen = mask.bool()[:, None, None] & (columns <= columns[at:, None])
     return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill_(
@@ -165,12 +179,15 @@ def _mask(mask: Tensor, at: int, dtype: torch.dtype) -> Tensor:
     )
 
 
-def lean(lm: LM, first: int, last: int, positions: int) -> nn.Module:
-    """``lm.between(first, last)`` with fused non-linearities, and tables of positions no longer than needed (GPT-J copies them a row)."""
+def fused(lm: LM, first: int, last: int, positions: int) -> nn.Module:
+    """``lm.between(first, last)`` with fused non-linearities.
+
+    positions: how many are needed; GPT-J copies its table of them for every row.
+    """
     family, blocks, part = lm.family, [], lm.between(first, last)
     for block in getattr(part, family.layers):
         mlp, attn = getattr(block, family.mlp), copied(getattr(block, family.attn))
-        fused = {
+        gelus = {
             name: GELUTanh()
             for name, module in mlp._modules.items()
             if isinstance(module, NewGELUActivation)
@@ -179,56 +196,56 @@ def lean(lm: LM, first: int, last: int, positions: int) -> nn.Module:
             name: table[:positions] if name == "embed_positions" else table
             for name, table in attn._buffers.items()
         }
-        blocks.append(copied(block, **{family.mlp: copied(mlp, **fused), family.attn: attn}))
+        blocks.append(copied(block, **{family.mlp: copied(mlp, **gelus), family.attn: attn}))
     return copied(part, **{family.layers: nn.ModuleList(blocks)})
 
 
-def sharing(
+def shared_start(
     lm: LM, rows: Sequence[tuple[Sequence[int], int]], beginnings: Sequence[str]
-) -> tuple[Batch, int, Tensor, Tensor]:
-    """One batch from (token ids, lookup index) pairs in which the tokens that rows of one beginning share stand in the first columns.
+) -> tuple[Batch, int, Int[Tensor, "starts"], Int[Tensor, "rows"]]:
+    """One batch whose first columns hold the tokens that rows of one beginning share.
 
-    Returns the batch; how many columns are shared; a row of each beginning that has some; for every row, which of those it is like.
+    rows: (token ids, lookup index) pairs.
+    Returns the batch; how many columns are shared; a row of each beginning that has some; for every
+    row, which of those it is like.
     """
+    # 1. The tokens before the lookup token that all rows of a beginning have in common.
     common: dict[str, list[int]] = {}
-    for (ids, at), text in zip(rows, beginnings):
-        known = common.setdefault(text, list(ids[:at]) if text else [])
-        same = next(
-            (i for i, (a, b) in enumerate(zip(known, ids[:at])) if a != b), min(len(known), at)
-        )
-        del known[same:]
-    kept = [text for text, ids in common.items() if ids]
+    for (ids, at), text in zip(rows, beginnings, strict=True):
+        start = common.setdefault(text, list(ids[:at]) if text else [])
+        del start[len(commonprefix([start, list(ids[:at])])) :]
+    starts = [text for text, ids in common.items() if ids]
+    # 2. The rest of the rows, their lookup tokens in one column.
     rest = aligned(
         lm,
         [
             (ids[len(common[text]) :], at - len(common[text]))
-            for (ids, at), text in zip(rows, beginnings)
+            for (ids, at), text in zip(rows, beginnings, strict=True)
         ],
     )
     like = torch.tensor(
-        [kept.index(text) if text in kept else 0 for text in beginnings], device=lm.device
+        [starts.index(text) if text in starts else 0 for text in beginnings], device=lm.device
     )
     first = torch.tensor(
-        [beginnings.index(text) for text in kept], dtype=torch.long, device=lm.device
+        [beginnings.index(text) for text in starts], dtype=torch.long, device=lm.device
     )
-    if not kept:
+    if not starts:
         return rest, 0, first, like
+    # 3. Both side by side.
     ids, mask = lm.pad([common[text] for text in beginnings])
-    return (
-        Batch(
-            torch.cat([ids, rest.ids], 1), torch.cat([mask, rest.mask], 1), ids.shape[1] + rest.at
-        ),
-        ids.shape[1],
-        first,
-        like,
+    whole = Batch(
+        torch.cat([ids, rest.ids], 1), torch.cat([mask, rest.mask], 1), ids.shape[1] + rest.at
     )
+    return whole, ids.shape[1], first, like
 
 
 def rows_that_fit(lm: LM, layer: int, t: int, at: int) -> int:
-    """Prompts in one batch: 64 MiB on a CPU, whose caches are of that order, or half of what an accelerator has free, over a row's bytes.
+    """Prompts in one batch: what memory there is over a row's bytes.
 
-    A row keeps about 16 d + 4 m numbers for each block above ``layer`` and position from the lookup token on (t), for the gradient; 2 d
-    for each block and earlier position (at), keys and values; and 4 v at a label.
+    64 MiB on a CPU, whose caches are of that order, or half of what an accelerator has free. A row
+    keeps about 16 d + 4 m numbers for each block above ``layer`` and position from the lookup token
+    on (t), for the gradient; 2 d for each block and earlier position (at), keys and values; and 4 v
+    at a label.
     """
     above, d = lm.n_layers - layer - 1, lm.d_model
     row = (

@@ -4,8 +4,8 @@ wordings, its consequences, other facts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
-from typing import Sequence
 
 import pandas as pd
 

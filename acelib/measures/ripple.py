@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..editing.tail import lean
+from ..editing.tail import fused
 from ..editors import preset
 from ..model.answers import known_items
 from ..model.lm import LM
@@ -270,7 +270,7 @@ class Questions:
         its answer, (n,) bool, on the CPU.
         """
         lm, width, right = self.lm, self.ids.shape[1], torch.ones(self.n, dtype=torch.bool)
-        part = lean(lm, 0, lm.n_layers - 1, width)
+        part = fused(lm, 0, lm.n_layers - 1, width)
         with overlaid(lm, [] if update is None else [update]):
             for start in range(0, len(self.ids), batch_size):
                 ids, position, seen = (

@@ -1,17 +1,21 @@
-"""Judging a model: does it say the answer? A judge knows prompts and answers, never the method that changed the model.
+"""Asking a model: does it say the answer? Who asks never knows the method that changed the model.
 
-Two ways of asking. ``recall`` compares greedy decoding with one expected answer in a single forward pass (teacher forcing: greedy
-decoding says the answer exactly when every answer token is the arg-max after the ones before it). ``generate`` writes the
-continuation out, for chains of thought. Both take one ``Update`` a row, so that thousands of differently edited models are judged as
-one batch without touching a weight.
+``recall`` compares greedy decoding with one expected answer in a single forward pass (teacher
+forcing: greedy decoding says the answer exactly when every answer token is the arg-max after the
+ones before it). ``generate`` writes the continuation out, for chains of thought. Both take one
+``Update`` for each row, so that thousands of differently edited models are asked as one batch
+without touching a weight.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from os.path import commonprefix
-from typing import Callable, NamedTuple, Sequence, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 
@@ -23,7 +27,7 @@ Item = TypeVar("Item")
 
 
 class Recall(NamedTuple):
-    """What ``recall`` found, one entry a prompt."""
+    """What ``recall`` returns, one entry for each prompt."""
 
     correct: list[bool]  #: greedy decoding says exactly the expected answer
     logprob: list[float]  #: log-probability of the whole answer, nats
@@ -37,14 +41,17 @@ def recall(
     updates: Sequence[Update | None] | None = None,
     batch_size: int = 128,
 ) -> Recall:
-    """Whether greedy decoding continues each prompt with its answer, and the answer's log-probability.
+    """Whether greedy decoding continues each prompt with its answer, and how probable that is.
 
-    prompts, answers: n texts each; an answer follows its prompt after one space.   updates: one a prompt, or None for the model as it is.
-    Raises ValueError if the numbers differ, a prompt or an answer is empty, or both together are longer than the model reads.
+    prompts, answers: n texts each; an answer follows its prompt after one space.
+    updates: one for each prompt, or None for the model as it is.
+    Raises ValueError if the numbers differ, a prompt or an answer is empty, or both together are
+    longer than the model reads.
     """
     if len(prompts) != len(answers) or (updates is not None and len(updates) != len(prompts)):
         raise ValueError(
-            f"{len(prompts)} prompts, {len(answers)} answers, {len(updates or prompts)} updates: give the same number of each"
+            f"{len(prompts)} prompts, {len(answers)} answers, {len(updates or prompts)} updates: "
+            "give the same number of each"
         )
     tails = [lm.answer_ids(answer) for answer in answers]
     heads = _tokens(lm, prompts, [len(tail) - 1 for tail in tails])
@@ -58,13 +65,11 @@ def recall(
         where = [
             (r, len(heads[i]) - 1 + t) for r, i in enumerate(rows) for t in range(len(tails[i]))
         ]
-        row, column = (torch.tensor(index, device=ids.device) for index in zip(*where))
+        row, column = (torch.tensor(index, device=ids.device) for index in zip(*where, strict=True))
         scores = log_softmax(lm.head(hidden[row, column]).float(), -1)
         wanted = ids[row, column + 1]
-        hit, value = (
-            (scores.argmax(-1) == wanted).tolist(),
-            scores.gather(-1, wanted[:, None])[:, 0].tolist(),
-        )
+        hit = (scores.argmax(-1) == wanted).tolist()
+        value = scores.gather(-1, wanted[:, None])[:, 0].tolist()
         done = 0
         for i in rows:
             span = slice(done, done := done + len(tails[i]))
@@ -93,37 +98,42 @@ def generate(
     until: Callable[[str], bool] = lambda text: "\n" in text,
     batch_size: int = 128,
 ) -> list[str]:
-    """Greedy continuations of ``prompts``, each cut where ``until(continuation)`` first holds or the text ends.
+    """Greedy continuations, each cut where ``until(continuation)`` first holds or the text ends.
 
-    Tokens that neighbours share at their start (few-shot demonstrations before several questions) are computed once for each of their
-    updates; rows that are done leave the batch.
-    Raises ValueError if the numbers differ, a prompt is empty, or longer than the model reads with the tokens to come.
+    Tokens that neighbours share at their start (few-shot demonstrations before several questions)
+    are computed once for each of their updates; rows that are done leave the batch.
+    Raises ValueError if the numbers differ, a prompt is empty, or longer than the model reads with
+    the tokens to come.
     """
     if updates is not None and len(updates) != len(prompts):
         raise ValueError(
-            f"{len(prompts)} prompts, {len(updates)} updates: give one update a prompt"
+            f"{len(prompts)} prompts, {len(updates)} updates: give one for each prompt"
         )
     texts: list[str] = []
     for start in range(0, len(prompts), batch_size):
-        chosen = slice(start, start + batch_size)
+        part = slice(start, start + batch_size)
         texts += _generate_batch(
-            lm, prompts[chosen], list(updates[chosen]) if updates else [], max_new_tokens, until
+            lm, prompts[part], list(updates[part]) if updates else [], max_new_tokens, until
         )
     return texts
 
 
 def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str]:
+    # 1. What neighbours begin with runs once; every row goes on from its group's cache.
     rows = _tokens(lm, prompts, [max(max_new_tokens - 1, 0)] * len(prompts))
     group, starts, whose = _beginnings(rows, updates)
     cache, mask = _start(lm, starts, whose, group)
-    ids, own = lm.pad([row[len(starts[g]) :] for row, g in zip(rows, group)], side="left")
+    ids, own = lm.pad(
+        [row[len(starts[g]) :] for row, g in zip(rows, group, strict=True)], side="left"
+    )
     mask = torch.cat([mask, own], 1)
     end, text, new = lm.tokenizer.eos_token_id, [""] * len(rows), [[] for _ in rows]
     alive, left = list(range(len(rows))), max_new_tokens
     while alive and left:
         open_ = [True] * len(alive)
         with overlaid(lm, [updates[i] for i in alive] if updates else []):
-            while left and sum(open_) > 0.7 * len(alive):  # then the rows that are done leave
+            # 2. One token for every row of the batch, until three in ten rows are done.
+            while left and sum(open_) > 0.7 * len(alive):
                 positions = position_ids(mask)[:, -ids.shape[1] :]
                 hidden = lm.stack(
                     input_ids=ids,
@@ -135,16 +145,17 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
                 ids = lm.head(hidden.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
                 mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
                 left -= 1
-                for r, (i, token) in enumerate(zip(alive, ids[:, 0].tolist())):
+                # 3. A row is done at the end of text, or where its text says so.
+                for r, (i, token) in enumerate(zip(alive, ids[:, 0].tolist(), strict=True)):
                     if open_[r]:
                         if token != end:
                             new[i].append(token)
                             text[i] = lm.tokenizer.decode(new[i])
                         open_[r] = token != end and not until(text[i])
-        keep = torch.tensor(
-            [r for r, still in enumerate(open_) if still], dtype=torch.long, device=lm.device
-        )
-        alive = [alive[r] for r in keep.tolist()]
+        # 4. Rows that are done leave the batch and the cache.
+        still = [r for r, is_open in enumerate(open_) if is_open]
+        keep = torch.tensor(still, dtype=torch.long, device=lm.device)
+        alive = [alive[r] for r in still]
         if alive and left:
             cache.batch_select_indices(keep)
             ids, mask = ids[keep], mask[keep]
@@ -152,7 +163,10 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
 
 
 def _beginnings(rows: Sequence[list[int]], updates) -> tuple[list[int], list[list[int]], list]:
-    """Neighbours with one update and at least half of their tokens in common: each row's group, each group's start and update."""
+    """Groups of neighbours with one update and at least half of their tokens in common.
+
+    Returns each row's group, each group's start, each group's update.
+    """
     group, starts, whose = [], [], []
     for i, row in enumerate(rows):
         update, head = updates[i] if updates else None, row[:-1]  # a row's last token is its own
@@ -170,22 +184,21 @@ def _tokens(lm: LM, prompts: Sequence[str], more: Sequence[int]) -> list[list[in
     rows = [lm.tokenizer(prompt)["input_ids"] for prompt in prompts]
     if not all(rows):
         raise ValueError(f"prompt {rows.index([])} is empty; a model needs a token to go on from")
-    sizes, most = (
-        [len(row) + extra for row, extra in zip(rows, more)],
-        lm.model.config.max_position_embeddings,
-    )
+    sizes = [len(row) + extra for row, extra in zip(rows, more, strict=True)]
+    most = lm.model.config.max_position_embeddings
     if sizes and max(sizes) > most:
         i = sizes.index(max(sizes))
         raise ValueError(
-            f"prompt {i} has {len(rows[i])} tokens, and {more[i]} are to follow; model {lm.name!r} reads {most} at most"
+            f"prompt {i} has {len(rows[i])} tokens, and {more[i]} are to follow; "
+            f"model {lm.name!r} reads {most} at most"
         )
     return rows
 
 
 def _start(
     lm: LM, starts: Sequence[list[int]], whose: Sequence, group: Sequence[int]
-) -> tuple[DynamicCache, torch.Tensor]:
-    """The key-value cache and the mask of every row's group's start, computed once a group."""
+) -> tuple[DynamicCache, Int[Tensor, "batch pos"]]:
+    """The key-value cache and the mask of every row's start, computed once for each group."""
     cache, rows = DynamicCache(config=lm.model.config), torch.tensor(group, device=lm.device)
     if not any(starts):
         return cache, torch.zeros(len(rows), 0, dtype=torch.long, device=lm.device)

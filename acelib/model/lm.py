@@ -1,7 +1,8 @@
 """A language model and its tokenizer, and the one table that knows how architectures differ.
 
-Everything else in acelib asks an ``LM`` for "the second FFN matrix of layer 3" or "the stack above layer 3" and never
-branches on a model's name. Layers count from 0. Four families: GPT-2, GPT-J, Llama, Qwen3.
+Everything else in acelib asks an ``LM`` for "the second FFN matrix of layer 3" or "the stack above
+layer 3" and never branches on a model's name. Layers count from 0. Four families: GPT-2, GPT-J,
+Llama, Qwen3.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Sequence
 
 import torch
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -107,9 +109,10 @@ FAMILIES = {
 
 @dataclass(frozen=True, eq=False)
 class LM:
-    """A causal language model with its tokenizer, in evaluation mode, with architecture-independent access to its parts.
+    """A causal language model in evaluation mode, its tokenizer, and its parts by name.
 
-    Raises ValueError if the model's family is not one of ``FAMILIES`` or its parts are not where the table says.
+    Raises ValueError if the model's family is not one of ``FAMILIES`` or its parts are not where
+    the table says.
     """
 
     model: PreTrainedModel
@@ -131,7 +134,7 @@ class LM:
         self._check()
 
     def _check(self):
-        """Refuse a model whose FFN is not ``fc2(key) (+ bias)`` with the oriented weight this class reports."""
+        """Raises ValueError if the FFN's output is not ``fc2(key) (+ bias)`` with ``weight``."""
         try:
             key = torch.ones(1, self.d_mlp, device=self.device, dtype=self.dtype)
             with torch.no_grad():
@@ -139,12 +142,8 @@ class LM:
             if getattr(self.fc2(0), "bias", None) is not None:
                 mine = mine + self.fc2(0).bias
             tol = 1e-4 if self.dtype in (torch.float32, torch.float64) else 5e-2
-            good = torch.allclose(
-                mine.double(),
-                theirs.double(),
-                rtol=tol,
-                atol=tol * float(theirs.abs().max() + 1e-9),
-            )
+            atol = tol * float(theirs.abs().max() + 1e-9)
+            good = torch.allclose(mine.double(), theirs.double(), rtol=tol, atol=atol)
         except (AttributeError, RuntimeError) as err:
             kind = self.model.config.model_type
             raise ValueError(
@@ -152,7 +151,8 @@ class LM:
             ) from err
         if not good:
             raise ValueError(
-                f"model {self.name!r}: the second FFN matrix is not oriented as family {self.model.config.model_type!r} says"
+                f"model {self.name!r}: the second FFN matrix is not oriented as family "
+                f"{self.model.config.model_type!r} says"
             )
 
     # ------------------------------------------------------------------ sizes
@@ -181,18 +181,22 @@ class LM:
     def d_mlp(self) -> int:
         return self.weight(0).shape[1]
 
-    def layers(self, chosen: Sequence[int]) -> tuple[int, ...]:
-        """``chosen`` as a sorted tuple. Raises ValueError naming a layer that the model does not have, or for a bare number."""
-        if isinstance(chosen, int):
-            raise ValueError(f"layers are a list, such as ({chosen},); got {chosen}")
-        if not len(chosen):
+    def layers(self, numbers: Sequence[int] | int) -> tuple[int, ...]:
+        """Layer numbers as a sorted tuple.
+
+        Raises ValueError naming a layer that the model does not have, for none, or a bare number.
+        """
+        if isinstance(numbers, int):
+            raise ValueError(f"layers are a list, such as ({numbers},); got {numbers}")
+        if not len(numbers):
             raise ValueError("no layer given; name at least one")
-        for layer in chosen:
+        for layer in numbers:
             if not 0 <= layer < self.n_layers:
                 raise ValueError(
-                    f"layer {layer} does not exist: model {self.name!r} has layers 0 to {self.n_layers - 1}"
+                    f"layer {layer} does not exist: model {self.name!r} has layers 0 to "
+                    f"{self.n_layers - 1}"
                 )
-        return tuple(sorted(set(chosen)))
+        return tuple(sorted(set(numbers)))
 
     # ------------------------------------------------------------------ parts
 
@@ -234,15 +238,19 @@ class LM:
 
     # ------------------------------------------------------------------ weights, oriented (out, in)
 
-    def weight(self, layer: int) -> Tensor:
-        """W_fc2 of ``layer`` as a (d_model, d_mlp) view that shares memory with the model: column k is value vector fc2_k."""
+    def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+        """W_fc2 of ``layer`` as a view that shares memory with the model.
+
+        Column k is the value vector fc2_k.
+        """
         return oriented(self.fc2(layer))
 
-    def subkeys(self, layer: int, row: str = "gate") -> Tensor:
-        """Keys fc1_k of all FFN neurons of ``layer`` in residual-stream coordinates, (d_mlp, d_model), the norm's gain folded in.
+    def subkeys(self, layer: int, row: str = "gate") -> Float[Tensor, "d_mlp d_model"]:
+        """Keys fc1_k of all FFN neurons of ``layer`` in coordinates of the residual stream.
 
-        row: for gated FFNs, which of a neuron's two keys: "gate" (default) or "up"; without a gate there is one key and it is returned.
-        The centring of a LayerNorm is not folded in: products with it treat the residual stream's mean as zero.
+        The norm's gain is folded in. The centring of a LayerNorm is not: products with a key treat
+        the residual stream's mean as zero.
+        row: of a gated neuron's two keys, "gate" or "up"; without a gate there is one key.
         Raises ValueError for another ``row``. Source: ACE, Eq. 6.
         """
         if row not in ("gate", "up"):
@@ -254,14 +262,19 @@ class LM:
         return matrix * self.ffn_norm(layer).weight
 
     def above(self, layer: int) -> nn.Module:
-        """The stack with only the blocks above ``layer`` (then the final norm): call it with ``inputs_embeds`` = output of ``layer``."""
+        """The blocks above ``layer``, then the final norm.
+
+        Call it with ``inputs_embeds`` = output of ``layer``.
+        """
         return self.between(layer + 1, self.n_layers - 1)
 
     def between(self, first: int, last: int) -> nn.Module:
-        """The stack with blocks ``first`` to ``last`` only (then the final norm); it takes ids if ``first`` is 0, else ``inputs_embeds``.
+        """The stack with blocks ``first`` to ``last`` only, then the final norm.
 
-        Shares every parameter with the model, changes nothing in it. Masks, positions and key-value caches are the library's own:
-        pass ``position_ids``, ``attention_mask`` and ``past_key_values`` as to the full stack (the cache keeps its layer numbers).
+        It takes ids if ``first`` is 0, else ``inputs_embeds``. It shares every parameter with the
+        model and changes nothing in it. Masks, positions and key-value caches are the library's
+        own: pass ``position_ids``, ``attention_mask`` and ``past_key_values`` as to the full stack
+        (the cache keeps its layer numbers).
         """
         part = copied(
             self.stack, **{self.family.layers: nn.ModuleList(list(self.blocks)[first : last + 1])}
@@ -270,8 +283,10 @@ class LM:
             part._modules[self.family.positions] = _NoPositions()
         return part
 
-    def norm_moments(self, norm: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale (..., 1) that ``norm``, one of the model's, takes from h (..., d).
+    def norm_moments(
+        self, norm: nn.Module, h: Float[Tensor, "*batch d_model"]
+    ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+        """Mean and scale that ``norm``, one of the model's, takes from h.
 
         A LayerNorm gives gain (h - mean) / scale + bias; an RMSNorm has no mean: it is 0.
         """
@@ -282,29 +297,33 @@ class LM:
 
     @cached_property
     def traced(self):
-        """The stack under nnsight, for ``trace``; wrapping is slow (tens of ms), so it is done once."""
-        from nnsight import NNsight
+        """The stack under nnsight, for ``trace``; wrapped once, because that takes tens of ms."""
+        from nnsight import NNsight  # slow to import, and only traces need it
 
         return NNsight(self.stack)
 
     def __getstate__(self) -> dict:
-        """What copies and pickles carry: all but the nnsight wrapper, which belongs to this very model."""
+        """What copies and pickles carry: all but the nnsight wrapper of this very model."""
         return {key: value for key, value in self.__dict__.items() if key != "traced"}
 
     # ------------------------------------------------------------------ text
 
-    def encode(self, texts: Sequence[str], side: str = "right") -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask of ``texts``, both (b, p), padded on ``side``, "right" or "left" (else ValueError).
+    def encode(
+        self, texts: Sequence[str], side: str = "right"
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Token ids and attention mask of ``texts``; special tokens are the tokenizer's own.
 
-        Special tokens are the tokenizer's own.
+        side: where to pad, "right" or "left", else ValueError.
         """
         if side not in ("left", "right"):
             raise ValueError(f"padding side {side!r} is unknown; allowed: 'left', 'right'")
         rows = [self.tokenizer(text)["input_ids"] for text in texts]
         return self.pad(rows, side)
 
-    def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
-        """Ids (b, p) and mask (b, p) from lists of token ids."""
+    def pad(
+        self, rows: Sequence[Sequence[int]], side: str = "right"
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Ids and attention mask from lists of token ids."""
         width = max(len(row) for row in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -314,10 +333,10 @@ class LM:
         return ids.to(self.device), mask.to(self.device)
 
     def token_at(self, text: str, end: int) -> int:
-        """Index of the token that holds the character before ``end`` in ``text`` (so ``end=len(text)`` is the last token).
+        """Index of the token that holds the character before ``end``; len(text) is the last one's.
 
-        Robust to leading spaces, special tokens at the start and subjects of several tokens, because it reads the tokenizer's
-        own offsets. Raises ValueError if ``end`` is not inside the text.
+        Leading spaces, special tokens at the start and subjects of several tokens do no harm: the
+        offsets are the tokenizer's own. Raises ValueError if ``end`` is not inside the text.
         """
         if not 0 < end <= len(text):
             raise ValueError(f"position {end} is not inside {text!r}")
@@ -325,22 +344,27 @@ class LM:
         return max(i for i, (start, stop) in enumerate(offsets) if start < end and stop > start)
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of ``answer`` as a continuation: after one space behind other text, no special tokens. Raises ValueError if empty."""
+        """Token ids of ``answer`` as a continuation: after one space, without special tokens.
+
+        Raises ValueError if it is empty.
+        """
         if not answer.strip():
             raise ValueError(f"answer {answer!r} is empty; give the text the model should say")
+        # Not of " " + answer, which some tokenizers begin with a space of their own.
         before, both = (
             self.tokenizer(text, add_special_tokens=False)["input_ids"]
             for text in ("x", f"x {answer.strip()}")
         )
-        return both[
-            len(before) :
-        ]  # not of " " + answer, which some tokenizers begin with a space of their own
+        return both[len(before) :]
 
     # ------------------------------------------------------------------ identity
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with any weight, the tokenizer or the configuration: the model's part in every cache name."""
+        """Sixteen hex digits that change with any weight, the tokenizer or the configuration.
+
+        The model's part in every cache name.
+        """
         config = {
             key: value for key, value in self.model.config.to_dict().items() if key not in UNUSED
         }
@@ -357,7 +381,7 @@ class LM:
     def changing(self, layers: Iterable[int]) -> Iterator[Callable[[], None]]:
         """Change the second FFN matrices of ``layers`` inside; on the way out they are as before.
 
-        Gives a function: once it is called, the change stays. The fingerprint follows the weights.
+        It gives a function: once that is called, the change stays. The fingerprint follows.
         """
         saved = {layer: self.weight(layer).detach().clone() for layer in layers}
         fingerprint, stays = self.__dict__.pop("fingerprint", None), []
@@ -380,24 +404,21 @@ class LM:
 def copied(module: nn.Module, **parts: nn.Module) -> nn.Module:
     """A shallow copy that shares parameters, hooks and parts with ``module``, but for ``parts``."""
     copy_ = copy.copy(module)
-    for name in (
-        "forward",
-        "__nnsight__",
-    ):  # a traced module carries a forward that is bound to itself; its copy has its own
+    for name in ("forward", "__nnsight__"):  # a traced module's are bound to the module itself
         copy_.__dict__.pop(name, None)
     copy_._modules = {**module._modules, **parts}
     return copy_
 
 
 class _NoPositions(nn.Module):
-    """Stands in for a learned position embedding where the positions are in the hidden state already."""
+    """A learned position embedding's place, where hidden states hold the positions already."""
 
-    def forward(self, position_ids: Tensor) -> Tensor:
+    def forward(self, position_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
         return torch.zeros((), device=position_ids.device)
 
 
-def oriented(linear: nn.Module) -> Tensor:
-    """A linear module's weight as (out, in); GPT-2's Conv1D stores (in, out)."""
+def oriented(linear: nn.Module) -> Float[Tensor, "out in"]:
+    """A linear module's weight; GPT-2's Conv1D stores it as (in, out)."""
     return linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
 
 
@@ -412,23 +433,26 @@ def load(
     """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
 
     device: where to put it; None takes ``provenance.default_device``.   dtype: float32 by default.
-    Raises ValueError if nothing of that name can be loaded, naming the shipped models, or if a weight is missing from its files.
+    Raises ValueError if nothing of that name can be loaded, naming the shipped models, or if a
+    weight is missing from its files.
     """
     folder = SHIPPED / name if name in shipped() else Path(name)
     source = str(folder) if folder.is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
         why = f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0]}"
         raise ValueError(
-            f"model {name!r} cannot be loaded: it is neither shipped ({', '.join(shipped()) or 'none'}), "
-            f"nor a readable local folder, nor a hub id that can be reached ({why})"
+            f"model {name!r} cannot be loaded: it is neither shipped "
+            f"({', '.join(shipped()) or 'none'}), nor a readable local folder, nor a hub id that "
+            f"can be reached ({why})"
         ) from err
-    if missing := sorted(found["missing_keys"]):  # they would be random
+    if missing := sorted(report["missing_keys"]):  # they would be random
         raise ValueError(
-            f"model {name!r}: {len(missing)} weights are missing from its files, such as {missing[0]!r}"
+            f"model {name!r}: {len(missing)} weights are missing from its files, "
+            f"such as {missing[0]!r}"
         )
     return LM(model.to(device or default_device()), tokenizer, name)

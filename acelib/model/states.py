@@ -2,23 +2,28 @@
 
     h^l = h^{l-1} + A^l + F^l,   F^l = fc2 m^l (+ bias)        (ACE, Eq. 1 and 3)
 
-``trace`` runs one forward and gives the states of it; it is nnsight's work, and stops after the last
-state that is wanted. ``read`` and ``replaced`` are plain hooks, for forwards that the caller runs
-(a part of the stack, many of them in a row).
+``trace`` runs one forward and gives its states; it is nnsight's work, and stops after the last one
+that is wanted. ``read`` and ``replaced`` are plain hooks, for forwards that the caller runs (a part
+of the stack, or many forwards in a row).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Callable, Iterable, Iterator, Mapping, NamedTuple
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .lm import LM
 
 #: What there is to see in a block, in the order in which a forward pass comes by.
 KINDS = ("in", "heads", "attn", "key", "mlp", "out")
+
+
+State = Float[Tensor, "batch pos d"]  #: d_model wide, d_mlp (a key), or n_heads d_head (heads)
 
 
 class Site(NamedTuple):
@@ -33,16 +38,16 @@ class Site(NamedTuple):
     layer: int
 
 
-def position_ids(mask: Tensor) -> Tensor:
-    """Position ids (b, p) of a batch padded on any side: each row's first token is at 0.
+def position_ids(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Position ids of a batch padded on any side: each row's first token is at 0.
 
-    mask: (b, p), 1 for tokens.
+    mask: 1 for tokens.
     """
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def last(mask: Tensor) -> Tensor:
-    """Column of each row's last token, (b,), whatever the padding.   mask: (b, p)."""
+def last(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch"]:
+    """Column of each row's last token, whatever the padding."""
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
 
 
@@ -51,21 +56,21 @@ def last(mask: Tensor) -> Tensor:
 
 def trace(
     lm: LM,
-    ids: Tensor,
-    mask: Tensor,
+    ids: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
     sites: Iterable[Site] = (),
-    patches: Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
+    patches: Mapping[Site, Callable[[State], State]] | None = None,
     logits: str | None = None,
-    at: Tensor | None = None,
-) -> dict[Site, Tensor]:
+    at: Int[Tensor, "batch"] | None = None,
+) -> dict[Site, Float[Tensor, "batch *pos d"]]:
     """The states at ``sites`` in one forward pass, some of them replaced on the way.
 
-    ids, mask: (b, p), padded on any side.   patches: for a site, a function from its state
-    (b, p, .) to the state to go on with; a site both patched and read gives the new state.
+    ids, mask: padded on any side.   patches: for a site, a function from its state to the state to
+    go on with; a site both patched and read gives the new state.
     logits: None, "last" (at each row's last token) or "all".
-    at: a column of each row (b,): only there are states kept.
-    Returns {site: (b, p, .)}, or (b, .) if ``at`` is given; the logits, (b, v) or (b, p, v), are
-    under ``Site("logits", lm.n_layers)``.
+    at: a column of each row: only there are states kept.
+    Returns the states, without positions if ``at`` is given; the logits are under
+    ``Site("logits", lm.n_layers)``.
     Raises ValueError for an unknown kind, a layer the model does not have, or another ``logits``.
     """
     patches, sites = dict(patches or {}), set(sites)
@@ -101,8 +106,8 @@ def trace(
 
 
 @contextmanager
-def read(lm: LM, sites: Iterable[Site | tuple[str, int]]) -> Iterator[dict[Site, Tensor]]:
-    """Fill a dict with the states (b, p, .) at ``sites`` of the last forward inside.
+def read(lm: LM, sites: Iterable[Site | tuple[str, int]]) -> Iterator[dict[Site, State]]:
+    """Fill a dict with the states at ``sites`` of the last forward inside.
 
     Raises ValueError for an unknown kind or a layer the model does not have.
     """
@@ -120,12 +125,12 @@ def read(lm: LM, sites: Iterable[Site | tuple[str, int]]) -> Iterator[dict[Site,
 
 @contextmanager
 def replaced(
-    lm: LM, patches: Mapping[Site | tuple[str, int], Callable[[Tensor], Tensor | None]]
+    lm: LM, patches: Mapping[Site | tuple[str, int], Callable[[State], State | None]]
 ) -> Iterator[LM]:
     """The model with some states replaced in every forward inside.
 
-    patches: for a site, a function from its state (b, p, .) to the state to go on with; None goes
-    on with the state as it is.
+    patches: for a site, a function from its state to the state to go on with; None goes on with
+    the state as it is.
     Raises ValueError for an unknown kind or a layer the model does not have.
     """
     patches = {Site(*site): patch for site, patch in patches.items()}
@@ -142,10 +147,7 @@ def replaced(
 
 @contextmanager
 def added(lm: LM, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[LM]:
-    """The model whose fc2 of layer l is fc2(x) + changes[l](x) in every forward inside.
-
-    changes: functions from x, the input of fc2 (b, p, m), to (b, p, d).
-    """
+    """The model whose fc2 of layer l gives fc2(x) + changes[l](x) in every forward inside."""
     with ExitStack() as hooks:
         for layer, change in changes.items():
             hooks.enter_context(lm.fc2(layer).register_forward_hook(_plus(change)))

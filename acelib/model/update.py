@@ -1,20 +1,25 @@
-"""What an editor returns: low-rank changes dW_l = left_l @ right_l.T of FFN second matrices, and the three ways to use them.
+"""What an editor returns, changes of FFN second matrices, and the three ways to use them.
 
-``overlaid`` shows a model as edited without touching a weight (and shows every row of a batch a different edit), ``applied`` writes for the
-length of a ``with`` and puts the very bits back, ``commit`` writes for good.
+    dW_l = left_l @ right_l.T
+
+``overlaid`` shows a model as edited without touching a weight (and shows every row of a batch a
+different edit), ``applied`` writes for the length of a ``with`` and puts the very bits back,
+``commit`` writes for good.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,27 +33,32 @@ from .states import added
 class Factors(NamedTuple):
     """dW = left @ right.T."""
 
-    left: Tensor  #: (d, r)
-    right: Tensor  #: (m, r)
+    left: Float[Tensor, "d_model rank"]
+    right: Float[Tensor, "d_mlp rank"]
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """A change of a model: factors by layer, who made it, for which edits, of which model (``LM.fingerprint``; "" if unknown)."""
+    """A change of a model: factors by layer, and where it comes from."""
 
     factors: Mapping[int, Factors] = field(default_factory=dict)
+    #: who made it
     editor: str = ""
+    #: for which edits
     edits: tuple[Edit, ...] = ()
+    #: of which model: ``LM.fingerprint``, "" if unknown
     model: str = ""
-    keys: Mapping[int, Tensor] = field(
-        default_factory=dict
-    )  #: by layer (m, k): the ``history`` of later edits (AlphaEdit); else empty
+    #: by layer: the ``history`` of later edits (AlphaEdit); else empty
+    keys: Mapping[int, Float[Tensor, "d_mlp keys"]] = field(default_factory=dict)
 
     def __add__(self, other: Update) -> Update:
-        """Both changes at once; it belongs to the model of the first. Ranks add up to d, from where on a layer is (identity, dW^T)."""
+        """Both changes at once; it belongs to the model of the first.
+
+        Ranks add up to d_model, from where on a layer is (identity, dW^T).
+        """
         both = dict(self.factors)
         for layer, new in other.factors.items():
-            both[layer] = _joined(both[layer], new) if layer in both else new
+            both[layer] = _sum(both[layer], new) if layer in both else new
         keys = {
             layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
             for layer in sorted({*self.keys, *other.keys})
@@ -65,15 +75,15 @@ class Update:
     def layers(self) -> tuple[int, ...]:
         return tuple(self.factors)
 
-    def delta(self, layer: int) -> Tensor:
-        """dW (d, m) of ``layer`` as a full matrix. Raises ValueError for a layer that is not changed."""
+    def delta(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+        """dW of ``layer`` as a full matrix. Raises ValueError for a layer that is not changed."""
         if layer not in self.factors:
             raise ValueError(f"layer {layer} is not changed; changed: {list(self.factors)}")
         left, right = self.factors[layer]
         return left @ right.T
 
     def norms(self) -> dict[int, float]:
-        """Frobenius norm of dW by layer, from the factors: ||dW||^2 = tr(left^T left right^T right)."""
+        """Frobenius norm of dW by layer: ||dW||^2 = tr(left^T left right^T right)."""
         squares = {
             layer: ((left.T @ left) * (right.T @ right)).sum()
             for layer, (left, right) in self.factors.items()
@@ -81,7 +91,10 @@ class Update:
         return {layer: square.clamp(min=0).sqrt().item() for layer, square in squares.items()}
 
     def save(self, path: str | Path):
-        """Write the update to ``path`` (safetensors with JSON metadata), all or nothing. Raises ValueError if that is a folder."""
+        """Write the update to ``path`` (safetensors with JSON metadata), all or nothing.
+
+        Raises ValueError if that is a folder.
+        """
         if Path(path).is_dir():
             raise ValueError(f"{str(path)!r} is a folder; name a file for the update")
         edits = [asdict(e) for e in self.edits]
@@ -98,7 +111,10 @@ class Update:
 
     @classmethod
     def load(cls, path: str | Path, lm: LM) -> Update:
-        """The update saved at ``path``. Raises ValueError if it is unreadable or was made for a model other than ``lm``."""
+        """The update saved at ``path``.
+
+        Raises ValueError if it is unreadable or was made for a model other than ``lm``.
+        """
         try:
             tensors, meta = load_tensors(path)
             left, right, keys = (
@@ -128,13 +144,17 @@ class Update:
             ) from err
         if update.model != lm.fingerprint:
             raise ValueError(
-                f"{str(path)!r} was made for the model {update.model or 'unknown'}, not for {lm.name!r} ({lm.fingerprint})"
+                f"{str(path)!r} was made for the model {update.model or 'unknown'}, "
+                f"not for {lm.name!r} ({lm.fingerprint})"
             )
         return update
 
 
 def commit(lm: LM, update: Update):
-    """Write ``update`` into the weights for good, W_l <- W_l + dW_l, all layers or none. Raises ValueError if the shapes do not fit."""
+    """Write ``update`` into the weights for good, W_l <- W_l + dW_l, all layers or none.
+
+    Raises ValueError if the shapes do not fit.
+    """
     _fits(lm, update)
     with lm.changing(update.factors) as keep:
         _add(lm, update)
@@ -142,9 +162,10 @@ def commit(lm: LM, update: Update):
 
 
 def save_pretrained(lm: LM, update: Update, folder: str | Path):
-    """The edited model and its tokenizer as a folder that plain transformers loads; ``lm`` itself is as it was.
+    """The edited model and its tokenizer as a folder that plain transformers loads.
 
-    Raises ValueError if the shapes do not fit, or if ``folder`` exists and is not empty; a folder is there as a whole or not at all.
+    ``lm`` itself is as it was; the folder is there as a whole or not at all.
+    Raises ValueError if the shapes do not fit, or if ``folder`` exists and is not empty.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -163,8 +184,9 @@ def save_pretrained(lm: LM, update: Update, folder: str | Path):
 
 @contextmanager
 def applied(lm: LM, update: Update) -> Iterator[LM]:
-    """The model with ``update`` written, for the length of a ``with``; on the way out, whatever happened, the very bits come back.
+    """The model with ``update`` written, for the length of a ``with``.
 
+    On the way out, whatever happened, the very bits come back.
     Raises ValueError if the shapes do not fit (nothing is written).
     """
     _fits(lm, update)
@@ -193,9 +215,9 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
 
 
 def _correction(
-    lm: LM, layer: int, updates: list[Update], index: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """x (b, p, m) -> every row's correction (b, p, d) of fc2.
+    lm: LM, layer: int, updates: list[Update], index: Int[Tensor, "batch"]
+) -> Callable[[Float[Tensor, "batch pos d_mlp"]], Float[Tensor, "batch pos d_model"]]:
+    """x -> every row's correction of fc2(x).
 
     Those of low rank are added in one product, one of full rank (FT's) as it is, uncopied.
     index: number of each row's update, from 1; 0 for none.
@@ -242,10 +264,10 @@ def _correction(
     return correction
 
 
-def _joined(one: Factors, other: Factors) -> Factors:
-    """Factors of the sum: side by side, or, where that is a rank above d, (identity, the sum^T)."""
+def _sum(one: Factors, other: Factors) -> Factors:
+    """Side by side, or, where that is a rank above d_model, (identity, the sum^T)."""
     if one.left.shape[1] + other.left.shape[1] <= len(one.left):
-        return Factors(*(torch.cat(pair, 1) for pair in zip(one, other)))
+        return Factors(*(torch.cat(pair, 1) for pair in zip(one, other, strict=True)))
     eye = torch.eye(len(one.left), dtype=one.left.dtype, device=one.left.device)
     return Factors(eye, torch.addmm(one.right @ one.left.T, other.right, other.left.T))
 
@@ -273,7 +295,7 @@ def _fits(lm: LM, update: Update):
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
-    """A safetensors file with JSON metadata, written beside ``path`` and moved onto it: readers see all of it or nothing."""
+    """A safetensors file with JSON metadata; readers see all of it or nothing."""
     with replacing(path) as part:
         save_file(
             {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
@@ -283,7 +305,10 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors (on the CPU) and metadata of a file written by ``save_tensors``; errors are those of safetensors and the file system."""
+    """Tensors (on the CPU) and metadata of a file written by ``save_tensors``.
+
+    Raises what safetensors and the file system raise.
+    """
     with safe_open(str(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
             (file.metadata() or {})["acelib"]

@@ -7,10 +7,10 @@ world to a new answer. Three questions, worded differently, ask for the end of t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
 from random import Random
-from typing import Iterable, Mapping, Sequence
 
 from ..records import Case, Chain, Edit, Fact, Hop
 from .wording import multi_hop_cloze, multi_hop_question, single_hop_cloze, single_hop_question

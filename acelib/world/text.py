@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from .wording import (
     few_shot_demo,

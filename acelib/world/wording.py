@@ -6,15 +6,15 @@ templates are never re-capitalised, except the "The" that opens a statement.
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 pass
 
 
 import unicodedata
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from random import Random
-from typing import Collection, Iterable
 
 from ..records import Case, Chain, Fact
 from .world import World, sample_chains

@@ -10,12 +10,12 @@ import csv
 import hashlib
 import tomllib
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
-from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ..provenance import ROOT
 from ..records import Chain, Edit, Fact, check_template
