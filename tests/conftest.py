@@ -5,11 +5,17 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import pytest
-from transformers.utils import logging
+# Shapes in signatures are checked in tests only; this must come before the library is imported.
+from jaxtyping import install_import_hook
 
-from acelib.bench.tiny import FAMILIES, make_tiny
-from acelib.model.lm import LM
+CHECKED = ["acelib.model", "acelib.attribution", "acelib.editing"]
+install_import_hook(CHECKED, "checker.check")
+
+import pytest  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+from acelib.bench.tiny import FAMILIES, make_tiny  # noqa: E402
+from acelib.model.lm import LM  # noqa: E402
 
 logging.set_verbosity_error()
 

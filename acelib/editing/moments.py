@@ -28,9 +28,9 @@ from .solve import Solver
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments C_l by layer, means over token positions."""
+    """Second moments C_l by layer, float64 means over token positions."""
 
-    matrices: Mapping[int, Float64[Tensor, "d_mlp d_mlp"]]
+    matrices: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
     #: how many token positions
     tokens: int
     #: fingerprint of the model
@@ -40,7 +40,7 @@ class Moments:
     _factors: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _bases: dict[tuple, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
 
-    def __getitem__(self, layer: int) -> Float64[Tensor, "d_mlp d_mlp"]:
+    def __getitem__(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
         if layer not in self.matrices:
             raise ValueError(
                 f"no second moment of layer {layer}; "
@@ -72,7 +72,7 @@ class Moments:
     def projector(
         self, layer: int, threshold: float | None = None, share: float | None = None
     ) -> Solver:
-        """x (d_mlp, n) -> P x, P the orthogonal projector onto the null space of C.
+        """x (d_mlp, ...) -> P x, P the orthogonal projector onto the null space of C.
 
         The null space: the eigenvectors of C with small eigenvalues. They are computed once, in
         float64, and the fewer of the two sides are kept: P x = U_0 U_0^T x = x - U_1 U_1^T x.
@@ -98,7 +98,7 @@ class Moments:
             self._bases[key] = _null_space(self[layer], *key)
         basis, inside = self._bases[key]
 
-        def project(x: Float[Tensor, "d_mlp n"]) -> Float64[Tensor, "d_mlp n"]:
+        def project(x: Float[Tensor, "d_mlp *n"]) -> Float64[Tensor, "d_mlp *n"]:
             x = x.to(basis)
             part = basis @ (basis.T @ x)
             return part if inside else x - part
