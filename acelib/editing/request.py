@@ -60,7 +60,7 @@ def request(
 
 
 def requests(
-    edits: Sequence[Edit], position: str = "subject_last", group: int = 0
+    edits: Sequence[Edit] | Edit, position: str = "subject_last", group: int = 0
 ) -> list[Request]:
     """The requests of one batch of edits, exact duplicates once.
 
@@ -69,7 +69,7 @@ def requests(
     return unique_requests(request(edit, position, group) for edit in batch_of(edits))
 
 
-def batch_of(edits: Sequence[Edit]) -> Sequence[Edit]:
+def batch_of(edits: Sequence[Edit] | Edit) -> Sequence[Edit]:
     """``edits`` itself.
 
     Raises ValueError if it is no list or tuple (but a single edit, say), or an empty one.
