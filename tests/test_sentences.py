@@ -99,3 +99,12 @@ def test_what_is_missing_is_named(text, tmp_path):
     (tmp_path / "03.md.j2").write_text("{% block a %}")
     with pytest.raises(ValueError, match=r"03.md.j2, line 1: "):
         Text("03", tmp_path)
+
+
+def test_a_headline_is_shown_and_can_be_quoted(text, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sentences, "display", lambda data, **more: shown.append((data, more)))
+    text.headline("bare", gain=1.5)
+    ((data, more),) = shown
+    assert data == {"text/markdown": "1.5 and 1.50 nats", "text/plain": "'1.5 and 1.50 nats'"}
+    assert more["raw"] and more["metadata"]["scrapbook"] == {"name": "bare", "mime_prefix": ""}

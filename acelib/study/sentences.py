@@ -97,6 +97,16 @@ class Text:
         """Displays a block as Markdown, which the book renders as it does a Markdown cell."""
         display(Markdown(self.render(block, **values)))
 
+    def headline(self, block: str, name: str = "", **values) -> None:
+        """Displays a block as ``show`` does, and lets other pages quote it, on one line:
+        ``{glue:text}`../notebooks/<chapter>.ipynb::<name>:s` ``.
+
+        name: the block's, if it is not given.
+        """
+        said = self.render(block, **values)
+        data = {"text/markdown": said, "text/plain": repr(" ".join(said.split()))}
+        display(data, raw=True, metadata={"scrapbook": {"name": name or block, "mime_prefix": ""}})
+
 
 def _environment(folder: Path) -> Environment:
     environment = Environment(
