@@ -1,0 +1,177 @@
+"""The page of claims: verdicts by chapter, what each claim was measured by, and one claim that
+stands for each chapter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..provenance import ROOT
+from . import claims
+from .stats import Mean
+
+WORDS = {  #: verdict -> of one claim, of several
+    "holds": ("holds", "hold"),
+    "holds in part": ("holds in part", "hold in part"),
+    "undecided": ("is undecided", "are undecided"),
+    "does not hold": ("does not hold", "do not hold"),
+}
+HEADS = {  #: verdict -> head of its list
+    "holds": "Holds",
+    "holds in part": "In part",
+    "undecided": "Undecided",
+    "does not hold": "Does not hold",
+    "cannot be tested here": "Cannot be tested here",
+    "not tested yet": "Not tested yet",
+}
+LEADS = {  #: chapter -> the claim that stands for it
+    "01_storage": "zeroing_specific",
+    "02_accumulation": "implicit_before_answer",
+    "03_ace": "ace_leads_pmet",
+    "04_ablations": "query_layers_needed",
+    "05_knowledge_bottleneck": "ace_gains_from_layers",
+    "06_ripple": "edits_propagate",
+    "appendix_i_latency": "vectors_dominate",
+    "appendix_j_alphaedit": "alphaedit_backbone",
+    "appendix_l_robustness": "counterfactual_edits",
+    "appendix_m_derivation": "importance_is_additive",
+}
+MODELS = ("gptj-mini", "qwen3-mini")
+Values = Mapping[tuple[str, str], Mean]  #: by claim and model, as ``claims.handed_over`` gives them
+
+
+def judged(values: Values, root: Path = ROOT) -> pd.DataFrame:
+    """``claims.table``, in the order of the chapters in the book, with each chapter's title."""
+    table = claims.table(values)
+    order = titles([*dict.fromkeys(table.chapter)], root)
+    places = {name: i for i, name in enumerate(order)}
+    rank = table.chapter.map(places).fillna(len(order))
+    table = table.assign(title=table.chapter.map(order).fillna("no chapter"), rank=rank)
+    return table.sort_values("rank", kind="stable").drop(columns="rank")
+
+
+def titles(chapters: Sequence[str], root: Path = ROOT) -> dict[str, str]:
+    """Titles of the book's chapters, in its order; behind them those of further ``chapters``."""
+    listed = re.findall(r"notebooks/(\w+)", (root / "_toc.yml").read_text("utf-8"))
+    names = dict.fromkeys([*listed, *sorted({*chapters} - {""})])
+    return {name: _title(root / "notebooks" / f"{name}.ipynb") for name in names}
+
+
+def _title(notebook: Path) -> str:
+    first = json.loads(notebook.read_text("utf-8"))["cells"][0]["source"]
+    return "".join(first).splitlines()[0].strip("# ")
+
+
+def tally(rows: pd.DataFrame) -> str:
+    """ "3 hold, 1 is undecided": how many of the claims have which verdict."""
+    counts = {name: int((rows.verdict == name).sum()) for name in WORDS}
+    return ", ".join(f"{n} {WORDS[name][n > 1]}" for name, n in counts.items() if n)
+
+
+def verdict_numbers(rows: pd.DataFrame) -> dict:
+    """How many claims there are, how many are tested in how many chapters, and their verdicts."""
+    tested = rows[rows.chapter != ""]
+    return {
+        "claims": len(rows),
+        "tested": len(tested),
+        "chapters": tested.chapter.nunique(),
+        "tally": tally(tested),
+        "untestable": int((rows.verdict == "cannot be tested here").sum()),
+        "untested": int((rows.verdict == "not tested yet").sum()),
+    }
+
+
+def selection(rows: pd.DataFrame, only: Sequence[str] = ()) -> pd.DataFrame:
+    """Claims of some verdicts (all if none is named), numbered from 1, with a column id."""
+    some = rows[rows.verdict.isin(only)] if only else rows
+    some = some.reset_index(names="id")
+    return some.set_axis(some.index + 1)
+
+
+def results_table(rows: pd.DataFrame, values: Values) -> pd.DataFrame:
+    """Claims with what is published and measured, and their verdicts.   rows: ``selection``."""
+    published = {name: rows[name].replace("", "–") for name in rows.filter(like="published ")}
+    columns = {
+        "section": rows.section,
+        "claim": rows.claim,
+        **published,
+        **{f"measured {name}": rows[f"measured {name}"].map(_text) for name in MODELS},
+        "measured difference": rows["measured both"].map(_text),
+        "unit": rows.unit.replace("", "–"),
+        "n": rows.id.map({claim: _counts(claim, values) for claim in rows.id}),
+        "verdict": rows.verdict,
+        "note": rows.why.replace("", "–"),
+    }
+    return pd.DataFrame(columns)
+
+
+def rules_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What is measured for each claim, and the rule of its verdict.   rows: ``selection``."""
+    columns = {
+        "chapter": rows.title,
+        "quantity": rows.quantity.replace("", "–"),
+        "unit": rows.unit.replace("", "–"),
+        "rule": rows.id.map(claims.listed().rule),
+        "name in the list": rows.id,
+    }
+    return pd.DataFrame(columns)
+
+
+def leads(rows: pd.DataFrame) -> dict[str, dict]:
+    """By chapter, the claim that stands for it, what was measured, and the tally of all its claims
+    ("" if it has only the one).
+    """
+    lines = {}
+    for chapter, part in rows[rows.chapter != ""].groupby("chapter"):
+        claim = rows.loc[LEADS.get(str(chapter), part.index[0])]
+        measured = {name: claim[f"measured {name}"] for name in MODELS}
+        lines[str(chapter)] = {
+            "claim": claim.claim,
+            "verdict": claim.verdict,
+            "quantity": claim.quantity,
+            "measured": {
+                name: f"{_text(value)} {claim.unit}".strip()
+                for name, value in measured.items()
+                if value is not None
+            },
+            "claims": len(part),
+            "tally": tally(part),
+        }
+    return lines
+
+
+def lists(rows: pd.DataFrame) -> list[dict]:
+    """Claims by verdict, in the order of ``HEADS``: head, and for each claim its text, its section
+    and, where models differ, what holds on which.
+    """
+    groups = []
+    for verdict, head in HEADS.items():
+        part = rows[rows.verdict == verdict]
+        told = [
+            {"claim": row.claim, "notes": "; ".join([row.section, *_apart(row)])}
+            for row in part.itertuples()
+        ]
+        if told:
+            groups.append({"head": head, "claims": told})
+    return groups
+
+
+def _apart(row) -> list[str]:
+    """ "gptj-mini: holds": the verdicts by model of a claim that holds in part."""
+    if row.verdict != "holds in part":
+        return []
+    return re.findall(r"[\w-]+: (?:holds|undecided|does not hold)", row.why)
+
+
+def _counts(claim: str, values: Values) -> str:
+    """The numbers of values behind what is measured for a claim, by model."""
+    return "; ".join(f"{value.n}" for (name, _), value in values.items() if name == claim) or "–"
+
+
+def _text(value: Mean | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

@@ -1,0 +1,67 @@
+"""The page of claims: every claim once, in the book's order, with what was measured."""
+
+import pandas as pd
+
+from acelib.study import claims, claims_page
+from acelib.study.sentences import Text
+
+VALUES = claims.handed_over()
+ROWS = claims_page.judged(VALUES)
+TEXT = Text("claims")
+
+
+def claim(verdict: str, **more) -> dict:
+    return {
+        "verdict": verdict,
+        "chapter": "03_ace",
+        "section": "1",
+        "claim": "x",
+        "why": "",
+        **more,
+    }
+
+
+def test_every_claim_is_there_once_and_those_without_chapter_come_last():
+    assert sorted(ROWS.index) == sorted(claims.listed().index)
+    tested = (ROWS.chapter != "").tolist()
+    assert tested == sorted(tested, reverse=True)
+    assert ROWS.title[ROWS.chapter == "claims"].empty and "no chapter" in set(ROWS.title)
+
+
+def test_a_tally_has_the_number_of_its_words():
+    rows = pd.DataFrame([claim("holds"), claim("holds"), claim("undecided")])
+    assert claims_page.tally(rows) == "2 hold, 1 is undecided"
+    assert claims_page.tally(rows[:0]) == ""
+
+
+def test_the_verdict_adds_up():
+    numbers = claims_page.verdict_numbers(ROWS)
+    assert numbers["claims"] == numbers["tested"] + numbers["untestable"] + numbers["untested"]
+    assert TEXT.render("verdict", **numbers).startswith(f"Of {numbers['claims']} claims, ")
+
+
+def test_a_selection_is_numbered_from_one():
+    some = claims_page.selection(ROWS, ["undecided"])
+    assert set(some.verdict) == {"undecided"} and some.index.tolist() == [*range(1, len(some) + 1)]
+    assert len(claims_page.selection(ROWS)) == len(ROWS)
+    table = claims_page.results_table(some, VALUES)
+    assert len(table) == len(some) and table.notna().all(axis=None)
+    assert claims_page.rules_table(some)["name in the list"].tolist() == some.id.tolist()
+
+
+def test_every_chapter_has_one_claim_that_stands_for_it():
+    leads = claims_page.leads(ROWS)
+    assert set(leads) == set(ROWS.chapter) - {""}
+    for chapter, lead in leads.items():
+        said = TEXT.render("lead", of=lead)
+        assert lead["claim"] in said and lead["quantity"] in said
+        assert (f"Of {lead['claims']} claims" in said) == (lead["claims"] > 1), chapter
+
+
+def test_lists_hold_every_claim_and_say_where_models_differ():
+    groups = claims_page.lists(ROWS)
+    assert sum(len(group["claims"]) for group in groups) == len(ROWS)
+    rows = pd.DataFrame([claim("holds in part", why="a-b: holds. c: undecided. Else")])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: undecided"
+    said = TEXT.render("lists", groups=claims_page.lists(rows))
+    assert said == "**In part** (1)\n\n- x (1; a-b: holds; c: undecided)"
