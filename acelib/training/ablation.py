@@ -118,3 +118,9 @@ def keep(rows: pd.DataFrame, path: Path = KEPT) -> None:
     """Write the rows as a csv file, in one step."""
     with replacing(path) as part:
         rows.to_csv(part, index=False, lineterminator="\n")
+
+
+def kept(path: Path = KEPT) -> pd.DataFrame:
+    """The rows that ``keep`` wrote, by variant; layers are text."""
+    layers = dict.fromkeys(("early_site", "query_layers", "value_layers"), str)
+    return pd.read_csv(path, dtype=layers).fillna("").set_index("variant")
