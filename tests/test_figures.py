@@ -12,11 +12,9 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_hex
 
-from acelib.bench.latency import exponents
 from acelib.paper.published import published
 from acelib.measures import robustness_figures
 from acelib.study import drawing, figures
-from acelib.study.stats import Mean
 from acelib.study.tables import layers_table, paired_table
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -82,63 +80,10 @@ def zeroed() -> pd.DataFrame:
     )
 
 
-def traces() -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            dict(
-                kind=kind,
-                role=role,
-                layer=layer,
-                probability=np.nan if role == "middle subject" else 0.3 + 0.1 * layer,
-            )
-            for kind in ("out", "mlp")
-            for role in ROLES
-            for layer in LAYERS
-        ]
-    )
-
-
-def log() -> pd.DataFrame:
-    return pd.DataFrame(
-        dict(
-            step=[10, 20, 30],
-            tokens=[1e6, 2e6, 3e6],
-            loss=[3.0, 1.0, 0.6],
-            schedule=1.0,
-            tokens_per_s=4000,
-            cloze=[0.1, np.nan, 0.9],
-            cot_2=[0.0, np.nan, 0.5],
-        )
-    )
-
-
-def growth() -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            dict(what=what, size=size, procedure=name, seconds=cost * size)
-            for what in ("facts", "width")
-            for size in (4, 16, 64)
-            for name, cost in (("plain", 2.0), ("acelib", 0.1))
-        ]
-    )
-
-
 def png(fig) -> bytes:
     file = io.BytesIO()
     fig.savefig(file, format="png", bbox_inches="tight", dpi=fig.dpi)
     return file.getvalue()
-
-
-def errors():
-    return two(
-        pd.DataFrame(
-            [
-                dict(what="score", size=size, error=k * size**2)
-                for size in (0.5, 1, 2)
-                for k in (1, 2, 3)
-            ]
-        )
-    )
 
 
 def alike():
@@ -200,15 +145,6 @@ DRAWN = {
     "layer_heatmap, two models": lambda: figures.layer_heatmap(two(scores())),
     "similarity_maps": lambda: figures.similarity_maps(
         two(alike()), {"ffn": "FFN layers (%)", "shared": "neurons (%)"}
-    ),
-    "causal_trace_map": lambda: figures.causal_trace_map(traces(), 0.9, 0.2),
-    "causal_trace_map, bare": lambda: figures.causal_trace_map(traces()[:16]),
-    "training_curves": lambda: figures.training_curves(log(), {"cloze": 0.99, "cot_2": 0.97}),
-    "training_curves, all": lambda: figures.training_curves(log()),
-    "growth_curves": lambda: figures.growth_curves(growth(), exponents(growth())),
-    "growth_curves, bare": lambda: figures.growth_curves(growth()),
-    "error_curves": lambda: figures.error_curves(
-        errors(), {("one", "score"): Mean(2, 1.9, 2.1, 3), ("two", "score"): Mean(1, 0.9, 1.1, 3)}
     ),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
     "dots": lambda: figures.dots(
@@ -298,12 +234,6 @@ def test_heatmap_rows_are_shares_on_one_scale():
     assert {image.get_clim() for image in maps} == {(0, 1)}
     assert [text.get_text() for text in fig.axes[0].texts][:4] == ["", "3", "2", "1"]
     assert fig.axes[0].get_yticklabels()[0].get_text() == "nationality"
-
-
-def test_the_trace_scale_runs_from_corrupted_to_clean():
-    fig = figures.causal_trace_map(traces(), clean=0.9, corrupted=0.2)
-    assert fig.axes[0].collections[0].get_clim() == pytest.approx((20, 90))
-    assert fig.axes[0].get_yticklabels()[1].get_text() == "middle subject token"
 
 
 def test_all_similarity_maps_have_one_scale_and_one_bar():

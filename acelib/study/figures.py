@@ -10,7 +10,7 @@ The caption is MyST. All that the cell shows goes into the figure, so such a cel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from ..world.world import CATEGORIES
 from .drawing import (
@@ -26,7 +26,6 @@ from .drawing import (
     EDITORS,
     HUES,
     INK,
-    OTHER,
     SCALE,
     bars,
     facets,
@@ -47,14 +46,6 @@ from .stats import POINTS, SHARE, Mean, interval
 from .tables import BLOCKS
 
 NOTHING = Mean(np.nan, np.nan, np.nan, 0)  #: where nothing was measured
-BARS = {
-    "cloze": "statement",
-    "qa": "question",
-    "implicit": "statement",
-    "direct": "question",
-    "cot": "chain of thought",
-    "robust": "in another context",
-}  #: what a training log's measurements ask for, without their number of hops
 
 
 @figure
@@ -295,104 +286,6 @@ def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 
 
 @figure
-def causal_trace_map(
-    traces: pd.DataFrame, clean: float | None = None, corrupted: float | None = None
-) -> Figure:
-    """Probability of the answer with one clean state put back, tokens by role x layers, a panel a kind of state; means over prompts.
-
-    traces: columns role (in the order to show), layer, probability, perhaps kind; nan where a prompt has no such token.
-    clean, corrupted: mean probabilities without noise and with nothing put back, the ends of the colour scale.
-    """
-    traces = traces if "kind" in traces else traces.assign(kind="")
-    kinds, roles = traces.kind.unique(), list(traces.role.unique())
-    ends = [0 if corrupted is None else 100 * corrupted, 100 if clean is None else 100 * clean]
-    fig, axes = plt.subplots(
-        1, len(kinds), figsize=(2.4 + 3.8 * len(kinds), 2.9), sharey=True, squeeze=False
-    )
-    for ax, kind in zip(axes[0], kinds):
-        wide = 100 * traces[traces.kind == kind].groupby(["role", "layer"])[
-            "probability"
-        ].mean().unstack().reindex(roles)
-        text = wide.map(lambda p: "" if pd.isna(p) else f"{p:.0f}")
-        heatmap(
-            ax,
-            wide,
-            text,
-            [f"{role} token" for role in roles],
-            vmin=ends[0],
-            vmax=ends[1],
-            cmap=SCALE,
-        )
-        ax.set(title=str(kind), xlabel="layer of the state put back", ylabel="")
-    bar = fig.colorbar(ax.collections[0], ax=axes, label="probability of the answer (%)", pad=0.02)
-    if clean is not None and corrupted is not None:
-        bar.set_ticks(ends, labels=[f"{ends[0]:.0f}\ncorrupted", f"{ends[1]:.0f}\nclean"])
-    return fig
-
-
-@figure
-def training_curves(log: pd.DataFrame, bars: Mapping[str, float] | None = None) -> Figure:
-    """Loss, and shares of right answers, over tokens seen; a row a model.
-
-    log: rows of ``train_log.jsonl``: tokens, loss (nats a token), shares between 0 and 1 by name (nan where not measured), perhaps model.
-    bars: which of the shares to show, and what each must reach (dotted); default all, without lines.
-    """
-    names = (
-        list(bars)
-        if bars
-        else [
-            name
-            for name in log
-            if name not in ("model", "step", "tokens", "loss", "schedule", "tokens_per_s")
-        ]
-    )
-    logs = dict(list(log.groupby("model", sort=False))) if "model" in log else {"": log}
-    fig, axes = plt.subplots(
-        len(logs),
-        2,
-        figsize=(8.6, 0.5 + 2.9 * len(logs)),
-        width_ratios=(2, 3),
-        sharex=True,
-        sharey="col",
-        squeeze=False,
-    )
-    for (model, rows), (left, right) in zip(logs.items(), axes):
-        left.semilogy(rows.tokens / 1e6, rows.loss, color=INK, lw=1.6)
-        left.yaxis.set(
-            major_locator=LogLocator(subs=(1, 2, 5)),
-            minor_locator=NullLocator(),
-            major_formatter="{x:g}",
-        )
-        for i, (name, shade) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
-            known, (kind, _, hops) = rows[rows[name].notna()], name.partition("_")
-            label = BARS.get(kind, kind) + (
-                f", {hops} hops" if hops.isdigit() else f", {hops}" if hops else ""
-            )
-            right.plot(
-                known.tokens / 1e6,
-                100 * known[name],
-                color=shade,
-                lw=1.6,
-                marker="os^DvP"[i % 6],
-                ms=3.5,
-                label=label,
-            )
-            if bars:
-                right.axhline(
-                    100 * bars[name],
-                    color=shade,
-                    ls=":",
-                    lw=1.4,
-                    label="to be reached" if name == names[-1] else None,
-                )
-        left.set(title=model, ylabel="training loss (nats per token)")
-        right.set(ylabel="right answers (%)", ylim=(-2, 102))
-    for ax in axes[-1]:
-        ax.set(xlabel="tokens seen (millions)")
-    return legend(fig, axes[0, 1], "outside right center", 1)
-
-
-@figure
 def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     """Differences of one editor to others on the same cases, with 95 % intervals.
 
@@ -551,102 +444,6 @@ def accuracy_curves(
             )
         column[-1].set_xlabel(label)
     return legend(fig, axes[0, 0])
-
-
-@figure
-def growth_curves(rows: pd.DataFrame, exponents: pd.DataFrame | None = None) -> Figure:
-    """Seconds over size, both logarithmic, a panel a quantity that grows and a line a procedure ("plain", "acelib").
-
-    rows: columns what, size, procedure, seconds.   exponents: (what, procedure) x exponent, low, high, in the panels' legends.
-    """
-    whats, names = list(rows.what.unique()), list(rows.procedure.unique())
-    fig, axes = plt.subplots(
-        1, len(whats), figsize=(1 + 2.2 * len(whats), 3.6), sharey=True, squeeze=False
-    )
-    for ax, what in zip(axes[0], whats):
-        for name in names:
-            of, label = (
-                rows[(rows.what == what) & (rows.procedure == name)].sort_values("size"),
-                name,
-            )
-            if exponents is not None:
-                power, low, high = exponents.loc[(what, name), ["exponent", "low", "high"]]
-                label += f": {power:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
-            ax.loglog(
-                of["size"],
-                of.seconds,
-                marker="os"[names.index(name) % 2],
-                ms=4.5,
-                lw=1.6,
-                color=HUES.get(name, OTHER),
-                label=label,
-            )
-        sizes = sorted(rows["size"][rows.what == what].unique())
-        ax.set_xticks(
-            sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right", rotation_mode="anchor"
-        )
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set(
-            title=what, xlabel=f"{what} (log scale)", ylabel="time (s)" if what == whats[0] else ""
-        )
-        if exponents is not None:
-            ax.legend(
-                loc="upper center",
-                bbox_to_anchor=(0.46, -0.42),
-                fontsize=8,
-                handlelength=1.4,
-                handletextpad=0.4,
-                borderpad=0,
-            )
-    return fig if exponents is not None else legend(fig, axes[0, 0])
-
-
-@figure
-def error_curves(
-    rows: pd.DataFrame,
-    exponents: Mapping[tuple[str, str], Mean] | None = None,
-    xlabel: str = "size of the push",
-    ylabel: str = "error (nats)",
-) -> Figure:
-    """Mean error over size, both logarithmic, a panel a model and a line a quantity, with 95 % intervals.
-
-    rows: columns model, what, size, error; one row a prompt.   exponents: slope by (model, what), written into the legend of the panel.
-    """
-    models, whats = list(rows.model.unique()), list(rows.what.unique())
-    fig, axes = plt.subplots(
-        1, len(models), figsize=(1 + 3.7 * len(models), 3.8), sharey=True, squeeze=False
-    )
-    for ax, model in zip(axes[0], models):
-        for i, (what, shade) in enumerate(zip(whats, sns.color_palette("colorblind", len(whats)))):
-            means = (
-                rows[(rows.model == model) & (rows.what == what)]
-                .groupby("size")["error"]
-                .apply(interval)
-            )
-            slope = f": slope {exponents[model, what]:.2f}" if exponents else ""
-            ax.errorbar(
-                means.index,
-                [mean.mean for mean in means],
-                whiskers(list(means)),
-                marker="osD^"[i % 4],
-                ms=4.5,
-                lw=1.6,
-                color=shade,
-                label=f"{what}{slope}",
-            )
-        ax.set(
-            title=model,
-            xscale="log",
-            yscale="log",
-            xlabel=f"{xlabel} (log scale)",
-            ylabel=ylabel if ax is axes[0, 0] else "",
-        )
-        ax.set_xticks(
-            means.index, [f"{size:g}" if size >= 1 else f"1/{1 / size:g}" for size in means.index]
-        )
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17))
-    return fig
 
 
 @figure

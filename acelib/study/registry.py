@@ -16,9 +16,16 @@ from .rows import Experiment
 #: Name -> "module:function". The name is the chapter's, or begins with it; the function takes the
 #: models by name, the world, and parameters that are called as in the chapter's notebook.
 EXPERIMENTS: dict[str, str] = {
+    "00_world_edits": "acelib.measures.known:edits",
+    "00_world_known": "acelib.measures.known:experiment",
+    "00_world_sites": "acelib.measures.known:sites",
+    "00_world_traces": "acelib.measures.known:traces",
     "06_ripple": "acelib.measures.ripple:experiment",
     "06_ripple_neurons": "acelib.measures.neurons:experiment",
     "06_ripple_norms": "acelib.measures.neurons:norms",
+    "appendix_c_dataset": "acelib.measures.dataset:experiment",
+    "appendix_i_latency": "acelib.bench.timings:experiment",
+    "appendix_i_latency_released": "acelib.bench.timings:agreement",
     "appendix_j_alphaedit": "acelib.measures.alphaedit:experiment",
     "appendix_l_benchmarks": "acelib.measures.abilities:experiment",
     "appendix_l_robustness_masked": "acelib.measures.robustness:masked",
@@ -27,6 +34,8 @@ EXPERIMENTS: dict[str, str] = {
     "appendix_l_robustness_passes": "acelib.measures.robustness:sampled",
     "appendix_l_robustness_prompts": "acelib.measures.robustness:with_examples",
     "appendix_l_robustness_tokens": "acelib.measures.robustness:tokens",
+    "appendix_m_derivation": "acelib.measures.derivation:experiment",
+    "appendix_m_derivation_written": "acelib.measures.derivation:written",
 }
 
 
