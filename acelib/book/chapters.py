@@ -51,31 +51,38 @@ class ChapterError(RuntimeError):
     """A chapter stopped with an error of its own; the message says in which cell and why."""
 
 
-# ---------------------------------------------------------------------- which notebooks, which parameters
+# ------------------------------------------------------------ which notebooks, which parameters
 
 
 def known(root: Path = ROOT) -> dict[str, Path]:
-    """Chapters by name, in the order of their names: {"01_storage": .../notebooks/01_storage.ipynb, ...}."""
+    """Chapters by name, in order: {"01_storage": .../notebooks/01_storage.ipynb, ...}."""
     return {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
 
 
 def find(name: str, root: Path = ROOT) -> Path:
-    """The source of chapter ``name`` (with or without folder and suffix). Raises ValueError listing the known chapters."""
+    """The source of chapter ``name`` (with or without folder and suffix).
+
+    Raises ValueError listing the known chapters.
+    """
     chapters = known(root)
     if (stem := Path(name).stem if name.endswith(".ipynb") else name) not in chapters:
         raise ValueError(
-            f"unknown notebook {name!r}; known: {', '.join(chapters) or 'none, is this a clone of the repository?'}"
+            f"unknown notebook {name!r}; known: "
+            f"{', '.join(chapters) or 'none, is this a clone of the repository?'}"
         )
     return chapters[stem]
 
 
 def parameters(notebook: Path) -> dict[str, dict]:
-    """The parameters of a chapter: {name: {"default": source text, "help": comment}}, read from its tagged cell."""
+    """The parameters of a chapter: {name: {"default": source text, "help": comment}}."""
     return papermill.inspect_notebook(str(notebook))
 
 
 def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """``chosen`` with every value in the type of its default. Raises ValueError naming an unknown parameter or a value of another type."""
+    """``chosen`` with every value in the type of its default.
+
+    Raises ValueError naming an unknown parameter or a value of another type.
+    """
     declared, result = parameters(notebook), {}
     for key, value in chosen.items():
         if key not in declared:
@@ -94,7 +101,8 @@ def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
         if None not in (default, value) and type(value) is not type(default):
             kind = type(default).__name__
             raise ValueError(
-                f"parameter {key!r} of {notebook.stem} is of type {kind} (default {default!r}), got {value!r}"
+                f"parameter {key!r} of {notebook.stem} is of type {kind} "
+                f"(default {default!r}), got {value!r}"
             )
         result[key] = value
     return result
@@ -138,7 +146,7 @@ def _rows_hash(chapter: str, root: Path) -> str:
 
 
 def record_of(path: Path) -> dict:
-    """The provenance of an executed notebook; empty if acelib never executed it, or if it cannot be read."""
+    """The provenance of an executed notebook; empty if there is none or it cannot be read."""
     try:
         return dict(nbformat.read(path, 4).metadata.get("acelib", {}))
     except (OSError, ValueError, AttributeError):  # not there, no JSON, no notebook
@@ -151,7 +159,10 @@ def stale(
     output: Path | None = None,
     root: Path = ROOT,
 ) -> list[str]:
-    """Why ``output`` (default: the notebook itself) is not what executing ``notebook`` now would give; empty if it is."""
+    """Why ``output`` is not what executing ``notebook`` now would give; empty if it is.
+
+    output: default: the notebook itself.
+    """
     record = record_of(output or notebook)
     if not record:
         return ["it was never executed"]
@@ -165,23 +176,28 @@ def stale(
 
 def provenance_block(record: Mapping) -> str:
     """The record as a folded MyST admonition with a table."""
-    join = lambda mapping: ", ".join(f"{key} `{value}`" for key, value in mapping.items())
+
+    def join(mapping: Mapping) -> str:
+        return ", ".join(f"{key} `{value}`" for key, value in mapping.items())
+
     given = ", ".join(
         f"`{key} = {json.dumps(value)}`" for key, value in record["parameters"].items()
     )
+    threads = f"{record['threads']} thread{'s' * (record['threads'] != 1)}"
     lines = {
         "Parameters": given or "the defaults in the parameters cell",
         **{f"Rows of {name}": text for name, text in record.get("rows", {}).items()},
         "Hashes": join(record["hashes"]),
         "Versions": join(record["versions"]),
         "Commit": f"`{record['commit']}`" if record["commit"] else "not in a git repository",
-        "Machine": f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}, {record['machine']}",
+        "Machine": f"{record['device']}, {threads}, {record['machine']}",
         "Executed": f"{record['date']}, in {record['wall_time_s']:.0f} s",
     }
     table = "\n".join(
         "| {} | {} |".format(name, text.replace("|", "\\|")) for name, text in lines.items()
     )
-    return f":::{{admonition}} Provenance of this page\n:class: dropdown provenance\n\n| | |\n|---|---|\n{table}\n:::"
+    head = ":::{admonition} Provenance of this page\n:class: dropdown provenance"
+    return f"{head}\n\n| | |\n|---|---|\n{table}\n:::"
 
 
 # ---------------------------------------------------------------------- execution
@@ -267,11 +283,13 @@ def run(
     sizes: Mapping[str, Mapping[str, Any]] | None = None,
     jobs: int = 1,
 ) -> Iterator[tuple[str, dict | None]]:
-    """Execute chapters into ``folder`` or in place (None); yields (name, record), None for one that is up to date.
+    """Execute chapters into ``folder`` or in place (None).
+
+    Yields (name, record), None for a chapter that is up to date.
 
     sizes: parameters by chapter (``profile``), which ``chosen``, for all chapters, overrides.
-    jobs: chapters at once; ``LAST`` comes last.
-    All names and parameters are checked before the first chapter starts; rerun after an interruption, it continues.
+    jobs: chapters at once; ``LAST`` comes last. All names and parameters are checked before the
+    first chapter starts; rerun after an interruption, it continues.
     """
     sources = [find(name, root) for name in names]
     tasks = [
@@ -282,25 +300,28 @@ def run(
         )
         for source in sources
     ]
-    for batch in (
-        [task for task in tasks if task[0].stem != LAST],
-        [task for task in tasks if task[0].stem == LAST],
-    ):
+    # what the others hand over decides whether LAST is up to date: it is asked when they are done
+    first, last = (
+        [task for task in tasks if (task[0].stem == LAST) is late] for late in (False, True)
+    )
+    for batch in (first, last):
         todo = [task for task in batch if force or stale(*task, root)]
         yield from ((task[0].stem, None) for task in batch if task not in todo)
         alone = min(jobs, len(todo)) < 2
-        work = lambda task: (task[0].stem, execute(*task, progress and alone, root))
-        yield from (
-            map(work, todo)
-            if alone
-            else Parallel(jobs, return_as="generator_unordered")(
-                delayed(work)(task) for task in todo
-            )
-        )
+
+        def work(source: Path, parameters: dict, output: Path, bar: bool = progress and alone):
+            return source.stem, execute(source, parameters, output, bar, root)
+
+        if alone:
+            yield from (work(*task) for task in todo)
+        else:
+            parallel = Parallel(jobs, return_as="generator_unordered")
+            yield from parallel(delayed(work)(*task) for task in todo)
 
 
 def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Parameters of all chapters by the name of a profile in ``book/profiles.toml``: {"03_ace": {"n_cases": 3000}, ...}.
+    """Parameters of all chapters by the name of a profile in ``book/profiles.toml``: {"03_ace":
+    {"n_cases": 3000}, ...}.
 
     Raises ValueError listing the known profiles.
     """
@@ -311,7 +332,10 @@ def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
 
 
 def run_folder(name: str, root: Path = ROOT) -> Path:
-    """Where the run ``name`` is kept: runs/<name>. Raises ValueError if it is not a plain folder name."""
+    """Where the run ``name`` is kept: runs/<name>.
+
+    Raises ValueError if it is not a plain folder name.
+    """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(
             f"run name {name!r} is not a folder name; use letters, digits, '-', '_' and '.'"
@@ -324,7 +348,9 @@ def _tags(cell: NotebookNode) -> list[str]:
 
 
 def _canonical(nb: NotebookNode) -> NotebookNode:
-    """Without what differs from run to run although nothing changed: timings, paths, random cell ids."""
+    """Without what differs from run to run although nothing changed: timings, paths, random cell
+    ids.
+    """
     nb.metadata = nbformat.from_dict(
         {
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},

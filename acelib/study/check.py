@@ -106,7 +106,7 @@ def _write(path: Path, parameters: Mapping[str, object], found: Mapping) -> None
 
 def _plain(value):
     """As JSON has it: nan and None are null, floats have ten digits."""
-    value = astuple(value) if is_dataclass(value) else value
+    value = astuple(value) if is_dataclass(value) and not isinstance(value, type) else value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     value = value.item() if hasattr(value, "item") else value

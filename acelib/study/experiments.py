@@ -84,7 +84,7 @@ WRITTEN = (1e-2, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Texts whose second moments are gathered when an edit first needs them; its text names them."""
+    """Texts whose second moments are gathered when an edit first needs them."""
 
     lm: LM
     texts: Sequence[str]
@@ -127,7 +127,10 @@ def comparison(
         )
 
     def compute(editor, part: list[Case]) -> list[list[dict]]:
-        known = moments.moments if isinstance(moments, Corpus) and editor is not None else moments
+        if isinstance(moments, Corpus):
+            known = None if editor is None else moments.moments
+        else:
+            known = moments
         return [[row] for row in edit_and_judge(lm, world, editor, part, known, protocol)]
 
     return tuple(

@@ -29,14 +29,11 @@ def defaults(chapter: str, root: Path = ROOT) -> dict[str, object]:
         if "parameters" not in cell["metadata"].get("tags", []):
             continue
         for node in ast.parse("".join(cell["source"])).body:
-            if isinstance(node, ast.AnnAssign):
-                targets, value = [node.target], node.value
+            if isinstance(node, ast.AnnAssign) and node.value:
+                values[ast.unparse(node.target)] = _plain(chapter, node.target, node.value)
             elif isinstance(node, ast.Assign):
-                targets, value = node.targets, node.value
-            else:
-                continue
-            for target in targets:
-                values[ast.unparse(target)] = _plain(chapter, target, value)
+                for target in node.targets:
+                    values[ast.unparse(target)] = _plain(chapter, target, node.value)
     return values
 
 
@@ -51,9 +48,9 @@ def _same(one: object, other: object) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _plain(chapter: str, target: ast.expr, value: ast.expr | None) -> object:
+def _plain(chapter: str, target: ast.expr, value: ast.expr) -> object:
     try:
-        return ast.literal_eval(value) if value else None
+        return ast.literal_eval(value)
     except ValueError:
         raise ValueError(
             f"{chapter}: the default of {ast.unparse(target)} is no plain value: "

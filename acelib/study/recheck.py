@@ -227,7 +227,7 @@ def _certified(
     path = folders.shipped_file(experiment, series)
     found = store.read(path)
     n = sum(len(found.lines[id_, series.keys[id_]].rows) for id_ in ids)
-    if differences:
+    if differences or path is None:
         where = experiment.name, str(series), "different"
         return Certificate(*where, rows=n, differences=tuple(differences))
     now = circumstances()

@@ -55,7 +55,9 @@ def experiment(name: str, **changes: object) -> Experiment:
         raise ValueError(f"{name} has no parameter {unknown[0]!r}; known: {', '.join(known)}")
     values |= changes
     wanted = {key: values[key] for key in _parameters(function)}
-    hosts = {model: _host(model) for model in values.get("models", ())}
+    models = values.get("models", values.get("model", []))
+    named = models if isinstance(models, (list, tuple)) else [models]
+    hosts = {str(model): _host(str(model)) for model in named}
     built = function(hosts, _world(), **wanted)
     if built.name != name:
         raise ValueError(f"the experiment {name!r} calls itself {built.name!r}")

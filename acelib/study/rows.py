@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed, parallel_config
@@ -48,7 +49,7 @@ class Series:
     #: dotted modules that compute the rows; what they import counts too
     code: tuple[str, ...]
     #: id -> item, in order
-    items: Mapping[str, object]
+    items: Mapping[str, Any]
     #: items -> the rows of each, whatever other items are computed with it
     compute: Callable[[list], list[list[dict]]]
     #: items that are computed at once and kept together
