@@ -30,7 +30,7 @@ from ..model.states import Site, last, trace
 PARTS = ("ffn", "attn", "heads")
 
 Ids = Int[Tensor, "batch pos"]
-Targets = Int[Tensor, "batch"]
+Targets = Int[Tensor, " batch"]
 
 
 class Neuron(NamedTuple):

@@ -49,7 +49,7 @@ def contexts(lm: LM, n: int, length: int = 10, seed: int = 0) -> tuple[str, ...]
     return tuple(texts)
 
 
-def prefix_weights(lm: LM, prefixes: Sequence[str]) -> Float[Tensor, "prefixes"]:
+def prefix_weights(lm: LM, prefixes: Sequence[str]) -> Float[Tensor, " prefixes"]:
     """Weights of the prefixes in a mean key: 1/2 for the bare prompt, the rest shares 1/2.
 
     Raises ValueError if "" is not first.
@@ -190,7 +190,7 @@ def keys_at(
 
 
 def mean_key(
-    keys: Float[Tensor, "rows d_mlp"], weights: Float[Tensor, "prefixes"]
+    keys: Float[Tensor, "rows d_mlp"], weights: Float[Tensor, " prefixes"]
 ) -> Float[Tensor, "d_mlp n"]:
     """Weighted means of keys, n * prefixes rows, request by request."""
     return torch.einsum(

@@ -67,13 +67,13 @@ class Targets:
     #: one push ("block", "mlp"), or two ("pmet": attention, FFN)
     delta: Float[Tensor, "pushes n d_model"]
     #: last loss
-    loss: Float[Tensor, "n"]
+    loss: Float[Tensor, " n"]
     #: last mean NLL of the target's tokens, nats
-    nll: Float[Tensor, "n"]
+    nll: Float[Tensor, " n"]
     #: last KL, nats
-    kl: Float[Tensor, "n"]
+    kl: Float[Tensor, " n"]
     #: Adam updates made
-    steps: Int[Tensor, "n"]
+    steps: Int[Tensor, " n"]
 
 
 def target_vectors(
@@ -217,13 +217,13 @@ class _Search:
         start = [values[kind, layer][self.bare, 0] for kind in KINDS[self.objective.kind]]
         self.start = torch.stack(start).to(self.precision)  # h_0 (k, n, d)
 
-    def _overlay(self, rows: Int[Tensor, "rows"]) -> list[Update | None]:
+    def _overlay(self, rows: Int[Tensor, " rows"]) -> list[Update | None]:
         """The update of each row's group."""
         owners = self.owner.tolist()
         return overlay_of(self.updates, [self.requests[owners[i]].group for i in rows.tolist()])
 
     def _push(
-        self, rows: Int[Tensor, "rows"], delta: Float[Tensor, "pushes rows d_model"]
+        self, rows: Int[Tensor, " rows"], delta: Float[Tensor, "pushes rows d_model"]
     ) -> Float[Tensor, "rows d_model"]:
         """States after ``layer`` at the lookup token, with delta added."""
         lm, first, delta = self.lm, self.hidden[rows, 0], delta.to(self.hidden.dtype)
@@ -233,7 +233,7 @@ class _Search:
         middle = (self.middle[rows] + delta[0])[:, None]
         return (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
 
-    def _narrow(self, alive: Int[Tensor, "alive"]) -> None:
+    def _narrow(self, alive: Int[Tensor, " alive"]) -> None:
         """Set the loop up for the requests ``alive``: rows, labels, and where states are read."""
         self.rows = torch.isin(self.owner, alive).nonzero()[:, 0]
         place = torch.full_like(self.owner, -1).index_copy(
@@ -257,8 +257,8 @@ class _Search:
             self.order = wanted
 
     def _losses(
-        self, alive: Int[Tensor, "alive"], delta: Float[Tensor, "pushes n d_model"]
-    ) -> tuple[Float[Tensor, "alive"], Float[Tensor, "alive vocab"], Bool[Tensor, "alive"]]:
+        self, alive: Int[Tensor, " alive"], delta: Float[Tensor, "pushes n d_model"]
+    ) -> tuple[Float[Tensor, " alive"], Float[Tensor, "alive vocab"], Bool[Tensor, " alive"]]:
         """Of the requests ``alive``: NLL, log-probabilities at the KL position, and success.
 
         Success (asked for by PMET only): every target token is the arg-max.

@@ -38,11 +38,11 @@ class Tail:
         lm: LM,
         layer: int,
         batch: Batch,
-        rows: Int[Tensor, "rows"],
+        rows: Int[Tensor, " rows"],
         hidden: Float[Tensor, "batch pos d_model"],
         past: Sequence[tuple[Tensor, Tensor]],
         frozen: dict[nn.Module, Tensor],
-        places: Int[Tensor, "places"] | None,
+        places: Int[Tensor, " places"] | None,
     ):
         # 1. What stays as it is: states, outputs, keys and values of other positions.
         self.lm, self.places, last = lm, places, lm.n_layers - 1
@@ -202,7 +202,7 @@ def fused(lm: LM, first: int, last: int, positions: int) -> nn.Module:
 
 def shared_start(
     lm: LM, rows: Sequence[tuple[Sequence[int], int]], beginnings: Sequence[str]
-) -> tuple[Batch, int, Int[Tensor, "starts"], Int[Tensor, "rows"]]:
+) -> tuple[Batch, int, Int[Tensor, " starts"], Int[Tensor, " rows"]]:
     """One batch whose first columns hold the tokens that rows of one beginning share.
 
     rows: (token ids, lookup index) pairs.

@@ -46,7 +46,7 @@ def position_ids(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def last(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch"]:
+def last(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     """Column of each row's last token, whatever the padding."""
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
 
@@ -61,7 +61,7 @@ def trace(
     sites: Iterable[Site] = (),
     patches: Mapping[Site, Callable[[State], State]] | None = None,
     logits: str | None = None,
-    at: Int[Tensor, "batch"] | None = None,
+    at: Int[Tensor, " batch"] | None = None,
 ) -> dict[Site, Float[Tensor, "batch *pos d"]]:
     """The states at ``sites`` in one forward pass, some of them replaced on the way.
 

@@ -215,7 +215,7 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
 
 
 def _correction(
-    lm: LM, layer: int, updates: list[Update], index: Int[Tensor, "batch"]
+    lm: LM, layer: int, updates: list[Update], index: Int[Tensor, " batch"]
 ) -> Callable[[Float[Tensor, "batch pos d_mlp"]], Float[Tensor, "batch pos d_model"]]:
     """x -> every row's correction of fc2(x).
 
