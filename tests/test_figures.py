@@ -63,34 +63,10 @@ def scores(sign: float = 1.0) -> pd.DataFrame:
     )
 
 
-def zeroed() -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            dict(
-                category=category,
-                zeroed=kind,
-                questions=questions,
-                drop=float(kind[0] == "t" and i < 3),
-            )
-            for category in CATEGORIES
-            for kind in ("top 1 %", "random 1 %")
-            for questions in ("unrelated", "related")
-            for i in range(4)
-        ]
-    )
-
-
 def png(fig) -> bytes:
     file = io.BytesIO()
     fig.savefig(file, format="png", bbox_inches="tight", dpi=fig.dpi)
     return file.getvalue()
-
-
-def alike():
-    return pd.DataFrame(
-        [("NN", "CP", -0.5, 0.1), ("NN", "ST", 0.5, 0.2), ("CP", "ST", 0.9, 0.3)],
-        columns=["a", "b", "ffn", "shared"],
-    )
 
 
 def ranks():
@@ -136,16 +112,6 @@ DRAWN = {
     "multi_hop_bars, measured": lambda: figures.multi_hop_bars(rows()),
     "layer_bars": lambda: figures.layer_bars(scores()),
     "layer_bars, one row each": lambda: figures.layer_bars(scores()[::3]),
-    "layer_heatmap": lambda: figures.layer_heatmap(scores()),
-    "layer_heatmap, negative": lambda: figures.layer_heatmap(scores(-1.0)),
-    "ablation_bars": lambda: figures.ablation_bars(zeroed(), {"top 1 %": 90, "random 1 %": 9.47}),
-    "ablation_bars, two models": lambda: figures.ablation_bars(
-        two(zeroed()), {"one": {"top 1 %": 90}, "two": {"random 1 %": 8.19}}
-    ),
-    "layer_heatmap, two models": lambda: figures.layer_heatmap(two(scores())),
-    "similarity_maps": lambda: figures.similarity_maps(
-        two(alike()), {"ffn": "FFN layers (%)", "shared": "neurons (%)"}
-    ),
     "paired_differences": lambda: figures.paired_differences(paired_table(rows())),
     "dots": lambda: figures.dots(
         states(), "place", "state", {"ffn": "FFN (nats)", "attn": "attention (nats)"}
@@ -158,9 +124,6 @@ DRAWN = {
         two(rows()), "n_edits", "paraphrase", None
     ),
     "failure_map, few cases": lambda: figures.failure_map(two(rows()), "n_edits", few=5),
-    "head_map": lambda: figures.head_map(
-        {"one": np.arange(12.0).reshape(3, 4) - 6, "two": np.zeros((3, 4))}
-    ),
 }
 
 
@@ -223,25 +186,6 @@ def test_editors_have_their_own_colours():
         drawing.hue("ACE (PMET)") == drawing.hue("ACE") != drawing.hue("ACE (AlphaEdit)")
         and drawing.hue("Mine") == drawing.OTHER
     )
-
-
-def test_heatmap_rows_are_shares_on_one_scale():
-    fig = figures.layer_heatmap(scores())
-    maps = [ax.collections[0] for ax in fig.axes[:2]]
-    assert all(
-        np.asarray(image.get_array()).reshape(2, 4).max(1) == pytest.approx(1) for image in maps
-    )
-    assert {image.get_clim() for image in maps} == {(0, 1)}
-    assert [text.get_text() for text in fig.axes[0].texts][:4] == ["", "3", "2", "1"]
-    assert fig.axes[0].get_yticklabels()[0].get_text() == "nationality"
-
-
-def test_all_similarity_maps_have_one_scale_and_one_bar():
-    fig = DRAWN["similarity_maps"]()
-    assert {ax.collections[0].get_clim() for ax in fig.axes[:4]} == {(-100, 100)} and fig.axes[
-        4
-    ].get_ylabel() == "similarity (%)"
-    assert len(fig.axes) == 5 and fig.axes[0].texts[0].get_text() == "−50"
 
 
 def test_dots_stand_at_the_means_in_the_order_of_the_rows():

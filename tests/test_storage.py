@@ -1,27 +1,19 @@
-"""storage: counts of what zeroing forgets, and comparisons of categories, against the plain computation."""
+"""storage: what is scored and zeroed, against the plain computation."""
 
-from itertools import combinations
-
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from acelib.attribution.interventions import ablate
 from acelib.attribution.scores import first_tokens, value_scores
 from acelib.bench.tiny import make_tiny
-from acelib.measures.storage import (
-    category_scores,
-    kinship,
-    known_facts,
-    over_categories,
-    similarity,
-    zeroing,
-)
+from acelib.measures import storage
+from acelib.measures.storage import Condition, Parts, Question, category_scores, known_facts
 from acelib.model.answers import recall
+from acelib.study import rows
 from acelib.world.wording import single_hop_cloze
 from acelib.world.world import CATEGORIES, load_world
+
+SETTINGS = dict(n_located=3, n_judged=2, norm="frozen", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -31,103 +23,117 @@ def scored():
     return lm, world, facts, *category_scores(lm, world, facts, batch_size=2)
 
 
+@pytest.fixture
+def asked(monkeypatch, scored, tmp_path):
+    """A model that "knows" three categories, and a store of its own."""
+    lm, world, *_ = scored
+
+    def known(lm, world, n, seed=0):
+        return {name: list(world.facts_of(name))[:n] for name in ("NN", "CP", "ST")}
+
+    monkeypatch.setattr(storage, "known_facts", known)
+    storage._parts.cache_clear()
+    folders = rows.Folders(tmp_path / "results", tmp_path / "runs")
+
+    def table(experiment, **settings):
+        built = experiment({"tiny": lm}, world, **SETTINGS, **settings)
+        return rows.table(built, folders=folders)
+
+    yield table
+    storage._parts.cache_clear()
+
+
 def test_scores_are_sums_over_questions_whatever_the_batch(scored):
     lm, world, facts, scores, neurons = scored
     ids, mask = lm.encode([single_hop_cloze(world, fact) for fact in facts["CP"]])
     plain = value_scores(lm, ids, mask, first_tokens(lm, [fact.object for fact in facts["CP"]]))
     torch.testing.assert_close(neurons["CP"], plain.sum(0).float())
-    mine = (
-        scores[(scores.category == "CP") & (scores.block == "ffn")]
-        .groupby("layer")
-        .importance.sum()
-    )
+    mine = scores[(scores.category == "CP") & (scores.block == "ffn")]
+    mine = mine.groupby("layer").importance.sum()
     assert mine.to_numpy() == pytest.approx(plain.sum((0, 2)).numpy())
 
 
 def test_a_model_that_knows_nothing_has_no_known_facts():
-    assert set(known_facts(make_tiny("gpt2"), load_world(), 2).keys()) == set(CATEGORIES)
+    assert set(known_facts(make_tiny("gpt2"), load_world(), 2)) == set(CATEGORIES)
 
 
-def test_similarity_is_shared_neurons_and_rank_correlation(scored):
-    lm, _, _, scores, neurons = scored
-    pairs = similarity(scores, neurons, 0.1).set_index(["a", "b"])
-    assert list(pairs.index) == list(combinations(("NN", "CP", "ST"), 2))
-    top = {
-        name: set(score.flatten().topk(round(0.1 * score.numel())).indices.tolist())
-        for name, score in neurons.items()
-    }
-    assert pairs.loc[("NN", "ST"), "shared"] == len(top["NN"] & top["ST"]) / len(top["NN"])
-    sums = scores.groupby(["block", "category", "layer"])["importance"].sum()
-    assert pairs.loc[("NN", "CP"), "attn"] == pytest.approx(
-        spearmanr(sums["attn", "NN"], sums["attn", "CP"]).statistic
-    )
+def test_a_category_with_fewer_facts_is_parted_in_the_same_proportion(monkeypatch, scored):
+    lm, world, *_ = scored
+    sizes = {"NN": 6, "CP": 3, "ST": 0}
+
+    def known(lm, world, n, seed=0):
+        return {name: list(world.facts_of(name))[:size] for name, size in sizes.items()}
+
+    monkeypatch.setattr(storage, "known_facts", known)
+    storage._parts.cache_clear()
+    located, judged = storage.parts(lm, world, 4, 2, 0)
+    storage._parts.cache_clear()
+    assert {name: len(some) for name, some in located.items()} == {"NN": 4, "CP": 2}
+    assert {name: len(some) for name, some in judged.items()} == {"NN": 2, "CP": 1}
+    assert not {*located["NN"]} & {*judged["NN"]}
 
 
-def test_kinship_counts_choices_that_do_as_well():
-    alike = {frozenset(pair): 1.0 for pair in combinations("ABC", 2)}
-    pairs = pd.DataFrame(
-        [dict(a=a, b=b, x=alike.get(frozenset((a, b)), 0.0)) for a, b in combinations("ABCDE", 2)]
-    )
-    assert kinship(pairs, "x", "ABC") == (1.0, 1 / 10)
-    assert kinship(pairs, "x", "DE") == (0.0, 4 / 10)  # AB, AC, BC and DE itself
-    for wrong in ("A", "ABCDE", ""):
-        with pytest.raises(ValueError, match="allowed: 2 to 4"):
-            kinship(pairs, "x", wrong)
+def test_rows_of_importance_are_those_of_each_question_alone(asked, scored):
+    lm, world, facts, *_ = scored
+    table = asked(storage.importances)
+    assert len(table) == 9 * 2 * lm.n_layers and list(table.category.unique()) == ["NN", "CP", "ST"]
+    fact = facts["CP"][1]
+    prompt = single_hop_cloze(world, fact)
+    for block in ("attn", "ffn"):
+        ids, mask = lm.encode([prompt])
+        plain = value_scores(lm, ids, mask, first_tokens(lm, [fact.object]), of=block)[0].sum(-1)
+        mine = table[(table["item"] == f"CP: {prompt}") & (table.block == block)]
+        assert mine.importance.to_numpy() == pytest.approx(plain.numpy(), rel=1e-4, abs=1e-6)
 
 
-def test_categories_are_resampled_not_pairs():
-    rng = np.random.default_rng(3)
-    pairs = pd.DataFrame(
-        [dict(a=a, b=b, x=x) for (a, b), x in zip(combinations("ABCDE", 2), rng.normal(size=10))]
-    )
-    found, value = over_categories(pairs, "x"), pairs.set_index(["a", "b"]).x
-    assert (
-        found.mean == pytest.approx(pairs.x.mean())
-        and found.low < found.mean < found.high
-        and found.n == 5
-    )
-    draws = [["ABCDE"[i] for i in rng.integers(5, size=5)] for _ in range(4000)]
-    plain = [
-        np.mean(
-            [value[tuple(sorted(pair))] for pair in combinations(drawn, 2) if len(set(pair)) == 2]
-            or [np.nan]
+def test_top_neurons_are_those_of_the_summed_scores(asked, scored):
+    lm, _, _, _, neurons = scored
+    table = asked(storage.neurons, share=0.1)
+    n = round(0.1 * neurons["ST"].numel())
+    best = neurons["ST"].flatten().topk(n).indices.tolist()
+    mine = [
+        layer * lm.d_mlp + index
+        for layer, indices in table[table.category == "ST"][["layer", "neurons"]].itertuples(
+            index=False
         )
-        for drawn in draws
+        for index in indices
     ]
-    assert np.nanquantile(plain, [0.025, 0.975]) == pytest.approx([found.low, found.high], abs=0.1)
-    lead = over_categories(pairs, "x", "ABC")
-    assert (
-        lead.mean == pytest.approx(kinship(pairs, "x", "ABC")[0])
-        and lead.low < lead.mean < lead.high
-    )
-    assert over_categories(pairs.assign(x=2.0), "x") == over_categories(
-        pairs.assign(x=2.0), "x", seed=5
-    )
-    with pytest.raises(ValueError, match="allowed: 2 to 4"):
-        over_categories(pairs, "x", "A")
+    assert mine == sorted(best)
 
 
-def test_zeroing_counts_lost_answers_and_restores(scored):
-    lm, world, facts, _, neurons = scored
+def test_zeroing_counts_lost_answers_and_restores(asked, scored):
+    lm, world, _, _, neurons = scored
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    rows = zeroing(lm, world, neurons, facts, share=0.05, n_random=2, n_unrelated=4)
+    table = asked(storage.zeroing, share=0.05, n_random=2)
     assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
-    assert rows.groupby(["category", "zeroed", "questions"]).size().to_dict() == {
-        (category, kind, group): (3 if group == "related" else 4) * (1 if kind == "top 5 %" else 2)
-        for category in facts
-        for kind in ("random 5 %", "top 5 %")
-        for group in ("related", "unrelated")
+    sizes = table.groupby(["category", "zeroed", "questions"]).size()
+    assert sizes.loc["NN", "top 5 %", "related"] == 2
+    assert sizes.loc["NN", "random 5 %", "unrelated"] == 2 * 4
+    judged = list(world.facts_of("ST"))[3:5]
+    best = neurons["ST"].flatten().topk(round(0.05 * neurons["ST"].numel())).indices
+    with ablate(lm, [divmod(int(i), lm.d_mlp) for i in best]):
+        prompts = [single_hop_cloze(world, fact) for fact in judged]
+        kept = recall(lm, prompts, [fact.object for fact in judged]).correct
+    mine = table[table["item"] == "ST, top 5 %, draw 0"]
+    assert mine["drop"][mine.questions == "related"].tolist() == [int(not ok) for ok in kept]
+
+
+def test_conditions_ask_the_same_questions_and_differ_in_their_draws(scored):
+    lm, *_ = scored
+    made = {
+        name: [Question(name, f"{name} {i}", "x") for i in range(4)] for name in ("NN", "CP", "ST")
     }
-    top = neurons["ST"].flatten().topk(round(0.05 * neurons["ST"].numel())).indices
-    with ablate(lm, [divmod(int(i), lm.d_mlp) for i in top]):
-        kept = recall(
-            lm,
-            [single_hop_cloze(world, fact) for fact in facts["ST"]],
-            [fact.object for fact in facts["ST"]],
-        ).correct
-    mine = rows[
-        (rows.category == "ST") & (rows.zeroed == "top 5 %") & (rows.questions == "related")
-    ]
-    assert mine["drop"].tolist() == [float(not ok) for ok in kept]
-    with pytest.raises(ValueError, match=r"share 0 of the neurons is outside \(0, 1\]"):
-        zeroing(lm, world, neurons, facts, share=0)
+    known = Parts({name: some[:2] for name, some in made.items()}, made)
+    top, one, two = storage.conditions(lm, known, "NN", 0.05, 2, seed=0, n_unrelated=5)
+    assert isinstance(top, Condition) and top.random == () and top.located == tuple(made["NN"][:2])
+    assert one.random != two.random and len({*one.random}) == one.n == top.n
+    assert top.unrelated == one.unrelated == two.unrelated and len(top.unrelated) == 5
+    assert {question.category for question in top.unrelated} <= {"CP", "ST"}
+    again = storage.conditions(lm, known, "NN", 0.05, 3, seed=0, n_unrelated=5)
+    assert again[:3] == [top, one, two]  # more draws leave the first ones as they are
+
+
+@pytest.mark.parametrize("share", (0, 1.5))
+def test_a_share_outside_its_range_is_named(share):
+    with pytest.raises(ValueError, match=rf"share {share} of the neurons is outside \(0, 1\]"):
+        storage.count(share, 100)

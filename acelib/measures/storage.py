@@ -1,13 +1,18 @@
-"""Section 4.1: where kinds of knowledge are stored, and what zeroing the neurons of one kind does to the others (Table 1, Figure 2)."""
+"""Section 4.1: where kinds of knowledge are stored, and what zeroing the neurons of one kind does
+to the others. The rows of Table 1 and Figure 2; ``storage_analysis`` says what follows from them.
+
+Facts that a model recalls are parted in two: the *located* ones have their layers and neurons
+scored (Eq. 9, at the last token of the prompt), the *judged* ones are asked with neurons zeroed.
+"""
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from random import Random
-from typing import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -17,17 +22,52 @@ from ..attribution.scores import first_tokens, layer_mass, top_neurons, value_sc
 from ..model.answers import known_items, recall
 from ..model.lm import LM
 from ..records import Fact
-from ..study.stats import Mean
+from ..study.rows import Experiment, Series
 from ..world.wording import single_hop, single_hop_cloze
 from ..world.world import World
+from .once import Once
 
-Progress = Callable[[int, int], object]
-#: Categories whose knowledge the paper calls similar (Section 4.1); authors, sports teams and founders it calls dissimilar.
-SIMILAR = ("NN", "CT", "LG", "CP", "LS")
+BLOCKS = ("attn", "ffn")
+BATCH = 16  #: questions that are scored at once
+UNRELATED = 60  #: questions of other categories that are asked with neurons zeroed
+CODE = (__name__,)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A fact as a statement to complete."""
+
+    category: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Neurons to zero, and the questions that are asked then."""
+
+    category: str
+    zeroed: str  #: "top 1 %" or "random 1 %"
+    n: int  #: neurons
+    random: tuple[tuple[int, int], ...]  #: the random ones as (layer, index)
+    located: tuple[Question, ...]  #: where there are none: whose top neurons to take
+    related: tuple[Question, ...]
+    unrelated: tuple[Question, ...]
+
+
+class Parts(NamedTuple):
+    """What a model recalls, by category."""
+
+    located: dict[str, list[Question]]
+    judged: dict[str, list[Question]]
+
+
+# ---------------------------------------------------------------- questions
 
 
 def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[Fact]]:
-    """Up to ``n`` facts of each of the eight categories that the model recalls in canonical wording, drawn with ``seed``.
+    """Up to ``n`` facts of each of the eight categories that the model recalls in canonical
+    wording, drawn with ``seed``.
 
     The paper keeps the single-hop questions that the model answers (App. C.1).
     """
@@ -39,195 +79,262 @@ def known_facts(lm: LM, world: World, n: int, seed: int = 0) -> dict[str, list[F
     return known
 
 
+def parts(lm: LM, world: World, n_located: int, n_judged: int, seed: int) -> Parts:
+    """Up to ``n_located`` and ``n_judged`` questions of each category; no question is in both.
+
+    A category that has fewer is parted in the same proportion; one with none to locate is left out.
+    """
+    return _parts(lm, lm.fingerprint, world, n_located, n_judged, seed)
+
+
+def all_parts(
+    hosts: Mapping[str, LM], world: World, n_located: int, n_judged: int, seed: int
+) -> dict[str, Parts]:
+    """``parts`` by model."""
+    return {name: parts(lm, world, n_located, n_judged, seed) for name, lm in hosts.items()}
+
+
+@lru_cache(maxsize=8)
+def _parts(lm: LM, fingerprint: str, world: World, n_located: int, n_judged: int, seed: int):
+    located, judged, n = {}, {}, n_located + n_judged
+    for category, facts in known_facts(lm, world, n, seed).items():
+        questions = [Question(category, *single_hop(world, fact)) for fact in facts]
+        if cut := round(len(questions) * n_located / n):
+            located[category], judged[category] = questions[:cut], questions[cut:]
+    return Parts(located, judged)
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def importances(
+    hosts: Mapping[str, LM], world: World, *, n_located: int, n_judged: int, norm: str, seed: int
+) -> Experiment:
+    """Importance of every layer for every located question (Table 1).
+
+    Rows: category, block ("attn", "ffn"), layer, importance (nats, sum over the layer's neurons).
+    """
+    series = []
+    for model, lm in hosts.items():
+        located = parts(lm, world, n_located, n_judged, seed).located
+        items = {_id(question): question for some in located.values() for question in some}
+        compute = partial(_importances, lm, norm)
+        depends = {"model": lm.fingerprint, "norm": norm}
+        series.append(Series({"model": model}, depends, CODE, items, compute, chunk=BATCH))
+    tolerances = {"importance": (1e-3, 1e-3)}
+    return Experiment("01_storage_importances", tuple(series), tolerances=tolerances)
+
+
+def neurons(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    n_located: int,
+    n_judged: int,
+    share: float,
+    norm: str,
+    seed: int,
+) -> Experiment:
+    """The FFN neurons of greatest score of every category, as many as ``share`` of them all.
+
+    Rows: category, layer, neurons (their indices in ascending order); one row per layer.
+    Raises ValueError for a share outside (0, 1].
+    """
+    series = []
+    for model, lm in hosts.items():
+        located = parts(lm, world, n_located, n_judged, seed).located
+        n = count(share, lm.n_layers * lm.d_mlp)
+        items = {
+            category: {"category": category, "n": n, "located": tuple(some)}
+            for category, some in located.items()
+        }
+        compute = partial(_top_neurons, lm, norm)
+        depends = {"model": lm.fingerprint, "norm": norm}
+        series.append(Series({"model": model}, depends, CODE, items, compute, chunk=1))
+    return Experiment("01_storage_neurons", tuple(series))
+
+
+def zeroing(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    n_located: int,
+    n_judged: int,
+    share: float,
+    n_random: int,
+    norm: str,
+    seed: int,
+) -> Experiment:
+    """What is forgotten when a ``share`` of all FFN neurons is zeroed: the category's highest
+    scoring ones, or ``n_random`` times random ones of all layers.
+
+    Rows: category, zeroed, questions ("related", "unrelated"), prompt, drop (1 if the answer is
+    lost); one row per question and condition. Raises ValueError for a share outside (0, 1].
+    Source: ACE, Figure 2.
+    """
+    series = []
+    for model, lm in hosts.items():
+        known = parts(lm, world, n_located, n_judged, seed)
+        items = {
+            f"{condition.category}, {condition.zeroed}, draw {i}": condition
+            for category in known.located
+            for i, condition in enumerate(conditions(lm, known, category, share, n_random, seed))
+        }
+        compute = partial(_zeroing, lm, norm)
+        depends = {"model": lm.fingerprint, "norm": norm}
+        series.append(Series({"model": model}, depends, CODE, items, compute, chunk=1 + n_random))
+    return Experiment("01_storage_zeroing", tuple(series))
+
+
+def conditions(
+    lm: LM,
+    known: Parts,
+    category: str,
+    share: float,
+    n_random: int,
+    seed: int,
+    n_unrelated: int = UNRELATED,
+) -> list[Condition]:
+    """The category's top neurons zeroed, then ``n_random`` draws of random ones; all are put to
+    the same questions, the category's own and ``n_unrelated`` of the others.
+    """
+    n, percent = count(share, lm.n_layers * lm.d_mlp), f"{100 * share:g} %"
+    rng = Random(f"{seed}/{category}")
+    pool = [q for other, some in known.judged.items() if other != category for q in some]
+    unrelated = tuple(rng.sample(pool, min(n_unrelated, len(pool))))
+    asked = {"related": tuple(known.judged[category]), "unrelated": unrelated}
+    every = [(layer, index) for layer in range(lm.n_layers) for index in range(lm.d_mlp)]
+    located = tuple(known.located[category])
+    return [
+        Condition(category, f"top {percent}", n, (), located, **asked),
+        *(
+            Condition(category, f"random {percent}", n, tuple(rng.sample(every, n)), (), **asked)
+            for _ in range(n_random)
+        ),
+    ]
+
+
+def count(share: float, n: int) -> int:
+    """A share of n neurons, at least one. Raises ValueError for a share outside (0, 1]."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of the neurons is outside (0, 1]")
+    return max(1, round(share * n))
+
+
+# ---------------------------------------------------------------- what is computed
+
+
 def category_scores(
     lm: LM,
     world: World,
     facts: Mapping[str, Sequence[Fact]],
     norm: str = "frozen",
-    batch_size: int = 16,
-    progress: Progress | None = None,
+    batch_size: int = BATCH,
+    progress: Callable[[int, int], object] | None = None,
     prompt: Callable[[Fact], str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Importance of every layer and every FFN neuron for each category: Eq. 9 at the last token of the single-hop prompts.
+    """Importance of every layer and every FFN neuron for each category: Eq. 9 at the last token of
+    the single-hop prompts.
 
     prompt: the prompt of a fact; None: the canonical one.
-    Returns: one row a question and layer with columns category, block ("attn", "ffn"), layer, importance (nats, sum over the layer's
-    neurons); and by category the FFN neurons' scores summed over its questions, (l, m).   Source: ACE, Table 1.
+    Returns: one row per question and layer with columns category, block ("attn", "ffn"), layer,
+    importance (nats, sum over the layer's neurons); and by category the FFN neurons' scores summed
+    over its questions, (l, m).   Source: ACE, Table 1.
     """
-    rows, neurons, done, total = [], {}, 0, sum(map(len, facts.values()))
-    for category, asked in facts.items():
-        neurons[category] = torch.zeros(lm.n_layers, lm.d_mlp)
-        for start in range(0, len(asked), batch_size):
-            part = asked[start : start + batch_size]
-            ids, mask = lm.encode(
-                [prompt(fact) if prompt else single_hop_cloze(world, fact) for fact in part]
-            )
-            targets = first_tokens(lm, [fact.object for fact in part])
-            for block in ("attn", "ffn"):
-                scores = value_scores(lm, ids, mask, targets, of=block, norm=norm)
-                rows += [
-                    dict(category=category, block=block, layer=layer, importance=value)
-                    for by_layer in layer_mass(scores).tolist()
-                    for layer, value in enumerate(by_layer)
-                ]
-            neurons[category] += scores.sum(0).float().cpu()
-            done += len(part)
+    rows, sums, done, total = [], {}, 0, sum(map(len, facts.values()))
+    for category, some in facts.items():
+        sums[category] = torch.zeros(lm.n_layers, lm.d_mlp)
+        for start in range(0, len(some), batch_size):
+            batch = [
+                Question(
+                    category,
+                    prompt(fact) if prompt else single_hop_cloze(world, fact),
+                    fact.object,
+                )
+                for fact in some[start : start + batch_size]
+            ]
+            scores = {block: _scores(lm, batch, block, norm) for block in BLOCKS}
+            rows += [row for of in _by_layer(batch, scores) for row in of]
+            sums[category] += scores["ffn"].sum(0).float().cpu()
+            done += len(batch)
             if progress:
                 progress(done, total)
-    return pd.DataFrame(rows), neurons
+    return pd.DataFrame(rows), sums
 
 
-def similarity(
-    scores: pd.DataFrame, neurons: Mapping[str, Tensor], share: float = 0.01
-) -> pd.DataFrame:
-    """How alike two categories are, by layers and by neurons.
+def _scores(lm: LM, questions: Sequence[Question], block: str, norm: str) -> Tensor:
+    """Eq. 9 of every neuron of a block, (n, l, m)."""
+    ids, mask = lm.encode([question.prompt for question in questions])
+    targets = first_tokens(lm, [question.answer for question in questions])
+    return value_scores(lm, ids, mask, targets, of=block, norm=norm)
 
-    scores, neurons: from ``category_scores``.   share: of all FFN neurons, those of greatest score.
-    Returns: one row a pair: a, b; attn, ffn: rank correlation of the layers' importances; shared: share of top neurons in common, from 0
-    to 1 (unrelated categories: ``share``).   Raises ValueError for a share outside (0, 1].
-    """
-    best = {
-        name: {neuron[:2] for neuron in top_neurons(score, _count(share, score.numel()))}
-        for name, score in neurons.items()
-    }
-    layers = scores.groupby(["block", "category", "layer"])["importance"].sum().unstack()
-    by = {block: layers.loc[block].T.corr("spearman") for block in ("attn", "ffn")}
-    return pd.DataFrame(
+
+def _by_layer(questions: Sequence[Question], scores: Mapping[str, Tensor]) -> list[list[dict]]:
+    """The rows of each question: importance by block and layer."""
+    mass = {block: layer_mass(of).tolist() for block, of in scores.items()}
+    return [
         [
-            dict(
-                a=a,
-                b=b,
-                attn=by["attn"].at[a, b],
-                ffn=by["ffn"].at[a, b],
-                shared=len(best[a] & best[b]) / len(best[a]),
-            )
-            for a, b in combinations(neurons, 2)
+            dict(category=question.category, block=block, layer=layer, importance=value)
+            for block in BLOCKS
+            for layer, value in enumerate(mass[block][i])
         ]
-    )
+        for i, question in enumerate(questions)
+    ]
 
 
-def kinship(
-    pairs: pd.DataFrame, measure: str, similar: Sequence[str] = SIMILAR
-) -> tuple[float, float]:
-    """Whether categories ``similar`` are more alike: mean of ``measure`` over their pairs minus that over pairs of one of them and another.
+@lru_cache(maxsize=4)
+def _ffn_scores(lm: LM, fingerprint: str, norm: str) -> Once[Question, Tensor]:
+    """The FFN neurons' scores of a question, (l, m): layers, neurons and zeroing share them."""
 
-    pairs: ``similarity``.   Returns the difference, and p, one-sided: the share of all choices of as many categories whose difference is
-    as great (exact permutation test).   Raises ValueError unless two to all but one of the categories are similar.
-    """
-    names, kin = _kin(pairs, similar)
+    def work(questions: list[Question]) -> list[Tensor]:
+        batches = (questions[start : start + BATCH] for start in range(0, len(questions), BATCH))
+        return [row for batch in batches for row in _scores(lm, batch, "ffn", norm).float().cpu()]
 
-    def lead(some: Sequence[str]) -> float:
-        inside = pairs.a.isin(some).astype(int) + pairs.b.isin(some)
-        return pairs[measure][inside == 2].mean() - pairs[measure][inside == 1].mean()
-
-    found = lead(kin)
-    choices = [lead(some) for some in combinations(names, len(kin))]
-    return found, sum(other >= found - 1e-12 for other in choices) / len(choices)
+    return Once(work)
 
 
-def over_categories(
-    pairs: pd.DataFrame,
-    measure: str,
-    similar: Sequence[str] | None = None,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Mean:
-    """Mean of ``measure`` over pairs of categories, or the difference of ``kinship``, with the percentile interval of 9999 resamples of the
-    *categories*, similar ones apart from the others: pairs share categories, so resampling pairs would give too narrow an interval.
-
-    A category that is drawn k times counts k times in each of its pairs; a category is no pair with itself.   pairs: ``similarity``.
-    n: categories. Raises ValueError as ``kinship``.   Source: Efron (1979).
-    """
-    names, kin = (
-        _kin(pairs, similar)
-        if similar is not None
-        else (list(dict.fromkeys([*pairs.a, *pairs.b])), [])
-    )
-    strata, rng = (
-        [part for part in (kin, [name for name in names if name not in kin]) if part],
-        np.random.default_rng(seed),
-    )
-    draws = np.hstack(
-        [rng.multinomial(len(part), np.full(len(part), 1 / len(part)), 9999) for part in strata]
-    )
-    counts = pd.DataFrame(
-        np.vstack([np.ones_like(draws[:1]), draws]),
-        columns=[name for part in strata for name in part],
-    )
-    weights, values = (
-        counts[pairs.a].to_numpy() * counts[pairs.b].to_numpy(),
-        pairs[measure].to_numpy(),
-    )
-    inside = (pairs.a.isin(kin).astype(int) + pairs.b.isin(kin)).to_numpy()
-    mean = lambda chosen: weights[:, chosen] @ values[chosen] / weights[:, chosen].sum(1)
-    with np.errstate(invalid="ignore"):  # a draw of one category only has no pair
-        found = mean(inside == 2) - mean(inside == 1) if kin else mean(inside == 0)
-    low, high = np.nanquantile(found[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Mean(float(found[0]), float(low), float(high), len(names))
+def _importances(lm: LM, norm: str, questions: list[Question]) -> list[list[dict]]:
+    ffn = torch.stack(_ffn_scores(lm, lm.fingerprint, norm)(questions))
+    return _by_layer(questions, {"attn": _scores(lm, questions, "attn", norm), "ffn": ffn})
 
 
-def zeroing(
-    lm: LM,
-    world: World,
-    neurons: Mapping[str, Tensor],
-    facts: Mapping[str, Sequence[Fact]],
-    share: float = 0.01,
-    n_random: int = 3,
-    n_unrelated: int = 60,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What is forgotten when a ``share`` of all FFN neurons is zeroed: the category's highest scoring ones, or random ones.
+def _best(lm: LM, norm: str, located: Sequence[Question], n: int) -> list[tuple[int, int]]:
+    """The n neurons of greatest score, summed over questions."""
+    scores = torch.stack(_ffn_scores(lm, lm.fingerprint, norm)(located)).sum(0)
+    return [neuron[:2] for neuron in top_neurons(scores, n)]
 
-    neurons: scores (l, m) by category.   facts: questions by category that the model answers and that gave no score.
-    n_random: random draws.   n_unrelated: questions of the other categories, the same for both.
-    Returns: one row a question and intervention: category, zeroed, questions ("related", "unrelated"), prompt, drop (1 if the answer is
-    lost).   Raises ValueError for a share outside (0, 1].   Source: ACE, Figure 2.
-    """
-    n, rows, percent = _count(share, lm.n_layers * lm.d_mlp), [], f"{100 * share:g} %"
-    for category, scores in neurons.items():
-        rng = Random(f"{seed}/{category}")
-        pool = [fact for other, some in facts.items() if other != category for fact in some]
-        asked = {
-            "related": list(facts[category]),
-            "unrelated": rng.sample(pool, min(n_unrelated, len(pool))),
-        }
-        flat = [
-            (group, single_hop_cloze(world, fact), fact.object)
-            for group, some in asked.items()
-            for fact in some
-        ]
-        every = [(layer, k) for layer in range(lm.n_layers) for k in range(lm.d_mlp)]
-        draws = [(f"random {percent}", rng.sample(every, n)) for _ in range(n_random)]
-        for zeroed, chosen in [(f"top {percent}", top_neurons(scores, n)), *draws]:
-            with ablate(lm, chosen):
-                kept = recall(
-                    lm, [prompt for _, prompt, _ in flat], [answer for *_, answer in flat]
-                ).correct
-            rows += [
-                dict(
-                    category=category,
-                    zeroed=zeroed,
-                    questions=group,
-                    prompt=prompt,
-                    drop=float(not ok),
-                )
-                for (group, prompt, _), ok in zip(flat, kept)
+
+def _top_neurons(lm: LM, norm: str, items: list[dict]) -> list[list[dict]]:
+    lists = []
+    for item in items:
+        best = sorted(_best(lm, norm, item["located"], item["n"]))
+        by_layer = {layer: [i for at, i in best if at == layer] for layer in range(lm.n_layers)}
+        lists.append(
+            [
+                dict(category=item["category"], layer=layer, neurons=indices)
+                for layer, indices in by_layer.items()
             ]
-    return pd.DataFrame(rows)
-
-
-def _kin(pairs: pd.DataFrame, similar: Sequence[str]) -> tuple[list[str], list[str]]:
-    """All categories, and the similar ones among them."""
-    names = list(dict.fromkeys([*pairs.a, *pairs.b]))
-    kin = [name for name in names if name in set(similar)]
-    if not 2 <= len(kin) < len(names):
-        raise ValueError(
-            f"{len(kin)} of the {len(names)} categories are called similar; allowed: 2 to {len(names) - 1}"
         )
-    return names, kin
+    return lists
 
 
-def _count(share: float, n: int) -> int:
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share} of the neurons is outside (0, 1]")
-    return max(1, round(share * n))
+def _zeroing(lm: LM, norm: str, some: list[Condition]) -> list[list[dict]]:
+    lists = []
+    for condition in some:
+        silent = condition.random or _best(lm, norm, condition.located, condition.n)
+        groups = {"related": condition.related, "unrelated": condition.unrelated}
+        asked = [(group, question) for group, of in groups.items() for question in of]
+        with ablate(lm, silent):
+            kept = recall(lm, [q.prompt for _, q in asked], [q.answer for _, q in asked]).correct
+        labels = dict(category=condition.category, zeroed=condition.zeroed)
+        lists.append(
+            [
+                labels | dict(questions=group, prompt=question.prompt, drop=int(not ok))
+                for (group, question), ok in zip(asked, kept, strict=True)
+            ]
+        )
+    return lists
+
+
+def _id(question: Question) -> str:
+    return f"{question.category}: {question.prompt}"

@@ -11,7 +11,6 @@ The caption is MyST. All that the cell shows goes into the figure, so such a cel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,14 +19,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..world.world import CATEGORIES
 from .drawing import (
     DIAMOND,
     EDITORS,
     HUES,
     INK,
     SCALE,
-    bars,
     facets,
     figure,
     grouped_bars,
@@ -42,8 +39,7 @@ from .drawing import (
 )
 from .drawing import HOPS as HOPS  # chapters colour by them
 from .drawing import VERDICTS as VERDICTS
-from .stats import POINTS, SHARE, Mean, interval
-from .tables import BLOCKS
+from .stats import SHARE, Mean, interval
 
 NOTHING = Mean(np.nan, np.nan, np.nan, 0)  #: where nothing was measured
 
@@ -139,150 +135,6 @@ def layer_bars(scores: pd.DataFrame, units: Mapping[str, str] | None = None) -> 
             xlim=(min(layers) - 0.6, max(layers) + 0.6),
         )
     return legend_of(grid.figure, list(scores.block.unique()))
-
-
-@figure
-def layer_heatmap(scores: pd.DataFrame, top: int = 3) -> Figure:
-    """Categories x layers, a panel a block, a row a model: summed importance as a share of the row's greatest.
-
-    The ``top`` ranks are written in.
-
-    scores: as for ``tables.layers_table``. One colour scale for all panels.
-    """
-    models = list(scores.model.unique()) if "model" in scores else [""]
-    blocks = [block for block in BLOCKS if block in set(scores.block)]
-    parts = [
-        scores[(scores.block == block) & ((scores.model == model) if model else True)]
-        for model in models
-        for block in blocks
-    ]
-    sums = [part.groupby(["category", "layer"])["importance"].sum().unstack() for part in parts]
-    shares = [
-        wide.div(wide.abs().max(axis=1), axis=0).reindex(
-            [name for name in CATEGORIES if name in wide.index]
-        )
-        for wide in sums
-    ]
-    scale = (
-        dict(vmin=-1, vmax=1, cmap="vlag")
-        if min(share.min().min() for share in shares) < 0
-        else dict(vmin=0, vmax=1, cmap=SCALE)
-    )
-    size = (1.6 + 3.6 * len(blocks), 0.6 + 2.9 * len(models))
-    fig, axes = plt.subplots(len(models), len(blocks), figsize=size, sharey="row", squeeze=False)
-    for ax, (model, block), share in zip(axes.flat, product(models, blocks), shares):
-        ranks = share.rank(axis=1, ascending=False, method="first")
-        heatmap(
-            ax,
-            share,
-            ranks.map(lambda rank: f"{rank:.0f}" if rank <= top else ""),
-            [CATEGORIES[name] for name in share.index],
-            **scale,
-        )
-        ax.set(
-            title=f"{model}: {BLOCKS[block]}" if model else BLOCKS[block], xlabel="layer", ylabel=""
-        )
-    fig.colorbar(
-        ax.collections[0], ax=axes, label="importance (share of the row's greatest)", pad=0.02
-    )
-    return fig
-
-
-@figure
-def ablation_bars(rows: pd.DataFrame, quoted: Mapping | None = None, seed: int = 0) -> Figure:
-    """Figure 2: what zeroing neurons costs, by category, related and unrelated questions apart, a row a model, with 95 % intervals.
-
-    rows: columns category, zeroed ("top 1 %", "random 1 %"), questions ("related", "unrelated"), drop: accuracy lost, between 0 and 1,
-    perhaps model; one row a question.   quoted: the published drop in percent by ``zeroed`` (by model, if there are several), a line in
-    the panel of related questions.
-    """
-    models = list(rows.model.unique()) if "model" in rows else [""]
-    kinds, groups = list(rows.zeroed.unique()), sorted(rows.questions.unique())
-    names = [name for name in CATEGORIES if name in set(rows.category)]
-    size = (1 + 3.6 * len(groups), 0.8 + 2.8 * len(models))
-    fig, axes = plt.subplots(
-        len(models), len(groups), figsize=size, sharex=True, sharey=True, squeeze=False
-    )
-    for ax, (model, group) in zip(axes.flat, product(models, groups)):
-        for i, kind in enumerate(kinds):
-            of = rows[
-                (rows.questions == group)
-                & (rows.zeroed == kind)
-                & ((rows.model == model) if model else True)
-            ]
-            bars(
-                ax,
-                [
-                    interval(100 * of["drop"][of.category == name], seed, bounds=POINTS)
-                    for name in names
-                ],
-                i,
-                len(kinds),
-                kind,
-            )
-        lines = (quoted or {}).get(model, {}) if model else quoted or {}
-        for kind, dashes in zip(lines, ("--", ":", "-.")):
-            if group == "related":
-                ax.axhline(
-                    lines[kind],
-                    color=INK,
-                    ls=dashes,
-                    lw=1.5,
-                    label=f"{kind}, published",
-                    zorder=2.5,
-                )
-        ax.axhline(0, color=INK, lw=0.8)
-        title = f"{model}: {group} questions".removeprefix(": ")
-        ax.set(
-            title=title, ylabel="accuracy lost (percentage points)" if group == groups[0] else ""
-        )
-        ax.set_xticks(
-            range(len(names)),
-            [CATEGORIES[name] for name in names],
-            rotation=38,
-            ha="right",
-            rotation_mode="anchor",
-        )
-    return legend(fig, axes[0, 0])
-
-
-@figure
-def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """How alike two categories are, in percent: category x category, a panel a measure, a row a model, one colour scale for all.
-
-    pairs: columns a, b (categories), perhaps model, and the measures, each at most 1.   columns: title of the panel by measure.
-    """
-    scale = (
-        dict(vmin=-100, vmax=100, cmap="vlag")
-        if pairs[list(columns)].min(axis=None) < 0
-        else dict(vmin=0, vmax=100, cmap=SCALE)
-    )
-    models = dict(list(pairs.groupby("model", sort=False))) if "model" in pairs else {"": pairs}
-    fig, axes = plt.subplots(
-        len(models),
-        len(columns),
-        figsize=(1.8 + 2.5 * len(columns), 0.4 + 2.7 * len(models)),
-        squeeze=False,
-    )
-    for (row, (model, part)), (column, (measure, title)) in product(
-        enumerate(models.items()), enumerate(columns.items())
-    ):
-        ax, names = axes[row, column], [name for name in CATEGORIES if name in {*part.a, *part.b}]
-        both = pd.concat([part, part.rename(columns={"a": "b", "b": "a"})]).pivot(
-            index="a", columns="b", values=measure
-        )
-        lower = (
-            100
-            * both.reindex(index=names, columns=names)
-            .where(np.tri(len(names), k=-1, dtype=bool))
-            .iloc[1:, :-1]
-        )
-        text = lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
-        heatmap(ax, lower, text, list(lower.index), **scale)
-        ax.set(title=f"{model}: {title}" if model and not column else title, xlabel="", ylabel="")
-        ax.tick_params(axis="x", rotation=0)
-    fig.colorbar(ax.collections[0], ax=axes, label="similarity (%)", pad=0.02)
-    return fig
 
 
 @figure
@@ -444,28 +296,6 @@ def accuracy_curves(
             )
         column[-1].set_xlabel(label)
     return legend(fig, axes[0, 0])
-
-
-@figure
-def head_map(scores: Mapping[str, np.ndarray]) -> Figure:
-    """Figure 6: score of every attention head, layers x heads, a panel a model, each on its own scale.   scores: (l, n_heads), nats."""
-    fig, axes = plt.subplots(1, len(scores), figsize=(0.6 + 3.6 * len(scores), 3.3), squeeze=False)
-    for ax, (model, of) in zip(axes[0], scores.items()):
-        most = max(float(np.abs(of).max()), 1e-9)
-        sns.heatmap(
-            of,
-            ax=ax,
-            vmin=-most,
-            vmax=most,
-            cmap="vlag",
-            linewidths=0.6,
-            linecolor="white",
-            cbar_kws={"label": "value score (nats)"},
-        )
-        ax.set(title=model, xlabel="head", ylabel="layer")
-        ax.tick_params(length=0, rotation=0)
-        ax.invert_yaxis()
-    return fig
 
 
 @figure
