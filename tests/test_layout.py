@@ -14,8 +14,6 @@ CHAPTERS = chapters.known()
 #: Chapters whose cells are still too long. Shrinks to nothing: remove a chapter when it is short.
 LONG = {
     "00_world",
-    "01_storage",
-    "02_accumulation",
     "03_ace",
     "04_ablations",
     "05_knowledge_bottleneck",
