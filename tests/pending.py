@@ -1,0 +1,7 @@
+"""Chapters whose rows are still being computed: their pages are not executed yet.
+
+They are left out of what needs executed pages and shipped rows, and of nothing else. The list
+shrinks to nothing: remove a chapter when ``acelib run CHAPTER --update`` has been committed.
+"""
+
+PENDING: set[str] = set()
