@@ -243,62 +243,6 @@ def _intervals(ax, cells: Mapping[tuple, Mean], shares: pd.DataFrame) -> None:
 
 
 @figure
-def accuracy_curves(
-    rows: pd.DataFrame,
-    by: str,
-    label: str,
-    quoted: pd.DataFrame | None = None,
-    quoted_model: Mapping[str, str] | None = None,
-    metric: str = "multi_hop",
-    seed: int = 0,
-) -> Figure:
-    """Accuracy over a number, such as that of layers written, a line an editor with 95 % intervals, a column a model; below: published.
-
-    rows: columns editor, ``by`` (whole numbers), perhaps model, the metric between 0 and 1.   label: of the horizontal axis.
-    quoted: columns editor, model, ``by``, value, in percent.   quoted_model: whose published values, by measured model.
-    """
-    models, editors = (
-        dict(list(rows.groupby("model", sort=False))) if "model" in rows else {"": rows},
-        list(rows.editor.unique()),
-    )
-    levels = 1 if quoted is None else 2
-    fig, axes = plt.subplots(
-        levels,
-        len(models),
-        figsize=(0.8 + 3.4 * len(models), 0.8 + 2.5 * levels),
-        sharey=True,
-        squeeze=False,
-    )
-    for column, (model, part) in zip(axes.T, models.items()):
-        whose = (quoted_model or {}).get(model)
-        for i, editor in enumerate(editors):
-            style = dict(color=hue(editor), marker="osD^v"[i % 5], ms=5, lw=1.6)
-            of = part[part.editor == editor].groupby(by)[metric]
-            means = [interval(100 * values, seed, bounds=SHARE) for _, values in of]
-            x = np.array(list(of.groups), dtype=float) + 0.07 * (i - (len(editors) - 1) / 2)
-            column[0].errorbar(
-                x,
-                [mean.mean for mean in means],
-                yerr=whiskers(means).reshape(2, -1),
-                elinewidth=1,
-                label=editor,
-                **style,
-            )
-            if quoted is not None:
-                theirs = quoted[(quoted.editor == editor) & (quoted.model == whose)].sort_values(by)
-                column[1].plot(theirs[by], theirs["value"], mfc="white", ls=":", **style)
-        for ax, title in zip(column, (model, f"{whose}, published" if whose else "")):
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set(
-                title=title,
-                ylim=(-4, 104),
-                ylabel=f"{metric.replace('_', '-')} (%)" if ax in axes[:, 0] else "",
-            )
-        column[-1].set_xlabel(label)
-    return legend(fig, axes[0, 0])
-
-
-@figure
 def counts(
     rows: pd.DataFrame,
     by: str,
