@@ -5,6 +5,7 @@ named by all they depend on.
 import json
 from dataclasses import dataclass, field, replace
 from random import Random
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -426,3 +427,22 @@ def test_what_rows_depend_on_is_said_for_series_of_other_kinds(tiny, world):
     assert experiments.depends(lm, world, None, corpus)["moments"] == ""
     assert experiments.modules(ace) == tuple(sorted(set(experiments.modules(ace))))
     assert "acelib.editors.ace" in experiments.modules(ace) and experiments.modules(None) == ()
+
+
+def test_evaluation_cases_are_the_first_known_ones_of_each_number_of_edits(monkeypatch, world):
+    pool = make_cases(world, "evaluation", 16, seed=0, n_hops=(2,), n_edits=(1, 2))
+    asked = []
+
+    def known(lm, cases):
+        asked.append(len(cases))
+        return [case for case in cases if case.case_id % 3]
+
+    monkeypatch.setattr(experiments, "known_cases", known)
+    monkeypatch.setattr(experiments, "make_cases", lambda *_: pool)
+    cases = experiments.evaluation_cases(None, world, 8, 0)
+    assert cases == balanced([case for case in pool if case.case_id % 3], 2) and len(cases) == 4
+    assert asked == [4, 2]
+    assert experiments.evaluation_cases(None, world, 400, 0) == known(None, pool)
+    monkeypatch.setattr(experiments, "known_cases", lambda lm, cases: [])
+    with pytest.raises(ValueError, match="all facts of none of the 16 cases"):
+        experiments.evaluation_cases(SimpleNamespace(name="m"), world, 16, 0)

@@ -62,15 +62,29 @@ def evaluation_cases(lm: LM, world: World, n: int, seed: int, path: str = "") ->
     with one edit as with two, three, four; fewer if there are not so many.
 
     path: of a file of cases in the shape of MQuAKE; "": made from the world.
+    Returns ``balanced(known_cases(lm, ...))``, but asks for no more cases than it takes.
     Raises ValueError if there is no such case.
     """
     pool = (
         read_cases(path, world.relations) if path else make_cases(world, "evaluation", 4 * n, seed)
     )
-    cases = balanced(known_cases(lm, pool), -(-n // 4))
-    if not cases:
+    kept, rest = [], dict(enumerate(pool))
+    while asked := _missing(rest, Counter(pool[i].n_edits for i in kept), -(-n // 4)):
+        known = known_cases(lm, [rest.pop(i) for i in asked])
+        kept += [i for i in asked if any(pool[i] is case for case in known)]
+    if not kept:
         raise ValueError(f"{lm.name} recalls all facts of none of the {len(pool)} cases")
-    return cases
+    return [pool[i] for i in sorted(kept)]
+
+
+def _missing(rest: Mapping[int, Case], counts: Counter, n_each: int) -> list[int]:
+    """The first cases that make the counts by number of edits ``n_each``, by their places."""
+    counts, places = Counter(counts), []
+    for place, case in rest.items():
+        counts[case.n_edits] += 1
+        if counts[case.n_edits] <= n_each:
+            places.append(place)
+    return places
 
 
 def cases_of(experiment: Experiment) -> dict[str, list[Case]]:
