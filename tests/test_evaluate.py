@@ -7,7 +7,7 @@ from test_update import bits, random_update, same_bits
 from acelib.model import answers
 from acelib.model.answers import Recall, generate, known_items, recall
 from acelib.model.update import Factors, Update, applied
-from acelib.training.bars import multi_hop
+from acelib.measures.known import multi_hop
 from acelib.world.wording import first_answer
 
 PROMPTS = [
@@ -146,7 +146,7 @@ def test_answers_of_chains_of_thought(tiny, monkeypatch):
         " t\nAnswer:\nOslo\n",
         "Answer: \n",
     ]
-    monkeypatch.setattr("acelib.training.bars.generate", lambda *_: texts)
+    monkeypatch.setattr("acelib.measures.known.generate", lambda *_: texts)
     assert multi_hop(tiny("gpt2"), PROMPTS + PROMPTS[:2]) == [
         "Paris",
         "",
