@@ -41,10 +41,6 @@ def test_a_cell_reads_at_a_glance(path):
     assert not [line for line in crammed if not line.lstrip().startswith(("#", '"', "'"))]
 
 
-def test_the_lists_of_exceptions_name_what_there_is():
-    assert set(CHAPTERS) >= LONG
-
-
 def test_no_line_is_wider_than_the_page():
     wide = [
         f"{name}:{number}"
