@@ -87,8 +87,8 @@ class Tail:
 def frozen_outputs(lm: LM, layer: int) -> Iterator[dict[nn.Module, Float[Tensor, "batch pos d"]]]:
     """Fill a dict with outputs that a push at the first position leaves alone.
 
-    In the forward inside: those of modules of the block above ``layer``, at the other positions: attention's projections,
-    and the FFN where it reads what attention reads.
+    They are those of the forward inside, at the other positions, of modules of the block above
+    ``layer``: attention's projections, and the FFN where it reads what attention reads.
     """
     outputs: dict[nn.Module, Tensor] = {}
 

@@ -1,7 +1,9 @@
-"""Counterfactual multi-hop editing cases: made from the world, written and read as MQuAKE-CF-3k (Zhong et al., 2023, arXiv:2305.14795).
+"""Counterfactual multi-hop editing cases: made from the world, written and read as MQuAKE-CF-3k.
 
-A case takes a chain, edits k of its n facts, (s, r, o) -> (s, r, o*), and follows the same relations from the new objects through the
-world to a new answer. Three questions, worded differently, ask for the end of the chain.
+A case takes a chain, edits k of its n facts, (s, r, o) -> (s, r, o*), and follows the same
+relations from the new objects through the world to a new answer. Three questions, worded
+differently, ask for the end of the chain.
+Source: Zhong et al., 2023, arXiv:2305.14795.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ def make_cases(
     n_hops: Sequence[int] = (2, 3, 4),
     n_edits: Sequence[int] = (1, 2, 3, 4),
 ) -> list[Case]:
-    """``n`` cases on different chains of a split, balanced over the possible pairs (hops, edits); a function of the arguments.
+    """``n`` cases on different chains of a split, balanced over the possible pairs (hops, edits).
 
-    A new object comes from the same relation and type, the new chain goes on in the world and repeats no entity, the answer changes.
+    A function of its arguments. A new object comes from the same relation and type, the new chain
+    goes on in the world and repeats no entity, the answer changes.
     Raises ValueError if no pair is possible or the world runs out of chains.
     """
     shapes = [
@@ -38,7 +41,8 @@ def make_cases(
     ]
     if not shapes:
         raise ValueError(
-            f"no case has {tuple(n_hops)} hops and {tuple(n_edits)} edits: give 2 hops or more, and at most as many edits"
+            f"no case has {tuple(n_hops)} hops and {tuple(n_edits)} edits: "
+            "give 2 hops or more, and at most as many edits"
         )
     rng, cases = Random(seed), []
     supply = {hops: draw_chains(world, split, hops, rng) for hops, _ in shapes}
@@ -59,7 +63,10 @@ def _rewrite(
     rng: Random,
     width: int = 12,
 ) -> tuple[Fact, ...]:
-    """The new chain that begins with ``walk``, by depth-first search over at most ``width`` new objects a hop; empty if there is none."""
+    """The new chain that begins with ``walk``, by depth-first search; empty if there is none.
+
+    width: new objects that are tried for each hop.
+    """
     hop, path = len(walk), old.path
     if hop == len(path):
         return (
@@ -153,7 +160,10 @@ def _edit(world: World, fact: Fact, avoid: set[str], rng: Random) -> Edit:
 
 
 def single_edits(world: World, n: int, seed: int = 0) -> list[Edit]:
-    """``n`` different facts of the world, each to get another object of its relation and type. Raises ValueError if fewer can be had."""
+    """``n`` different facts of the world, each to get another object of its relation and type.
+
+    Raises ValueError if fewer can be had.
+    """
     rng, edits = Random(f"{seed}/single"), []
     for fact in rng.sample(world.facts, len(world.facts)):
         others = [
@@ -175,7 +185,10 @@ def single_edits(world: World, n: int, seed: int = 0) -> list[Edit]:
 
 
 def conflicts(edits: Iterable[Edit]) -> list[tuple[Edit, ...]]:
-    """Groups of edits that want different objects for one (subject, relation); identical repeats are no conflict."""
+    """Groups of edits that want different objects for one (subject, relation).
+
+    Identical repeats are no conflict.
+    """
     groups: dict[tuple[str, str], dict[str, Edit]] = {}
     for edit in edits:
         groups.setdefault((edit.subject, edit.relation or edit.prompt), {}).setdefault(
@@ -185,7 +198,10 @@ def conflicts(edits: Iterable[Edit]) -> list[tuple[Edit, ...]]:
 
 
 def cases_to_json(cases: Sequence[Case], world: World) -> str:
-    """Cases in the schema of MQuAKE-CF-3k; each rewrite also holds our ``paraphrases`` and ``hops``. Ids fall back to names and keys."""
+    """Cases in the schema of MQuAKE-CF-3k; each rewrite also holds ``paraphrases`` and ``hops``.
+
+    Ids fall back to names and keys.
+    """
 
     def qid(name: str) -> str:
         return world.entities[name].qid or name if name in world.entities else name
@@ -246,11 +262,13 @@ def cases_to_json(cases: Sequence[Case], world: World) -> str:
 
 
 def read_cases(path: str | Path, relations: Mapping[str, Relation] | None = None) -> list[Case]:
-    """Read cases from our file or a published MQuAKE file; ``relations`` (default: the shipped ones) name the Wikidata ids.
+    """Read cases from our file or a published MQuAKE file.
 
-    Extra keys, missing paraphrases, hops and aliases, and typing errors of the published templates are accepted; whether edits of
-    different cases contradict each other is for ``conflicts`` to say. Raises ValueError for an unreadable file, and, naming the case and
-    the field, for a field that is missing, empty or of a wrong kind.
+    Extra keys, missing paraphrases, hops and aliases, and typing errors of the published templates
+    are accepted; whether edits of different cases contradict each other is for ``conflicts`` to
+    say.   relations: they name the Wikidata ids; default: the shipped ones.
+    Raises ValueError for an unreadable file, and, naming the case and the field, for a field that
+    is missing, empty or of a wrong kind.
     """
     keys = {relation.pid: key for key, relation in (relations or load_relations()).items()}
     try:
@@ -270,7 +288,8 @@ def _read_case(record: dict, where: str, keys: Mapping[str, str]) -> Case:
         value = source.get(field) if isinstance(source, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
             raise ValueError(
-                f"{where}: field {prefix + field!r} must be a non-empty {kind.__name__}, got {value!r}"
+                f"{where}: field {prefix + field!r} must be a non-empty {kind.__name__}, "
+                f"got {value!r}"
             )
         return value
 

@@ -40,7 +40,7 @@ def biography(world: World, rng: random.Random) -> str:
 
 
 def dense(world: World, rng: random.Random) -> str:
-    """A name directly followed by its attributes in random order, with or without commas: as in appositions, lists, infoboxes."""
+    """A name directly followed by its attributes in random order, as in appositions and lists."""
     parts = []
     for _ in range(rng.randint(1, 4)):
         subject = rng.choice(world.facts).subject
@@ -100,6 +100,6 @@ def _chain(world: World, rng: random.Random, n_hops=(2, 2, 2, 3, 3, 4)):
 def documents(
     world: World, n: int, seed: int = 0, mixture: Mapping[str, float] = MIXTURE
 ) -> list[str]:
-    """``n`` texts of the mixture that a reference model learns from: what second moments are taken over."""
+    """``n`` texts of the mixture that a reference model learns from, for second moments."""
     rng, (kinds, weights) = random.Random(f"{seed}/documents"), zip(*mixture.items())
     return [TEXTS[kind](world, rng) for kind in rng.choices(kinds, weights, k=n)]

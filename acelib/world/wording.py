@@ -1,7 +1,8 @@
-"""Wording: single- and multi-hop prompts, the few-shot chain-of-thought prompt (ACE, Appendix H.1), reading and comparing answers.
+"""Wording: single- and multi-hop prompts, few-shot prompts, reading and comparing answers.
 
-Multi-hop wordings compose: the noun phrases of r1 ... r(n-1) are put around the start, and the last relation asks or states. Names and
-templates are never re-capitalised, except the "The" that opens a statement.
+Multi-hop wordings compose: the noun phrases of r1 ... r(n-1) are put around the start, and the last
+relation asks or states. Names and templates are never re-capitalised, except the "The" that opens a
+statement.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ def _pick(wordings: Sequence[str], rng: Random | None) -> str:
 
 
 def held_out(world: World, fact: Fact) -> tuple[str, str]:
-    """The statement and the question template that training text never uses for this fact: judging by them is judging by unseen wording.
+    """The statement and the question template that training text never uses for this fact.
 
-    Drawn with the fact as seed, never the canonical ones ("" if there is no other); other facts of the relation are told in them.
+    Judging by them is judging by unseen wording. They are drawn with the fact as seed and never the
+    canonical ones ("" if there is no other); other facts of the relation are told in them.
     """
     relation, draw = (
         world.relations[fact.relation],
@@ -49,7 +51,10 @@ def _seen(world: World, fact: Fact, wordings: Sequence[str], rng: Random | None)
 
 
 def statement(world: World, fact: Fact, rng: Random | None = None) -> str:
-    """A fact as a sentence, "Tim Duncan plays the sport of basketball.", in the canonical or a random wording, not the held-out one."""
+    """A fact as a sentence, "Tim Duncan plays the sport of basketball.".
+
+    In the canonical or a random wording, not the held-out one.
+    """
     return f"{single_hop_cloze(world, fact, rng)} {fact.object}."
 
 
@@ -73,29 +78,44 @@ def single_hop_question(world: World, fact: Fact, rng: Random | None = None) -> 
 def noun_phrase(
     world: World, facts: Iterable[Fact], subject: str, rng: Random | None = None
 ) -> str:
-    """The object of ``facts``, followed from ``subject``, as a phrase: "the country of origin of the sport of Tim Duncan"."""
+    """The object of ``facts``, followed from ``subject``, as a phrase.
+
+    "the country of origin of the sport of Tim Duncan"
+    """
     for fact in facts:
         subject = _pick(world.relations[fact.relation].nouns, rng).replace("{}", subject)
     return subject
 
 
 def multi_hop_question(world: World, chain: Chain, rng: Random | None = None) -> str:
-    """The question for the end of a chain: "In which country did the sport of Tim Duncan originate?"."""
+    """The question for the end of a chain.
+
+    "In which country did the sport of Tim Duncan originate?"
+    """
     return _pick(world.relations[chain.path[-1]].questions, rng).replace(
         "{}", noun_phrase(world, chain.facts[:-1], chain.subject, rng)
     )
 
 
 def multi_hop_cloze(world: World, chain: Chain, rng: Random | None = None) -> str:
-    """The prompt that ends right before the end of a chain: "The country of origin of the sport of Tim Duncan is"."""
+    """The prompt that ends right before the end of a chain.
+
+    "The country of origin of the sport of Tim Duncan is"
+    """
     phrase = noun_phrase(world, chain.facts, chain.subject, rng)
     return f"{phrase[0].upper()}{phrase[1:]} is"
 
 
 def few_shot_demo(world: World, chain: Chain, rng: Random | None = None) -> str:
-    """A solved example: "Question: ...\\nThoughts: one canonical sentence a hop\\nAnswer: ..."; ``rng`` varies the question only."""
+    """A solved example: question, thoughts (one canonical sentence for each hop), answer.
+
+    rng: varies the question only.
+    """
     thoughts = " ".join(statement(world, fact) for fact in chain.facts)
-    return f"Question: {multi_hop_question(world, chain, rng)}\nThoughts: {thoughts}\nAnswer: {chain.answer}"
+    return (
+        f"Question: {multi_hop_question(world, chain, rng)}\n"
+        f"Thoughts: {thoughts}\nAnswer: {chain.answer}"
+    )
 
 
 @lru_cache(maxsize=8)
@@ -106,10 +126,11 @@ def _pool(world: World, n_hops: int, size: int = 200) -> tuple[Chain, ...]:
 def demonstrations(
     world: World, avoid: Collection[str] = (), n_shots: int = 4, relations: Collection[str] = ()
 ) -> tuple[Chain, ...]:
-    """``n_shots`` chains of the identification split with 2, 3, 4, 2, ... hops, the same for all cases as far as possible.
+    """``n_shots`` chains of the identification split with 2, 3, 4, 2, ... hops.
 
-    A chain that has one of ``relations``, or shares a name with ``avoid`` (the asked case) or with an earlier demonstration, is passed
-    over; if all do, the one with the fewest relations, then names, is taken. A function of its arguments.
+    The same for all cases as far as possible: a chain that has one of ``relations``, or shares a
+    name with ``avoid`` (the asked case) or with an earlier demonstration, is passed over; if all
+    do, the one with the fewest relations, then names, is taken. A function of its arguments.
     Raises ValueError if ``n_shots`` is negative or the world has too few chains.
     """
     if n_shots < 0:
@@ -121,7 +142,7 @@ def demonstrations(
 def _chosen(
     world: World, avoid: frozenset[str], n_shots: int, relations: frozenset[str]
 ) -> tuple[Chain, ...]:
-    """``demonstrations``: the same for all questions of a case, and for all editors that are judged on it."""
+    """``demonstrations``, kept: all questions of a case ask for the same, and so do all editors."""
     used, chosen = set(avoid), []
     for shot in range(n_shots):
         pool = _pool(world, DEMO_HOPS[shot % len(DEMO_HOPS)])
@@ -144,11 +165,13 @@ def few_shot(
     n_shots: int = 4,
     out_of_domain: bool = False,
 ) -> str:
-    """The chain-of-thought prompt: demonstrations and the question, blank lines between; the model writes " ...\\nAnswer: ...".
+    """The chain-of-thought prompt: demonstrations and the question, blank lines between.
 
-    question: asked as it is.   case: its names are kept out of the demonstrations, and its relations too if ``out_of_domain``.
-    n_shots: 0 gives the zero-shot prompt.
-    Source: ACE, Appendix H.1 (there the prompt ends with the question; here with "Thoughts:", so that every model starts to think).
+    The model goes on with its thoughts and a line "Answer: ...".
+    question: asked as it is.   case: its names are kept out of the demonstrations, and its
+    relations too if ``out_of_domain``.   n_shots: 0 gives the zero-shot prompt.
+    Source: ACE, Appendix H.1 (there the prompt ends with the question; here with "Thoughts:", so
+    that every model starts to think).
     """
     avoid = (
         case.entities
@@ -168,13 +191,19 @@ def few_shot(
 
 
 def parse_answer(text: str, marker: str = "Answer:") -> str:
-    """The answer in a continuation: the rest of the line after ``marker`` ("" for direct prompts), before any new question; "" if none."""
+    """The answer in a continuation: the rest of the line after ``marker``; "" if there is none.
+
+    marker: "" for direct prompts. What follows a new question does not count.
+    """
     found = text.split("Question:")[0].partition(marker)[2] if marker else text
     return found.strip().split("\n")[0].strip() if found.strip() else ""
 
 
 def normalise(text: str) -> str:
-    """Text for comparison: no case, accents, punctuation or leading article; blanks single. "The Beyoncé!" -> "beyonce"."""
+    """Text for comparison: no case, accents, punctuation, leading article or double blanks.
+
+    "The Beyoncé!" -> "beyonce"
+    """
     plain = "".join(
         c
         for c in unicodedata.normalize("NFKD", text.casefold())
@@ -185,12 +214,15 @@ def normalise(text: str) -> str:
 
 
 def matches(text: str, accepted: Iterable[str], substring: bool = False) -> bool:
-    """Whether ``text`` is one of the accepted answers after normalisation, or (``substring``) holds one as whole words."""
+    """Whether ``text`` is one of the accepted answers after normalisation.
+
+    substring: holding one as whole words is enough.
+    """
     said, wanted = normalise(text), [name for name in map(normalise, accepted) if name]
     return any(f" {name} " in f" {said} " for name in wanted) if substring else said in wanted
 
 
 def first_answer(text: str) -> bool:
-    """True once a chain of thought has given its answer: the stopping rule of few-shot chain-of-thought prompts."""
+    """True once a chain of thought has given its answer: the stopping rule of such prompts."""
     head, found, tail = text.partition("Answer:")
     return bool(found) and "\n" in tail.lstrip()

@@ -1,7 +1,7 @@
-"""The world of facts and the chains through it; the records of an editing case (after MQuAKE, Zhong et al., 2023, arXiv:2305.14795).
+"""The world of facts and the chains through it.
 
-A fact is (s, r, o); a chain of n hops is (s, r1, o1), (o1, r2, o2), ...; a case edits some of its facts, (s, r, o) -> (s, r, o*), and
-asks for the end of the chain before and after. In the world a pair (s, r) has one object, so every question has one answer.
+A fact is (s, r, o); a chain of n hops is (s, r1, o1), (o1, r2, o2), ... In the world a pair (s, r)
+has one object, so every question has one answer.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ CATEGORIES = {
     "CF": "company founder",
 }
 
-#: Relation r -> q, so that (s, r, o) says (o, q, s): marriage is mutual, and a capital lies in its country.
+#: Relation r -> q, so that (s, r, o) says (o, q, s): marriage is mutual, and a capital lies in its
+#: country.
 INVERSES = {"spouse": "spouse", "capital": "country"}
 
-#: Shares of the chains, in tenths: seen in pre-training, used to locate layers, and used for nothing but evaluation.
+#: Shares of the chains, in tenths: seen in pre-training, used to locate layers, and used for
+#: nothing but evaluation.
 SPLITS = {"training": 7, "identification": 1, "evaluation": 2}
 
 #: Entity type of a table, by the first word of its file name; terms tables name it in a column.
@@ -68,7 +70,10 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Relation:
-    """A kind of fact with its wordings; raises ValueError if a template has not exactly one "{}" or a wording is missing."""
+    """A kind of fact with its wordings.
+
+    Raises ValueError if a template has not exactly one "{}" or a wording is missing.
+    """
 
     key: str
     pid: str  #: Wikidata property
@@ -86,11 +91,13 @@ class Relation:
         for name, least in (("cloze", 5), ("questions", 2), ("nouns", 2)):
             if len(set(getattr(self, name))) < least:
                 raise ValueError(
-                    f"relation {self.key!r}: {name} must hold at least {least} different templates, got {getattr(self, name)}"
+                    f"relation {self.key!r}: {name} must hold at least {least} different "
+                    f"templates, got {getattr(self, name)}"
                 )
         if self.category is not None and self.category not in CATEGORIES:
             raise ValueError(
-                f"relation {self.key!r}: category {self.category!r} is none of {', '.join(CATEGORIES)}"
+                f"relation {self.key!r}: category {self.category!r} is none of "
+                f"{', '.join(CATEGORIES)}"
             )
 
     @property
@@ -176,9 +183,11 @@ class World:
 
 
 def untouched(world: World, edits: Iterable[Edit]) -> Callable[[Fact], bool]:
-    """Whether edits leave a fact as it is: they change its (s, r) neither themselves nor through the inverse of a relation.
+    """Whether edits leave a fact as it is.
 
-    A chain stays if all its facts do. An edit of a relation that the world does not have leaves no fact about its subject.
+    They change its (s, r) neither themselves nor through the inverse of a relation. A chain stays
+    if all its facts do. An edit of a relation that the world does not have leaves no fact about its
+    subject.
     """
     changed = {
         (edit.subject, key)
@@ -206,7 +215,10 @@ def unrelated_facts(world: World, edits: Sequence[Edit], n: int, rng: Random) ->
 
 
 def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:
-    """Read ``relations.toml`` of a world (default: the shipped one); raises ValueError for a relation that lacks a field or a wording."""
+    """Read ``relations.toml`` of a world (default: the shipped one).
+
+    Raises ValueError for a relation that lacks a field or a wording.
+    """
     relations = {}
     for key, row in tomllib.loads(
         (Path(folder or WORLD) / "relations.toml").read_text(encoding="utf-8")
@@ -222,10 +234,12 @@ def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:
 
 
 def load_world(folder: str | Path | None = None) -> World:
-    """Read a world: ``relations.toml`` and one row per entity in ``*.csv`` (columns name, qid, aliases, then relations).
+    """Read a world: ``relations.toml``, and one row per entity in ``*.csv``.
 
-    A row may be told in several tables as long as they agree. Facts are ordered by first mention of their subject, then by relation.
-    Raises ValueError naming file, row and column for an unknown table or column, a torn row, or cells that contradict each other.
+    Columns are name, qid, aliases, then relations. An entity may have rows in several tables as
+    long as they agree. Facts are ordered by first mention of their subject, then by relation.
+    Raises ValueError naming file, row and column for an unknown table or column, a torn row, or
+    cells that contradict each other.
     """
     folder = Path(folder or WORLD)
     relations, entities, cells = load_relations(folder), {}, {}
@@ -239,7 +253,8 @@ def load_world(folder: str | Path | None = None) -> World:
             for row in csv.DictReader(file, strict=True):
                 if None in row or None in row.values() or not row.get("name", "").strip():
                     raise ValueError(
-                        f"{path.name}: torn row {list(row.values())}; the header has {len(row.keys() - {None})} columns"
+                        f"{path.name}: torn row {list(row.values())}; the header has "
+                        f"{len(row.keys() - {None})} columns"
                     )
                 row = {column.strip(): cell.strip() for column, cell in row.items()}
                 name, kind = row.pop("name"), TABLES[table] or row.pop("type", "")
@@ -251,7 +266,8 @@ def load_world(folder: str | Path | None = None) -> World:
                 for column, value in facts.items():
                     if column not in relations and column not in ("type", "qid"):
                         raise ValueError(
-                            f"{path.name}: unknown column {column!r}; allowed are {', '.join(relations)}"
+                            f"{path.name}: unknown column {column!r}; allowed are "
+                            f"{', '.join(relations)}"
                         )
                     known, source = (
                         cells.setdefault((name, column), (value, path.name))
@@ -260,7 +276,8 @@ def load_world(folder: str | Path | None = None) -> World:
                     )
                     if known != value:
                         raise ValueError(
-                            f"{path.name}: row {name!r}, column {column!r}: {value!r} contradicts {known!r} of {source}"
+                            f"{path.name}: row {name!r}, column {column!r}: {value!r} "
+                            f"contradicts {known!r} of {source}"
                         )
                 aliases = [
                     alias.strip() for alias in row.get("aliases", "").split(";") if alias.strip()
@@ -283,7 +300,7 @@ def load_world(folder: str | Path | None = None) -> World:
 
 
 def chains(world: World, n_hops: int) -> Iterator[Chain]:
-    """All chains of ``n_hops`` facts without repeated entities, depth first in the order of the facts."""
+    """All chains of ``n_hops`` facts without repeated entities, depth first, as facts come."""
 
     def extend(walk: tuple[Fact, ...]) -> Iterator[Chain]:
         if len(walk) == n_hops:
@@ -299,7 +316,10 @@ def chains(world: World, n_hops: int) -> Iterator[Chain]:
 
 
 def split_of(chain: Chain) -> str:
-    """The split of a chain, from a hash of its composition (start, r1, ..., rn): an edited chain stays where its original is."""
+    """The split of a chain, from a hash of its composition (start, r1, ..., rn).
+
+    An edited chain stays where its original is.
+    """
     place = int(
         hashlib.sha256("|".join((chain.subject, *chain.path)).encode()).hexdigest(), 16
     ) % sum(SPLITS.values())
@@ -314,9 +334,11 @@ def sample_chains(world: World, split: str, n_hops: int, n: int, rng: Random) ->
 def draw_chains(
     world: World, split: str, n_hops: int, rng: Random, patience: int = 50_000
 ) -> Iterator[Chain]:
-    """Different chains of a split, by random walks in which every onward fact is equally likely, so that no hub dominates.
+    """Different chains of a split, by random walks.
 
-    Raises ValueError for an unknown split, or when ``patience`` walks in a row found nothing new: the world has run out of chains.
+    Every onward fact is equally likely, so that no hub dominates.
+    Raises ValueError for an unknown split, or when ``patience`` walks in a row were nothing new:
+    the world has run out of chains.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
