@@ -101,5 +101,5 @@ def documents(
     world: World, n: int, seed: int = 0, mixture: Mapping[str, float] = MIXTURE
 ) -> list[str]:
     """``n`` texts of the mixture that a reference model learns from, for second moments."""
-    rng, (kinds, weights) = random.Random(f"{seed}/documents"), zip(*mixture.items())
+    rng, kinds, weights = random.Random(f"{seed}/documents"), [*mixture], [*mixture.values()]
     return [TEXTS[kind](world, rng) for kind in rng.choices(kinds, weights, k=n)]

@@ -7,13 +7,8 @@ statement.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-pass
-
-
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from random import Random
 
@@ -112,10 +107,8 @@ def few_shot_demo(world: World, chain: Chain, rng: Random | None = None) -> str:
     rng: varies the question only.
     """
     thoughts = " ".join(statement(world, fact) for fact in chain.facts)
-    return (
-        f"Question: {multi_hop_question(world, chain, rng)}\n"
-        f"Thoughts: {thoughts}\nAnswer: {chain.answer}"
-    )
+    question = multi_hop_question(world, chain, rng)
+    return f"Question: {question}\nThoughts: {thoughts}\nAnswer: {chain.answer}"
 
 
 @lru_cache(maxsize=8)
