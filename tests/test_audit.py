@@ -133,7 +133,7 @@ def test_sentences_on_values():
 
 @pytest.fixture(scope="module")
 def checked():
-    return findings.checked()
+    return findings.results()
 
 
 def test_every_check_is_put_to_the_paper(checked):

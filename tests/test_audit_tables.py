@@ -44,5 +44,5 @@ def test_faults_and_what_is_clean_stand_apart():
 
 @pytest.mark.parametrize("weight", audit_tables.WEIGHTS)
 def test_the_page_knows_every_weight(weight):
-    assert set(audit.checked().kind) - {""} <= set(audit_tables.WEIGHTS)
-    assert weight in audit_tables.verdict_numbers(audit.checked())["places"]
+    assert set(audit.results().kind) - {""} <= set(audit_tables.WEIGHTS)
+    assert weight in audit_tables.verdict_numbers(audit.results())["places"]

@@ -12,7 +12,7 @@ COLUMNS = ["source", "what", "weight", "found in", "numbers", "check"]
 def verdict_numbers(results: pd.DataFrame) -> dict:
     """How many kinds of inconsistency were looked for and found, and in how many places by weight.
 
-    results: of ``audit.checked``.
+    results: of ``audit.results``.
     """
     faults = results[results.fault]
     places = faults.kind.value_counts()
