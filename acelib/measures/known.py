@@ -74,16 +74,14 @@ def facts(world: World, n: int | None = None, seed: int = 0) -> list[Fact]:
 
 
 def fact_answers(lm: LM, world: World, facts: Sequence[Fact]) -> list[Answers]:
-    """Prompts of single facts that are answered exactly: ``cloze`` in every wording, ``qa`` in every
-    form of question; ``cloze_unseen`` and ``qa_unseen``, the one wording of each fact that training
-    text never used for it.
+    """Prompts of single facts that are answered exactly: ``cloze`` in every wording, ``qa`` in
+    every form of question; ``cloze_unseen`` and ``qa_unseen``, the one wording of each fact that
+    training text never used for it.
     """
     rows: list[Answers] = [[] for _ in facts]
     for name, at, prompt in (("cloze", 0, "{}"), ("qa", 1, "Q: {} A:")):
         asked = [
-            (i, template)
-            for i, fact in enumerate(facts)
-            for template in _wordings(world, fact)[at]
+            (i, template) for i, fact in enumerate(facts) for template in _wordings(world, fact)[at]
         ]
         prompts = [prompt.format(template.format(facts[i].subject)) for i, template in asked]
         right = recall(lm, prompts, [facts[i].object for i, _ in asked]).correct
@@ -110,17 +108,13 @@ def _wordings(world: World, fact: Fact) -> tuple[Sequence[str], Sequence[str]]:
 # ------------------------------------------------------------------------------------------ chains
 
 
-def drawn_chains(
-    world: World, n: int, seed: int = 0, split: str = "evaluation"
-) -> list[Chain]:
+def drawn_chains(world: World, n: int, seed: int = 0, split: str = "evaluation") -> list[Chain]:
     """``n`` chains of two, of three and of four facts."""
     rng = random.Random(f"{seed}/{split}")
     return [chain for hops in (2, 3, 4) for chain in sample_chains(world, split, hops, n, rng)]
 
 
-def chain_answers(
-    lm: LM, world: World, chains: Sequence[Chain], n_shots: int = 3
-) -> list[Answers]:
+def chain_answers(lm: LM, world: World, chains: Sequence[Chain], n_shots: int = 3) -> list[Answers]:
     """Chains that are answered: ``cot_n`` few-shot with a chain of thought, ``implicit_n`` as one
     statement and ``direct_n`` as one question, both answered at once (up to three facts).
     """
@@ -168,18 +162,14 @@ def multi_hop(
 # ---------------------------------------------------------------------------------------- contexts
 
 
-def context_pairs(
-    world: World, n: int = N_CONTEXTS, seed: int = 0
-) -> list[tuple[Fact, Fact]]:
+def context_pairs(world: World, n: int = N_CONTEXTS, seed: int = 0) -> list[tuple[Fact, Fact]]:
     """``n`` facts, each with another one that is to stand before it."""
     rng = random.Random(seed)
     asked, before = rng.sample(world.facts, n), rng.sample(world.facts, n)
     return list(zip(asked, before, strict=True))
 
 
-def context_answers(
-    lm: LM, world: World, pairs: Sequence[tuple[Fact, Fact]]
-) -> list[Answers]:
+def context_answers(lm: LM, world: World, pairs: Sequence[tuple[Fact, Fact]]) -> list[Answers]:
     """``robust``: prompts that are answered the same, right or wrong, when a true, unrelated
     sentence precedes them.
     """
@@ -208,8 +198,8 @@ class Trial:
 def trials(
     lm: LM, world: World, n: int, n_unrelated: int = N_UNRELATED, seed: int = 0
 ) -> list[Trial]:
-    """Up to ``n`` edits of facts that the model knows; half of the facts that should stay are of the
-    edited relation.
+    """Up to ``n`` edits of facts that the model knows; half of the facts that should stay are of
+    the edited relation.
     """
     pool, rng = single_edits(world, 2 * n, seed), random.Random(f"{seed}/editing")
     edits = known_items(lm, pool, attrgetter("text", "target_true"))[:n]
@@ -244,8 +234,9 @@ def early_site(
 def edit_answers(
     lm: LM, world: World, trials: Sequence[Trial], site: Sequence[int], moments: Any
 ) -> list[Answers]:
-    """``rome_...`` and ``memit_...`` efficacy, paraphrase and specificity of known facts, edited one
-    by one at the subject's last token: MEMIT in all layers of ``site``, ROME in the last of them.
+    """``rome_...`` and ``memit_...`` efficacy, paraphrase and specificity of known facts, edited
+    one by one at the subject's last token: MEMIT in all layers of ``site``, ROME in the last of
+    them.
 
     efficacy, paraphrase: edited facts (their other wordings) whose new object is said; specificity:
     other facts that keep their answer. Nothing is right where there is no site.
@@ -300,7 +291,7 @@ def traced(lm: LM, world: World, fact: Fact, n_noise: int = 10, seed: int = 0) -
 
 
 def known_of(lm: LM, world: World, category: str, n: int, seed: int = 0) -> list[Fact]:
-    """The first ``n`` facts of a category, in an order drawn with ``seed``, that the model knows."""
+    """The first ``n`` facts of a category, in an order drawn, that the model knows."""
     facts = list(world.facts_of(category))
     random.Random(f"{seed}/{category}").shuffle(facts)
     known: list[Fact] = []
@@ -367,9 +358,7 @@ def experiment(
     return Experiment("00_world_known", tuple(series))
 
 
-def edits(
-    hosts: Mapping[str, LM], world: World, *, n_edits: int, seed: int
-) -> Experiment:
+def edits(hosts: Mapping[str, LM], world: World, *, n_edits: int, seed: int) -> Experiment:
     """Answers after single edits by ROME and MEMIT."""
     series = []
     for name, lm in hosts.items():
@@ -379,9 +368,7 @@ def edits(
     return Experiment("00_world_edits", tuple(series), tolerances={"right": (0.0, 1.0)})
 
 
-def traces(
-    hosts: Mapping[str, LM], world: World, *, n_traced: int, seed: int
-) -> Experiment:
+def traces(hosts: Mapping[str, LM], world: World, *, n_traced: int, seed: int) -> Experiment:
     """Causal traces of known facts of every category."""
     n, names = n_traced // len(world.categories()), list(world.categories())
     items: dict[str, Any] = {name: {"category": name, "facts": n} for name in names}
@@ -421,7 +408,7 @@ def site_row(lm: LM, world: World, n_questions: int, seed: int = 0) -> dict[str,
     return {name: ", ".join(map(str, some)) for name, some in layers.items()}
 
 
-def _series(  # noqa: PLR0913 - what a series is made of
+def _series(
     name: str,
     part: str,
     lm: LM,
