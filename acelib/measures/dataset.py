@@ -13,8 +13,8 @@ from ..world.world import World
 
 
 def experiment(hosts: Mapping[str, LM], world: World, *, n_cases: int, seed: int) -> Experiment:
-    """One row per model and case of the evaluation split: ``known``, whether the model recalls every
-    single-hop fact of the case, old and new.
+    """One row per model and case of the evaluation split: ``known``, whether the model recalls
+    every single-hop fact of the case, old and new.
     """
     cases = {str(case.case_id): case for case in make_cases(world, "evaluation", n_cases, seed)}
     series = []

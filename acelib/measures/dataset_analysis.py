@@ -29,8 +29,8 @@ def kind_of(world: World, relation: str) -> str:
 
 
 def cases_table(world: World, cases: Sequence[Case], rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per case: case_id, shape, kinds of the first and last fact, list of kinds of the edited
-    facts, and for each model whether it knows the case.
+    """One row per case: case_id, shape, kinds of the first and last fact, list of kinds of the
+    edited facts, and for each model whether it knows the case.
 
     rows: of ``dataset.experiment``.
     """

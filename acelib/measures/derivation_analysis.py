@@ -223,7 +223,8 @@ def _by_size(rows: pd.DataFrame, sides: Mapping[str, str]) -> pd.DataFrame:
 
 def write_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``derivation.written`` by model and stage, with a column place: the first written
-    layer or a later one. The query stage has no direction uphill: its requests do not end the prompt.
+    layer or a later one. The query stage has no direction uphill: its requests do not end the
+    prompt.
     """
     table = rows.rename(columns={"item": "stage"})
     first = table.groupby(["model", "stage"])["layer"].transform("min")

@@ -74,9 +74,9 @@ def facts(world: World, n: int | None = None, seed: int = 0) -> list[Fact]:
 
 
 def fact_answers(lm: LM, world: World, facts: Sequence[Fact]) -> list[Answers]:
-    """Prompts of single facts that are answered exactly: ``cloze`` in every wording, ``qa`` in every
-    form of question; ``cloze_unseen`` and ``qa_unseen``, the one wording of each fact that training
-    text never used for it.
+    """Prompts of single facts that are answered exactly: ``cloze`` in every wording, ``qa`` in
+    every form of question; ``cloze_unseen`` and ``qa_unseen``, the one wording of each fact that
+    training text never used for it.
     """
     rows: list[Answers] = [[] for _ in facts]
     for name, at, prompt in (("cloze", 0, "{}"), ("qa", 1, "Q: {} A:")):
@@ -198,8 +198,8 @@ class Trial:
 def trials(
     lm: LM, world: World, n: int, n_unrelated: int = N_UNRELATED, seed: int = 0
 ) -> list[Trial]:
-    """Up to ``n`` edits of facts that the model knows; half of the facts that should stay are of the
-    edited relation.
+    """Up to ``n`` edits of facts that the model knows; half of the facts that should stay are of
+    the edited relation.
     """
     pool, rng = single_edits(world, 2 * n, seed), random.Random(f"{seed}/editing")
     edits = known_items(lm, pool, attrgetter("text", "target_true"))[:n]
@@ -234,8 +234,9 @@ def early_site(
 def edit_answers(
     lm: LM, world: World, trials: Sequence[Trial], site: Sequence[int], moments: Any
 ) -> list[Answers]:
-    """``rome_...`` and ``memit_...`` efficacy, paraphrase and specificity of known facts, edited one
-    by one at the subject's last token: MEMIT in all layers of ``site``, ROME in the last of them.
+    """``rome_...`` and ``memit_...`` efficacy, paraphrase and specificity of known facts, edited
+    one by one at the subject's last token: MEMIT in all layers of ``site``, ROME in the last of
+    them.
 
     efficacy, paraphrase: edited facts (their other wordings) whose new object is said; specificity:
     other facts that keep their answer. Nothing is right where there is no site.
@@ -290,7 +291,7 @@ def traced(lm: LM, world: World, fact: Fact, n_noise: int = 10, seed: int = 0) -
 
 
 def known_of(lm: LM, world: World, category: str, n: int, seed: int = 0) -> list[Fact]:
-    """The first ``n`` facts of a category, in an order drawn with ``seed``, that the model knows."""
+    """The first ``n`` facts of a category, in an order drawn, that the model knows."""
     facts = list(world.facts_of(category))
     random.Random(f"{seed}/{category}").shuffle(facts)
     known: list[Fact] = []
@@ -407,7 +408,7 @@ def site_row(lm: LM, world: World, n_questions: int, seed: int = 0) -> dict[str,
     return {name: ", ".join(map(str, some)) for name, some in layers.items()}
 
 
-def _series(  # noqa: PLR0913 - what a series is made of
+def _series(
     name: str,
     part: str,
     lm: LM,

@@ -158,7 +158,7 @@ def traced_states(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def prompts(rows: pd.DataFrame) -> pd.DataFrame:
-    """By model: number of prompts traced, and mean probability of the answer clean and corrupted."""
+    """By model: prompts traced, and mean probability of the answer, clean and corrupted."""
     each = rows[rows.role == ROLES[-1]].groupby("model", sort=False)
     return pd.DataFrame(
         {"n": each.size(), "clean": each.clean.mean(), "corrupted": each.corrupted.mean()}
@@ -203,7 +203,7 @@ def best_table(back: pd.DataFrame) -> pd.DataFrame:
 
 
 def trace_numbers(back: pd.DataFrame) -> dict:
-    """By model and role: the greatest share that comes back, and the layer; None without a token."""
+    """By model and role: the most that comes back, and the layer; None without a token."""
     best = best_states(back)
     return {
         model: {
