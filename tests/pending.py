@@ -13,4 +13,5 @@ PENDING = {
     "appendix_j_alphaedit",
     "appendix_l_benchmarks",
     "appendix_l_robustness",
+    "appendix_m_derivation",
 }
