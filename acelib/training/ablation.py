@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..attribution.layers import locate, questions
 from ..files import replacing
+from ..measures import known
 from ..model.lm import LM
 from ..provenance import ROOT, code_hash
 from ..world.world import World
@@ -104,7 +105,7 @@ def _row(
         steps=recipe.steps,
         loss=round(loss, 4),
         **{key: round(v, 4) for key, v in shares.items()},
-        early_site=_text(bars.early_site(lm, world)),
+        early_site=_text(known.early_site(lm, world)),
         query_layers=_text(located.query_layers),
         value_layers=_text(located.value_layers),
     )
