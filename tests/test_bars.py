@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from acelib.model.lm import LM
 from acelib.attribution.interventions import CausalTrace
 from acelib.attribution.layers import ROLES
 from acelib.measures import known
@@ -47,16 +48,18 @@ def test_measure_gives_every_bar_on_a_real_forward(tiny, world):
 
 def test_knowledge_asks_every_wording_of_every_fact(world, asked):
     asked["wrong"] = lambda prompt: prompt.startswith("Q:")
-    assert knowledge(None, world) == dict(cloze=1.0, cloze_unseen=1.0, qa=0.0, qa_unseen=0.0)
+    assert knowledge(LM.__new__(LM), world) == dict(
+        cloze=1.0, cloze_unseen=1.0, qa=0.0, qa_unseen=0.0
+    )
     wordings = [world.relations[fact.relation] for fact in world.facts]
     assert len(asked["recall"]) == sum(
         len(relation.cloze) + len(relation.questions) for relation in wordings
     )
     assert ("Tim Duncan plays the sport of", "basketball") in asked["recall"]
     asked["recall"].clear()
-    knowledge(None, world, n_facts=3)
+    knowledge(LM.__new__(LM), world, n_facts=3)
     first = list(asked["recall"])
-    knowledge(None, world, n_facts=3)
+    knowledge(LM.__new__(LM), world, n_facts=3)
     assert asked["recall"] == first * 2  # a sample is a function of its seed
 
 
@@ -65,7 +68,7 @@ def test_reasoning_accepts_names_and_aliases(world, asked, monkeypatch):
     drawn = known.drawn_chains(world, 5)
     answers_left = iter(alias.get(chain.answer, chain.answer).upper() + "." for chain in drawn)
     asked["says"] = lambda prompt: next(answers_left)
-    assert reasoning(None, world, n_chains=5) == dict.fromkeys(
+    assert reasoning(LM.__new__(LM), world, n_chains=5) == dict.fromkeys(
         ("cot_2", "implicit_2", "direct_2", "cot_3", "implicit_3", "direct_3", "cot_4"), 1.0
     )
     assert [len(chain.facts) for chain in drawn] == [2] * 5 + [3] * 5 + [4] * 5
@@ -75,18 +78,18 @@ def test_reasoning_accepts_names_and_aliases(world, asked, monkeypatch):
         for prompt in asked["multi_hop"]
     )
     asked["says"] = lambda prompt: "nothing"
-    assert reasoning(None, world, n_chains=2)["cot_4"] == 0
+    assert reasoning(LM.__new__(LM), world, n_chains=2)["cot_4"] == 0
 
 
 def test_robustness_is_agreement_with_the_bare_prompt(world, asked):
-    assert robustness(None, world, 20) == dict(robust=1.0)
+    assert robustness(LM.__new__(LM), world, 20) == dict(robust=1.0)
     bare, after = asked["recall"][:20], asked["recall"][20:]
     assert all(
         long.endswith(f". {short}") and goal == same
         for (short, goal), (long, same) in zip(bare, after, strict=True)
     )
     asked["wrong"] = lambda prompt: ". " in prompt
-    assert robustness(None, world, 20)["robust"] < 0.3  # a name may hold a full stop
+    assert robustness(LM.__new__(LM), world, 20)["robust"] < 0.3  # a name may hold a full stop
 
 
 # ---------------------------------------------------------------------- editing
@@ -97,9 +100,11 @@ def test_the_early_site_is_where_half_of_the_loss_comes_back(world, asked, monke
     # clean 1.0, corrupted 0.2: the half way is 0.6
     restored[ROLES.index("last subject")] = torch.tensor([0.9, 0.6, 0.5, 0.2])
     monkeypatch.setattr(known, "causal_trace", lambda *_, **__: CausalTrace(1.0, 0.2, restored))
-    assert known.early_site(None, world, n_facts=3) == (0, 1)
+    assert known.early_site(LM.__new__(LM), world, n_facts=3) == (0, 1)
     asked["wrong"] = lambda prompt: True
-    assert known.early_site(None, world, n_facts=3) == ()  # nothing is known, nothing is traced
+    assert (
+        known.early_site(LM.__new__(LM), world, n_facts=3) == ()
+    )  # nothing is known, nothing is traced
 
 
 def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
@@ -122,7 +127,7 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
     monkeypatch.setattr(bars, "second_moments", lambda *_: None)
     for editor in (known.MEMIT, known.ROME):
         monkeypatch.setattr(editor, "each", each)
-    shares = editing(None, world, n_edits=3, n_unrelated=4)
+    shares = editing(LM.__new__(LM), world, n_edits=3, n_unrelated=4)
     assert set(shares) == {name for name in BARS if name.startswith(("rome", "memit"))}
     assert set(shares.values()) == {1.0}
     assert [(name, layers) for name, layers, _ in made] == [("ROME", (2,)), ("MEMIT", (0, 1, 2))]
@@ -133,4 +138,4 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
 
 def test_without_an_early_site_no_editor_passes(world, asked, monkeypatch):
     monkeypatch.setattr(known, "early_site", lambda *_, **__: ())
-    assert set(editing(None, world, n_edits=2).values()) == {0.0}
+    assert set(editing(LM.__new__(LM), world, n_edits=2).values()) == {0.0}
