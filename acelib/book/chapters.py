@@ -2,9 +2,10 @@
 
 papermill is the only thing that writes outputs. Each executed notebook carries, in
 ``metadata.acelib`` and on its last cell, its provenance: parameters, hashes of its code cells, of
-the library that they reach, of the data and of the rows that it reads; versions, device, time; how
-many rows were read and how many computed. A chapter is stale when the parameters or one of the
-hashes differ from today's; prose, layout, comments and docstrings may change without making it so.
+the library that they reach, of its sentences, of the data and of the rows that it reads; versions,
+device, time; how many rows were read and how many computed. A chapter is stale when the parameters
+or one of the hashes differ from today's; prose, layout, comments and docstrings may change without
+making it so.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import os
 import re
 import time
 import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import nbformat
 import papermill
@@ -114,8 +116,9 @@ def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
     """Hashes of all that a notebook's outputs depend on.
 
-    notebook: its code cells; library: the modules that they reach; data; rows: those in results/
-    that are the chapter's; claims: what ``LAST`` is handed.
+    notebook: its code cells; library: the modules that they reach; text: the template of its
+    sentences; data; rows: those in results/ that are the chapter's; claims: what ``LAST`` is
+    handed.
     """
     cells = [
         cell.source
@@ -126,6 +129,7 @@ def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
     found = {
         "notebook": digest(map(code, cells)),
         "library": code_hash(tuple(sorted(modules)), root),
+        "text": _text_hash(notebook.stem, root),
         "data": data_hash(root),
         "rows": _rows_hash(notebook.stem, root),
     }
@@ -133,6 +137,12 @@ def hashes(notebook: Path, root: Path = ROOT) -> dict[str, str]:
         handed = sorted((root / "results" / "claims").glob("*.json"))
         found["claims"] = digest(path.read_bytes() for path in handed)
     return found
+
+
+def _text_hash(chapter: str, root: Path) -> str:
+    """Hash of the template of a chapter's sentences, if it has one."""
+    template = root / "notebooks" / "text" / f"{chapter}.md.j2"
+    return digest([template.read_bytes()] if template.exists() else [])
 
 
 def _rows_hash(chapter: str, root: Path) -> str:

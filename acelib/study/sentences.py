@@ -6,8 +6,8 @@
     ACE answers {{ hits | num(1, " %") | each }} of the questions; {{ missed | listed }} fail.
     {% endblock %}
 
-A block sees the values that it is rendered with and nothing else: macros stand in a file of their
-own and are imported inside the block.
+A block sees the values that it is rendered with and nothing else; a template imports no other, so
+that all words of a chapter are in one file.
 """
 
 from __future__ import annotations
