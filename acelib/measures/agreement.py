@@ -23,7 +23,8 @@ COLUMNS = ("item", "annotator", "label")
 def read_labels(path: str | Path) -> pd.DataFrame:
     """Items x annotators from a .csv with the columns item, annotator, label.
 
-    None where an annotator has no label for an item. Blanks around a cell do not count, capitals do.
+    None where an annotator has no label for an item. Blanks around a cell do not count, capitals
+    do.
     Raises ValueError naming what is wrong, and the line, for a file that cannot be read, a missing
     column, an empty cell, a second label of an annotator for an item, fewer than two annotators, or
     no item that two have labelled.

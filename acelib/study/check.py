@@ -110,7 +110,7 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     value = value.item() if hasattr(value, "item") else value
-    if value is None or value is pd.NA or isinstance(value, float) and isnan(value):
+    if value is None or value is pd.NA or (isinstance(value, float) and isnan(value)):
         return None
     if not isinstance(value, (str, bool, int, float)):
         raise ValueError(
@@ -131,7 +131,7 @@ def _fault(found: dict, expected: dict, rtol: float, atol: float | Sequence[floa
     cells = [
         (row, column, value, wanted, more)
         for (row, values), (_, wants), more in rows
-        for column, value, wanted in zip(found["columns"], values, wants)
+        for column, value, wanted in zip(found["columns"], values, wants, strict=True)
     ]
     excess = [_distance(value, wanted, rtol, more) for *_, value, wanted, more in cells]
     if not (wrong := sum(distance > 1 for distance in excess)):
@@ -147,7 +147,8 @@ def _fault(found: dict, expected: dict, rtol: float, atol: float | Sequence[floa
 def _distance(found, expected, rtol: float, atol: float) -> float:
     """The difference, in tolerances."""
     if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
-        return max((_distance(*pair, rtol, atol) for pair in zip(found, expected)), default=0.0)
+        pairs = zip(found, expected, strict=True)
+        return max((_distance(*pair, rtol, atol) for pair in pairs), default=0.0)
     if found == expected and isinstance(found, bool) == isinstance(expected, bool):
         return 0.0
     numbers = all(

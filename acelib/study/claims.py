@@ -1,16 +1,18 @@
-"""Claims of the ACE paper (``data/paper/ace_claims.csv``) beside what the chapters measured, and the verdict that the interval gives.
+"""Claims of the ACE paper beside what the chapters measured, and the verdicts of the intervals.
 
-A chapter hands over in its check cell, ``assert_table(measured({(claim, model): Mean, ...}), "03_ace_claims")``; that is read here.
-A claim names the chapter that tests it and a rule, "> 0", "< 10" or "1..2"; one that no chapter tests says so in place of the rule.
+The claims are in ``data/paper/ace_claims.csv``. A chapter hands over in its check cell,
+``assert_table(measured({(claim, model): Mean, ...}), "03_ace_claims")``; that is read here. A claim
+names the chapter that tests it and a rule, "> 0", "< 10" or "1..2"; one that no chapter tests says
+so in place of the rule.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from math import inf, isnan, nan
 from pathlib import Path
-from typing import Mapping
 
 import pandas as pd
 
@@ -28,18 +30,25 @@ PAPER = {
 
 
 def listed() -> pd.DataFrame:
-    """The claims by id, in the paper's order: section, claim, quantity, unit, rule, chapter, models, published values, why."""
+    """The claims by id, in the paper's order.
+
+    Columns: section, claim, quantity, unit, rule, chapter, models, published values, why.
+    """
     return published("ace_claims").set_index("id")
 
 
 def counterparts(hosts: Mapping[str, LM]) -> dict[str, str | None]:
-    """The model of the paper whose published values stand beside a measured model: of the same architecture, or None.   hosts: by name."""
+    """The model of the paper whose published values stand beside a measured one, by name.
+
+    It is the one of the same architecture, or None.
+    """
     return {name: PAPER.get(host.model.config.model_type) for name, host in hosts.items()}
 
 
 def settled(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mean]:
-    """Values by (claim, model), of which points and percentages that all cases agree on get the interval that n allows (``tables.agreed``).
+    """Values by (claim, model); points and percentages that all cases agree on get an interval.
 
+    It is the one that n allows, ``stats.agreed``.
     Raises ValueError for an unknown claim.
     """
     units = listed().unit
@@ -52,7 +61,10 @@ def settled(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mea
 
 
 def verdicts(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], str]:
-    """By (claim, model), what the page of all claims will say of values that a chapter hands over: ``verdict`` of the ``settled`` value."""
+    """What the page of all claims will say of the values of a chapter, by (claim, model).
+
+    That is the ``verdict`` of the ``settled`` value.
+    """
     rules = listed().rule
     return {
         (claim, model): verdict(rules[claim], value)
@@ -61,25 +73,29 @@ def verdicts(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], st
 
 
 def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Rows (claim, model) of the ``settled`` mean, low, high, and n as text (a check compares it exactly), for a chapter's check cell.
+    """Rows (claim, model) of the ``settled`` values, for a chapter's check cell.
 
-    model: name, folder or hub id of a model (its last part is kept), or "both" where one number compares the two.
+    Columns: mean, low, high, and n as text, which a check compares exactly.
+    model: name, folder or hub id of a model (its last part is kept), or "both" where one number
+    compares the two.
     Raises ValueError for an unknown claim, or a mean outside its interval.
     """
     rows = {}
     for (claim, model), value in settled(values).items():
         if not (isnan(value.low) or value.low <= value.mean <= value.high):
             raise ValueError(
-                f"claim {claim!r}: mean {value.mean:g} lies outside its interval [{value.low:g}, {value.high:g}]"
+                f"claim {claim!r}: mean {value.mean:g} lies outside its interval "
+                f"[{value.low:g}, {value.high:g}]"
             )
         rows[claim, Path(model).name] = [value.mean, value.low, value.high, str(value.n)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "n"])
 
 
 def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
-    """For each row of ``measured``, by how much k cases that come out otherwise move it: 100 k / n points; 0.05 in other units.
+    """By how much k cases that come out otherwise move each row of ``measured``.
 
-    The tolerance of a check cell on another machine, where rounding may flip an answer.
+    That is 100 k / n points; 0.05 in other units. The tolerance of a check cell on
+    another machine, where rounding may flip an answer.
     """
     units = listed().unit
     return [
@@ -91,7 +107,8 @@ def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
 def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, str], Mean]:
     """What the chapters keep in ``folder``, by claim and model.
 
-    Raises ValueError naming file and row for a claim that is unknown or another chapter's, or a model that the claim is not tested on.
+    Raises ValueError naming file and row for a claim that is unknown or another chapter's, or a
+    model that the claim is not tested on.
     """
     known, found = listed(), {}
     for path in sorted(Path(folder).glob("*.json")):
@@ -102,7 +119,8 @@ def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
                 or model not in known.models[claim].split("; ")
             ):
                 raise ValueError(
-                    f"{path.name}: claim {claim!r} on {model!r} is not in the list of what this chapter tests"
+                    f"{path.name}: claim {claim!r} on {model!r} is not in the list of what "
+                    "this chapter tests"
                 )
             *numbers, n = value
             found[claim, model] = Mean(*(nan if part is None else part for part in numbers), int(n))
@@ -110,10 +128,13 @@ def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
 
 
 def verdict(rule: str, value: Mean) -> str:
-    """ "holds" if the whole interval obeys the rule, "does not hold" if all of it lies beyond the rule's bound, else "undecided".
+    """ "holds", "does not hold" or "undecided".
 
-    An interval that ends at the bound, as a few cases that all but agree easily give it, decides nothing.
-    rule: "> x", "< x", or "a..b", bounds included.   value: without an interval its mean counts alone. Raises ValueError for another rule.
+    It holds if the whole interval obeys the rule, and does not if all of it lies beyond the rule's
+    bound. An interval that ends at the bound, as a few cases that all but agree easily give it,
+    decides nothing.
+    rule: "> x", "< x", or "a..b", bounds included.   value: without an interval its mean counts
+    alone. Raises ValueError for another rule.
     """
     number = r"(-?\d+(?:\.\d+)?)"
     if not (found := re.fullmatch(rf"([<>]) {number}|{number}\.\.{number}", rule)):
@@ -124,21 +145,24 @@ def verdict(rule: str, value: Mean) -> str:
     least, most = (value.mean, value.mean) if isnan(value.low) else (value.low, value.high)
     low, high = map(float, {">": (bounds[0], inf), "<": (-inf, bounds[0])}.get(sign, bounds))
     obeys = [low < end < high if sign else low <= end <= high for end in (least, most)]
-    outside = most < low or least > high or least == most and not any(obeys)
+    outside = most < low or least > high or (least == most and not any(obeys))
     return "holds" if all(obeys) else "does not hold" if outside else "undecided"
 
 
 def overall(verdicts: Mapping[str, str]) -> str:
-    """Of all models: what they agree on; else "holds in part" if it holds on one, "undecided" if it does not."""
+    """What all models agree on; else "holds in part" if it holds on one, "undecided" if not."""
     found = set(verdicts.values())
     return found.pop() if len(found) == 1 else "holds in part" if "holds" in found else "undecided"
 
 
 def quoted(reference: str, model: str) -> str:
-    """A published value as printed, "9.44", a difference of two, or several, "28; 16; 33", perhaps "28, 16 → 6, 4"; "" for no reference.
+    """A published value as printed, a difference of two, or several; "" for no reference.
 
-    reference: "ace_13", a number of the running text; "2 editor=ACE n_edits=all", the one value of Table 2 in that row of ``model``
-    ("column=ffn" names a column other than "value"); "a - b"; "a; b"; "a; b -> c; d". Raises ValueError unless a reference means one value.
+    reference: "ace_13", a number of the running text; "2 editor=ACE n_edits=all", the one value of
+    Table 2 in that row of ``model`` ("column=ffn" names a column other than "value"); "a - b";
+    "a; b"; "a; b -> c; d".
+    Returns "9.44", "28; 16; 33" or "28, 16 → 6, 4".
+    Raises ValueError unless a reference means one value.
     """
     if " -> " in reference:
         return " → ".join(
@@ -156,20 +180,16 @@ def quoted(reference: str, model: str) -> str:
 
 
 def _quoted(term: str, model: str) -> str:
+    """One value: ``quoted`` without differences and lists."""
     number, *conditions = re.split(r" (?=\w+=)", term)
-    want = dict(condition.split("=", 1) for condition in conditions)
-    rows, column = (
-        (published(int(number)), want.pop("column", "value"))
-        if number.isdigit()
-        else (published("ace_inline"), "value")
-    )
-    want = (
-        want | {"model": model}
-        if number.isdigit() and "model" in rows
-        else want
-        if number.isdigit()
-        else {"id": number}
-    )
+    column = "value"
+    if number.isdigit():
+        rows, want = published(int(number)), dict(words.split("=", 1) for words in conditions)
+        column = want.pop("column", column)
+        if "model" in rows:
+            want["model"] = model
+    else:
+        rows, want = published("ace_inline"), {"id": number}
     for name, value in want.items():
         rows = rows[rows[name].astype(str) == value]
     if len(rows) != 1:
@@ -178,8 +198,9 @@ def _quoted(term: str, model: str) -> str:
 
 
 def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Every claim: where, what, published and measured by model, verdict, why.   values: ``handed_over``.
+    """Every claim: where, what, published and measured by model, verdict, why.
 
+    values: ``handed_over``.
     Raises ValueError naming the first claim that a chapter should have measured on a model and did not.
     """
     lines = {}
@@ -187,12 +208,12 @@ def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
         models = of.models.split("; ") if of.chapter else []
         if missing := [model for model in models if (claim, model) not in values]:
             raise ValueError(
-                f"claim {claim!r} has no value for {missing[0]!r}; chapter {of.chapter} hands it over as {of.chapter}{SUFFIX}"
+                f"claim {claim!r} has no value for {missing[0]!r}; chapter {of.chapter} hands it "
+                f"over as {of.chapter}{SUFFIX}"
             )
         each = {model: verdict(of.rule, values[claim, model]) for model in models}
-        apart = [f"{model}: {result}" for model, result in each.items()] * (
-            len(set(each.values())) > 1
-        )
+        differ = len(set(each.values())) > 1
+        apart = [f"{model}: {result}" for model, result in each.items()] if differ else []
         lines[claim] = {
             "section": of.section,
             "claim": of.claim,

@@ -1,11 +1,16 @@
 """Figures that several chapters share: DataFrame in, matplotlib Figure out.
 
-A figure is the last line of its cell, ``multi_hop_bars(rows)``; pyplot has closed it, so it is shown once. Number, caption and alt text
-are metadata of that cell, which papermill keeps and myst-nb, also with execution off, renders as a figure for ``{numref}`fig-hops` ``:
+A figure is the last line of its cell, ``multi_hop_bars(rows)``; pyplot has closed it, so it is
+shown once. Number, caption and alt text are metadata of that cell, which papermill keeps and
+myst-nb, also with execution off, renders as a figure for ``{numref}`fig-hops` ``:
 
-    "mystnb": {"figure": {"name": "fig-hops", "caption": "Accuracy by *number of edits*."}, "image": {"alt": "Bars: ACE is the highest."}}
+    "mystnb": {
+        "figure": {"name": "fig-hops", "caption": "Accuracy by *number of edits*."},
+        "image": {"alt": "Bars: ACE is the highest."}
+    }
 
-The caption is MyST. All that the cell shows goes into the figure, so such a cell shows nothing else.
+The caption is MyST. All that the cell shows goes into the figure, so such a cell shows nothing
+else.
 """
 
 from __future__ import annotations
@@ -35,7 +40,6 @@ from .drawing import (
     means,
     pale,
     whisker,
-    whiskers,
 )
 from .drawing import HOPS as HOPS  # chapters colour by them
 from .drawing import VERDICTS as VERDICTS

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from math import ceil, comb, isnan
 from random import Random
 
@@ -72,7 +72,7 @@ class Certificate:
 
 def todays_seed() -> str:
     """What the samples of a test run are drawn with: ``SEED`` if it is set, else the date."""
-    return os.environ.get(SEED) or datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return os.environ.get(SEED) or datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def sample(experiment: Experiment, share: float, seed: int | str, at_least: int = 2) -> Sample:
@@ -292,8 +292,9 @@ def _compared(
 def _agree(old, new, rtol: float, atol: float, loose: bool) -> bool:
     """Whether two values of a row agree; ``loose``: whole numbers may differ too."""
     if isinstance(old, list) and isinstance(new, list):
-        pairs = zip(old, new, strict=False)
-        return len(old) == len(new) and all(_agree(*pair, rtol, atol, loose) for pair in pairs)
+        return len(old) == len(new) and all(
+            _agree(*pair, rtol, atol, loose) for pair in zip(old, new, strict=True)
+        )
     if isinstance(old, dict) and isinstance(new, dict):
         return old.keys() == new.keys() and all(
             _agree(old[key], new[key], rtol, atol, loose) for key in old
@@ -307,14 +308,11 @@ def _agree(old, new, rtol: float, atol: float, loose: bool) -> bool:
 
 def _has_numbers(value, loose: bool) -> bool:
     """Whether a value, or one in it, is a number that is compared within a tolerance."""
-    if isinstance(value, (list, dict)):
-        return any(
-            _has_numbers(part, loose)
-            for part in (value.values() if isinstance(value, dict) else value)
-        )
-    return (
-        isinstance(value, float) or loose and isinstance(value, int) and not isinstance(value, bool)
-    )
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(_has_numbers(part, loose) for part in value)
+    return isinstance(value, (int, float) if loose else float) and not isinstance(value, bool)
 
 
 def _further(progress: Progress, done: int, total: int) -> Progress:
