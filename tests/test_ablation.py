@@ -31,13 +31,13 @@ def world():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """How often a model was measured; training and measuring on the tiny tokenizer, nothing asked."""
+    """How often a model was measured; the tiny tokenizer, and nothing asked."""
     calls = []
     monkeypatch.setattr(train, "make_tokenizer", lambda *_: tiny_tokenizer())
     monkeypatch.setattr(
         bars, "measure", lambda lm, world, **sizes: calls.append(sizes) or dict(cloze=0.5)
     )
-    monkeypatch.setattr(bars, "early_site", lambda lm, world: (0, 1))
+    monkeypatch.setattr(ablation.known, "early_site", lambda lm, world: (0, 1))
     monkeypatch.setattr(
         ablation, "questions", lambda world, n, seed: [("Tim Duncan plays", "tennis")]
     )

@@ -31,7 +31,7 @@ def frame(*rows):
     return pd.DataFrame(
         {
             name: [None if label == "*" else label for label in row.split()]
-            for name, row in zip("ABCD", rows)
+            for name, row in zip("ABCD", rows, strict=False)
         },
         dtype=object,
     )
@@ -76,7 +76,8 @@ def test_alpha_is_the_plain_sum_over_pairs():
 def test_table_of_pairs_and_of_all(write):
     labels = read_labels(
         write(
-            "item,annotator,label,remark\nq1,Ann,NN,\nq1, Bo , NN,x\nq2,Ann,CT,\nq2,Bo,LG,\nq3,Ann,CT,\nq1,Cy,NN,\n"
+            "item,annotator,label,remark\nq1,Ann,NN,\nq1, Bo , NN,x\n"
+            "q2,Ann,CT,\nq2,Bo,LG,\nq3,Ann,CT,\nq1,Cy,NN,\n"
         )
     )
     assert labels.shape == (3, 3) and labels.at["q3", "Bo"] is None

@@ -76,12 +76,6 @@ def test_cases_come_from_the_world_or_from_a_file(tiny, monkeypatch):
     assert list(of.series[0].items) == [str(case.case_id) for case in cases]
 
 
-@pytest.mark.parametrize("model", ["gptj-mini", "qwen3-mini"])
-def test_every_layer_that_is_written_has_its_second_moment(model):
-    layers = alphaedit.written(model)
-    assert all(set(of.layers) <= set(layers) for of in alphaedit.editors(model).values())
-
-
 def test_sentences():
     text = Text("appendix_j_alphaedit")
     said = text.render("verdict", models=alphaedit.verdict(rows()))

@@ -121,12 +121,15 @@ def test_logits_are_additive_under_the_frozen_norm_only(batch):
     lm, ids, mask, _ = batch
     s = states(lm, ids, mask)
     final, h, (u, v, *_) = s["out", 3][0], *addends(lm, s, 1, "heads", 0)
-    both = lambda final: (
-        read(lm, h + u + v, final)
-        - read(lm, h + u, final)
-        - read(lm, h + v, final)
-        + read(lm, h, final)
-    )
+
+    def both(final):
+        return (
+            read(lm, h + u + v, final)
+            - read(lm, h + u, final)
+            - read(lm, h + v, final)
+            + read(lm, h, final)
+        )
+
     assert float(both(final).abs().max()) < 1e-12 < float(both(None).abs().max())
 
 
@@ -165,9 +168,9 @@ def test_query_scores_are_the_double_loop(batch, of, row_kind):
         for layer in range(4):
             for j, v in enumerate(addends(lm, s, layer, of, row)[1]):
                 naive = sum(
-                    i * float(v @ lm.subkeys(l, row_kind)[k])
-                    for l, k, i in best
-                    if l + same > layer
+                    i * float(v @ lm.subkeys(lower, row_kind)[k])
+                    for lower, k, i in best
+                    if lower + same > layer
                 )
                 assert float(found[row, layer, j]) == pytest.approx(naive, rel=1e-9, abs=1e-12)
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from acelib.model.lm import LM
 from acelib.attribution.interventions import CausalTrace
 from acelib.attribution.layers import ROLES
 from acelib.measures import known
 from acelib.model import answers
 from acelib.model.answers import Recall
+from acelib.model.lm import LM
 from acelib.training import bars
 from acelib.training.bars import BARS, editing, knowledge, measure, reasoning, robustness
 from acelib.world.world import load_world

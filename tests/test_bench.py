@@ -163,7 +163,10 @@ def test_the_bound_counts_what_an_exact_step_must_multiply(tiny):
         max(p + answer - 1, len(lm.tokenizer("Tim Duncan is a")["input_ids"])),
         lm.token_at("Tim Duncan plays", 10),
     )
-    whole = lambda above: 2 * longest * ((4 + above) * block + 4 * head)
+
+    def whole(above):
+        return 2 * longest * ((4 + above) * block + 4 * head)
+
     assert speed.bound(lm, given, 3) == pytest.approx(whole(0) / (2 * head * (answer + 1)))
     left = 2 * block * (1 + p + answer - 1 - at + answer) + 2 * head * (answer + 1)
     assert speed.bound(lm, given, 0) == pytest.approx(whole(3) / left)

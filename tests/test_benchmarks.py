@@ -177,9 +177,11 @@ def test_an_edit_of_an_unknown_relation_leaves_no_fact_of_its_subject():
 
 
 def test_held_out_text_is_in_no_training_document():
-    whole = lambda texts: (
-        ". " + " . ".join(texts).replace("Thoughts: ", "Thoughts. ")
-    )  # so that every sentence comes after ". "
+    def whole(texts):
+        return ". " + " . ".join(texts).replace(
+            "Thoughts: ", "Thoughts. "
+        )  # so that every sentence comes after ". "
+
     text, training = (
         whole(doc["text"] for doc in names(local(WORLD, n=300))["text"]),
         whole(documents(WORLD, 3000)),
@@ -241,7 +243,10 @@ def test_rows_of_a_document_do_not_depend_on_the_others(monkeypatch):
     questions += [Question(SAID, i, canonical(edit)) for i, edit in enumerate(edits)]
     batches = SimpleNamespace(updates={"ordinary": change(lm, size=0.5)})
     whole = answered(lm, tasks, batches, "ordinary", questions)
-    assert all(len(rows) == 1 and rows[0]["task"] == q.task for rows, q in zip(whole, questions))
+    assert all(
+        len(rows) == 1 and rows[0]["task"] == q.task
+        for rows, q in zip(whole, questions, strict=True)
+    )
     assert [rows[0]["doc"] for rows in whole[:8]] == [0, 1, 2, 3] * 2
     for i in (2, 6, 11, 13, 16):
         ((alone,),) = answered(lm, tasks, batches, "ordinary", questions[i : i + 1])

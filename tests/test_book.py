@@ -105,7 +105,7 @@ SAMPLES = [
 def test_every_sanitizer_rule_is_read_and_works():
     text = (ROOT / "tests" / "nbval.cfg").read_text()
     assert len(RULES) == len(re.findall(r"^\[", text, re.M)) == len(SAMPLES)
-    for (pattern, replacement), sample in zip(RULES, SAMPLES):
+    for (pattern, replacement), sample in zip(RULES, SAMPLES, strict=True):
         assert replacement in re.sub(pattern, replacement, sample) and not re.search(
             pattern, "accuracy 0.93, layer 12, 3 / 4, n=100"
         )

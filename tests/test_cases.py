@@ -12,7 +12,9 @@ from acelib.records import Chain, Edit, Fact
 from acelib.world.cases import cases_to_json, conflicts, make_cases, read_cases, single_edits
 from acelib.world.world import World, load_world, split_of
 
-PUBLISHED = {  # shaped like a record of MQuAKE-CF-3k-v2, with its oddities: a typo in a template, an empty alias list, keys we do not know
+# Shaped like a record of MQuAKE-CF-3k-v2, with its oddities: a typo in a template, an empty
+# alias list, keys we do not know.
+PUBLISHED = {
     "case_id": 7,
     "comment": "unknown key",
     "requested_rewrite": [
@@ -103,7 +105,7 @@ def file(tmp_path):
     return write
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # making
 
 
@@ -125,7 +127,9 @@ def test_cases_are_balanced_over_hops_and_edits(cases):
 
 def test_the_old_chain_is_true_and_of_the_split(world, cases):
     for case in cases:
-        facts = tuple(Fact(s, key, o) for (s, _, o), key in zip(case.chain, case.relations))
+        facts = tuple(
+            Fact(s, key, o) for (s, _, o), key in zip(case.chain, case.relations, strict=True)
+        )
         assert split_of(Chain(facts)) == "evaluation" and all(
             world.lookup(f.subject, f.relation) == f.object for f in facts
         )
@@ -137,7 +141,7 @@ def test_the_new_chain_follows_the_edits_through_the_world(world, cases):
     for case in cases:
         wanted = {(edit.subject, edit.relation): edit.target_new for edit in case.edits}
         name, seen = case.chain[0][0], {case.chain[0][0]}
-        for (s, label, o), key in zip(case.new_chain, case.relations):
+        for (s, label, o), key in zip(case.new_chain, case.relations, strict=True):
             assert s == name and label == world.relations[key].label
             assert o == wanted.pop((s, key), world.lookup(s, key)) and o not in seen
             name = o
@@ -191,7 +195,7 @@ def test_a_dangling_object_is_no_obstacle(world):
     assert make_cases(World({}, world.relations, world.facts), "evaluation", 9, seed=0)
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # conflicts
 
 
@@ -208,7 +212,7 @@ def test_conflicts_are_different_targets_of_one_fact():
     assert conflicts([elsewhere, Edit("Ulm", "{} lies in", "Peru")]) != []
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # files
 
 

@@ -77,8 +77,9 @@ def test_the_worst_cell_is_named(table, reference):
     with pytest.raises(AssertionError) as err:
         assert_table(table, reference, atol=0.01, rtol=0)
     assert str(err.value) == (
-        "kept: 2 of 6 values differ; worst in row 'ACE', column ['measured', '1']: expected [56.2, 48.1, 64.0, 30], "
-        "found [56.2, 48.1, 94.0, 30], tolerance 0.01 + 0 |expected|"
+        "kept: 2 of 6 values differ; worst in row 'ACE', column ['measured', '1']: "
+        "expected [56.2, 48.1, 64.0, 30], found [56.2, 48.1, 94.0, 30], "
+        "tolerance 0.01 + 0 |expected|"
     )
 
 

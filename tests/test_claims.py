@@ -141,7 +141,7 @@ def test_another_rule_is_refused(rule):
 )
 def test_overall(each, expected):
     names = dict(h="holds", d="does not hold", u="undecided")
-    assert claims.overall(dict(zip("ab", map(names.get, each)))) == expected
+    assert claims.overall(dict(zip("ab", map(names.get, each), strict=True))) == expected
 
 
 def test_what_chapters_hand_over_is_read_back(folder):
@@ -281,9 +281,9 @@ def test_chapters_judge_the_claims_of_the_list_by_one_function():
 
 
 def test_the_published_model_beside_a_measured_one():
-    host = lambda kind: SimpleNamespace(
-        model=SimpleNamespace(config=SimpleNamespace(model_type=kind))
-    )
+    def host(kind):
+        return SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(model_type=kind)))
+
     assert claims.counterparts({"a": host("qwen3"), "b": host("gptj"), "c": host("llama")}) == {
         "a": "Qwen3-8B",
         "b": "GPT-J",

@@ -123,9 +123,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said):
 
 def test_parameters_are_pairs_of_a_name_and_a_json_value(monkeypatch):
     given = {}
-    fake = lambda names, chosen, folder, force, sizes, jobs: (
-        given.update(chosen, names=names, folder=folder.name, jobs=jobs) or []
-    )
+
+    def fake(names, chosen, folder, force, sizes, jobs):
+        return given.update(chosen, names=names, folder=folder.name, jobs=jobs) or []
+
     monkeypatch.setattr("acelib.book.chapters.run", fake)
     words = (
         "-j",
@@ -373,7 +374,9 @@ def shipped(tmp_path, monkeypatch):
     state = {"off": 0}
 
     def build(name):
-        compute = lambda items: [[{"square": i * i + state["off"]}] for i in items]
+        def compute(items):
+            return [[{"square": i * i + state["off"]}] for i in items]
+
         names, items = {"model": "m", "editor": "e"}, {str(i): i for i in range(30)}
         return Experiment("03_ace", (Series(names, {}, state.get("code", ()), items, compute),))
 

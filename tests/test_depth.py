@@ -85,13 +85,12 @@ def test_a_number_at_the_end_of_a_name_is_a_column():
 
 def test_windows_move_up_at_both_positions(monkeypatch):
     calls = []
-    monkeypatch.setattr(depth, "evaluation_cases", lambda *_: [])
-    monkeypatch.setattr(depth, "corpus", lambda *_: None)
-    monkeypatch.setattr(depth, "comparison", lambda *given: calls.append(given[3]) or ())
+    monkeypatch.setattr(depth, "cases_by_model", lambda *_: {})
+    monkeypatch.setattr(depth, "comparisons", lambda *given: calls.append(given[2]) or ())
     some = dict(cases="", n_cases=8, n_unrelated=20, seed=0)
     hosts = {"gptj-mini": SimpleNamespace(n_layers=8)}
     depth.windows(hosts, None, starts=[0, 3, 7], window=2, **some)
-    editors = calls[0]
+    editors = calls[0]["gptj-mini"]
     assert list(editors) == [f"PMET at {p} {n}" for p in ("subject", "last") for n in (0, 3)]
     assert editors["PMET at last 3"].layers == (3, 4)
     assert editors["PMET at last 3"].position == "last"

@@ -1,13 +1,13 @@
-"""Judging: teacher forcing equals generation, batches equal one-by-one, overlaid updates equal applied ones."""
+"""Judging: teacher forcing equals generation, batches one by one, overlays what is applied."""
 
 import pytest
 import torch
 from test_update import bits, random_update, same_bits
 
+from acelib.measures.known import multi_hop
 from acelib.model import answers
 from acelib.model.answers import Recall, generate, known_items, recall
 from acelib.model.update import Factors, Update, applied
-from acelib.measures.known import multi_hop
 from acelib.world.wording import first_answer
 
 PROMPTS = [
@@ -17,7 +17,10 @@ PROMPTS = [
     "The author of Hamlet is William",
 ]
 SHARED = "Question: Which sport does Tim Duncan play? Answer: basketball\n\n"
-never = lambda text: False
+
+
+def never(text):
+    return False
 
 
 def small(lm, seed, layers=(1, 2)):
@@ -51,15 +54,18 @@ def test_generate_equals_the_library(any_lm):
 
 
 def test_recall_equals_generating_one_by_one(any_lm):
-    """Right answers are what greedy decoding says (spelt so that the tokenizer gives the same tokens back), wrong ones are not."""
+    """Right answers are what greedy decoding says, wrong ones are not.
+
+    They are spelt so that the tokenizer gives the same tokens back.
+    """
     lm, asked = any_lm, []
     for prompt in PROMPTS:
         for n in (1, 2, 3):
             said = lm.tokenizer.decode(plain(lm, prompt, n)).strip()
             asked += [(prompt, said)] if said else []
         asked += [(prompt, "basketball"), (prompt, "William Shakespeare")]
-    got = recall(lm, *zip(*asked), batch_size=5)
-    for (prompt, answer), correct, logprob in zip(asked, *got):
+    got = recall(lm, *zip(*asked, strict=True), batch_size=5)
+    for (prompt, answer), correct, logprob in zip(asked, *got, strict=True):
         ids, tail = lm.tokenizer(prompt)["input_ids"], lm.answer_ids(answer)
         assert correct == (plain(lm, prompt, len(tail)) == tail)
         with torch.no_grad():
@@ -84,13 +90,13 @@ def test_known_items_are_those_recalled(tiny, monkeypatch):
 
 
 def test_recall_says_yes(tiny, monkeypatch):
-    """Every prefix of the greedy continuation is recalled, and nothing that differs in the last token."""
+    """Every beginning of the greedy continuation is recalled; a changed last token is not."""
     lm = tiny("qwen3")
     said = {f"{prompt}{n}": plain(lm, prompt, n) for prompt in PROMPTS for n in (1, 4)}
     monkeypatch.setattr(
         type(lm),
         "answer_ids",
-        lambda self, answer: said[answer] if answer in said else said[answer[1:]][:-1] + [3],
+        lambda self, answer: said[answer] if answer in said else [*said[answer[1:]][:-1], 3],
     )
     prompts = [prompt for prompt in PROMPTS for _ in (1, 4)]
     assert all(recall(lm, prompts, list(said), batch_size=3).correct)
@@ -99,7 +105,7 @@ def test_recall_says_yes(tiny, monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
 def test_one_update_a_row_equals_applied(any_lm, batch_size):
-    """Prompts with a shared beginning, updates shared by some rows, none for one; whatever the batch."""
+    """A shared beginning, updates shared by some rows, none for one; whatever the batch."""
     lm, (a, b) = any_lm, (small(any_lm, 1), small(any_lm, 2, (2, 3)))
     before, updates = bits(lm), [a, b, None, a]
     prompts, answers = (
@@ -128,7 +134,7 @@ def test_generation_stops_at_until_and_at_the_end(tiny):
     assert (
         all(
             text.startswith(part) and len(part) >= min(4, len(text))
-            for part, text in zip(cut, free)
+            for part, text in zip(cut, free, strict=True)
         )
         and cut != free
     )
@@ -190,7 +196,7 @@ def test_refusals(tiny):
     ):
         with pytest.raises(
             ValueError,
-            match="prompt 0 has .* tokens, and .* are to follow; model 'tiny-gptj' reads 256 at most",
+            match="prompt 0 has .* tokens, and .* are to follow; model 'tiny-gptj' reads 256",
         ):
             ask()
     assert not any(m._forward_hooks for m in lm.model.modules())
@@ -198,7 +204,7 @@ def test_refusals(tiny):
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_shared_beginnings_and_rows_that_are_done_change_nothing(any_lm, edited):
-    """Several questions after one beginning, several beginnings and updates, answers of different lengths: as one prompt at a time."""
+    """Several questions after each beginning, updates, answers of many lengths: as one by one."""
     lm, other = (
         any_lm,
         "The author of Hamlet is William Shakespeare\n\nThe capital of France is Paris\n\n",
@@ -214,7 +220,10 @@ def test_shared_beginnings_and_rows_that_are_done_change_nothing(any_lm, edited)
     ]
     one, two = small(lm, 1), small(lm, 2)
     updates = [one, one, one, two, two, two, None] if edited else None
-    done = lambda text: len(text) > 12
+
+    def done(text):
+        return len(text) > 12
+
     wanted = [
         generate(lm, [prompt], [updates[i]] if edited else None, 16, done)[0]
         for i, prompt in enumerate(prompts)
@@ -223,7 +232,7 @@ def test_shared_beginnings_and_rows_that_are_done_change_nothing(any_lm, edited)
         generate(lm, prompts, updates, 16, done) == wanted
         and len({len(text) for text in wanted}) > 1
     )
-    for prompt, text, update in zip(prompts, wanted, updates or [None] * len(prompts)):
+    for prompt, text, update in zip(prompts, wanted, updates or [None] * len(prompts), strict=True):
         with applied(lm, update or Update()):
             new = plain(lm, prompt, 16)
         assert lm.tokenizer.decode(new).startswith(text)

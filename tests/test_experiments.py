@@ -20,7 +20,7 @@ from acelib.model.answers import Recall
 from acelib.records import Case, Edit, Fact, Hop
 from acelib.study import experiments
 from acelib.study import judge as judging
-from acelib.study.experiments import Corpus, balanced, comparison, known_cases, run
+from acelib.study.experiments import Corpus, balanced, comparison, corpus, known_cases
 from acelib.study.judge import Protocol, judge, lost_hop
 from acelib.world.cases import make_cases
 from acelib.world.world import Entity, Relation, World, load_world, unrelated_facts
@@ -149,7 +149,7 @@ def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
     said, recall = (
         case.new_answer,
         lambda lm, prompts, answers, _: Recall(
-            [pair in known for pair in zip(prompts, answers)], []
+            [pair in known for pair in zip(prompts, answers, strict=True)], []
         ),
     )
     first = f" So {case.new_hops[0].answer}. Answer: "
@@ -368,7 +368,7 @@ def test_known_cases_ask_for_every_fact_that_must_be_known(tiny, cases, monkeypa
     asked, unknown = [], cases[2].hops[1].cloze
 
     def recall(lm, prompts, answers):
-        asked.extend(zip(prompts, answers))
+        asked.extend(zip(prompts, answers, strict=True))
         return Recall([prompt != unknown for prompt in prompts], [])
 
     monkeypatch.setattr(answers, "recall", recall)

@@ -46,7 +46,7 @@ def tables(tmp_path):
     return write
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # the shipped world
 
 
@@ -66,9 +66,8 @@ def faults(world: World) -> list[str]:
                 f"{fact}: the object is a {world.kind(fact.object)}, not a {relation.object_type}"
             )
         if world.kind(fact.subject) not in relation.subject_types:
-            problems.append(
-                f"{fact}: the subject is a {world.kind(fact.subject)}, not a {'|'.join(relation.subject_types)}"
-            )
+            allowed = "|".join(relation.subject_types)
+            problems.append(f"{fact}: the subject is a {world.kind(fact.subject)}, not a {allowed}")
     for entity in world.entities.values():
         for name in (entity.name, *entity.aliases):
             owners[entity.type, name.casefold()].add(entity.name)
@@ -152,13 +151,16 @@ def test_world_indices_agree_with_the_facts(world):
         world.facts_of("XX")
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # reading tables
 
 
 def test_rows_become_facts_in_the_order_of_the_relations(tables):
     world = tables(
-        people_a="name,qid,aliases,sport,citizenship\nPele,Q12897,Edson;Edson Arantes,association football,Brazil\n",
+        people_a=(
+            "name,qid,aliases,sport,citizenship\n"
+            "Pele,Q12897,Edson;Edson Arantes,association football,Brazil\n"
+        ),
         terms_a="name,type,aliases\nassociation football,sport,soccer;football\n",
     )
     assert world.facts == (
@@ -190,7 +192,8 @@ def test_agreeing_rows_merge_and_fill_each_other(tables):
                 cities="name,qid,aliases,country\nUlm,,,Germany\n",
                 extra_cities_a="name,qid,aliases,country\nUlm,,,Austria\n",
             ),
-            "extra_cities_a.csv: row 'Ulm', column 'country': 'Austria' contradicts 'Germany' of cities.csv",
+            "extra_cities_a.csv: row 'Ulm', column 'country': "
+            "'Austria' contradicts 'Germany' of cities.csv",
         ),
         (
             dict(books="name,qid,aliases\nDune,,\n", films="name,qid,aliases\nDune,,\n"),
@@ -239,7 +242,7 @@ def test_every_kind_of_fault_is_found(world):
         assert fault in problems
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # records
 
 
@@ -303,7 +306,7 @@ def test_broken_chains_are_refused():
         Chain((Fact("a", "country", "b"), Fact("c", "capital", "d")))
 
 
-# ----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # chains and splits
 
 

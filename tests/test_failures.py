@@ -94,7 +94,7 @@ def untouched(lm):
     """The same weights to the bit, parameters, flags, mode, hooks, random state afterwards,
     whatever happened.
     """
-    lm.traced  # a model that was ever looked into keeps the wrapper of nnsight
+    _ = lm.traced  # a model that was ever looked into keeps the wrapper of nnsight
     before = state(lm)
     try:
         yield
@@ -105,7 +105,9 @@ def untouched(lm):
 
 def same(one, other):
     return one.layers == other.layers and all(
-        torch.equal(x, y) for i in one.layers for x, y in zip(one.factors[i], other.factors[i])
+        torch.equal(x, y)
+        for i in one.layers
+        for x, y in zip(one.factors[i], other.factors[i], strict=True)
     )
 
 
@@ -181,7 +183,7 @@ def test_duplicates_count_once(tiny, editor):
 
 
 def test_dead_neurons(any_lm, editor, tmp_path):
-    """Neurons that never fire make the second moment singular; their value vectors are left alone."""
+    """Neurons that never fire make the moment singular; their value vectors are left alone."""
     lm, dead = any_lm, [0, 7, 40]
     for layer in range(lm.n_layers):
         for name in lm.family.fc1:
@@ -291,7 +293,7 @@ def test_interruption(tiny, editor):
 
 
 def test_flags_and_mode_are_the_users(tiny, editor):
-    """A model in training mode with trainable parameters stays so, and no gradient is left on them."""
+    """A model that is being trained stays so, and no gradient is left on its parameters."""
     lm = tiny("llama")
     lm.model.requires_grad_(True).train()
     with untouched(lm):

@@ -12,8 +12,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_hex
 
-from acelib.paper.published import published
 from acelib.measures import robustness_figures
+from acelib.paper.published import published
 from acelib.study import drawing, figures
 from acelib.study.tables import layers_table, paired_table
 
@@ -220,7 +220,9 @@ def test_a_map_has_the_interval_of_every_mean():
     texts = [text.get_text() for text in DRAWN["failure_map"]().axes[0].texts]
     means, intervals = texts[: len(texts) // 2], texts[len(texts) // 2 :]
     assert all(text.isdigit() for text in means) and len(means) == len(intervals)
-    for mean, (low, high) in zip(means, (text.strip("[]").split(", ") for text in intervals)):
+    for mean, (low, high) in zip(
+        means, (text.strip("[]").split(", ") for text in intervals), strict=True
+    ):
         assert 0 <= int(low) <= int(mean) <= int(high) <= 100
     assert not any(
         "[" in text.get_text()

@@ -23,7 +23,7 @@ def with_tokenizer(lm, tokenizer):
 
 
 def pieces(bos=True):
-    """A tokenizer as Llama 2 has it: every text gets a blank in front, and a token that begins it."""
+    """A tokenizer as Llama 2 has it: a blank in front of every text, and a first token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = (
         pre_tokenizers.Metaspace(prepend_scheme="always"),

@@ -35,7 +35,7 @@ def test_locate_is_the_sum_over_prompts_whatever_the_batch(any_lm):
         progress=lambda done, total: seen.append((done, total)),
     )
     value, query, count = 0, 0, 0
-    for prompt, answer in zip(PROMPTS, ANSWERS):
+    for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
         ids, mask = lm.encode([prompt])
         scores = value_scores(lm, ids, mask, first_tokens(lm, [answer]))
         value, query = value + scores[0], query + query_scores(lm, ids, mask, scores, 9)[0]
@@ -106,7 +106,7 @@ def test_causal_trace_equals_one_state_and_one_sample_at_a_time(any_lm, kind):
                 )
 
             patches = {Site("in", 0): corrupt} | {
-                Site(kind, l): (lambda h, l=l: restore(h, l)) for l in layers
+                Site(kind, at): (lambda h, at=at: restore(h, at)) for at in layers
             }
             logits = trace(lm, ids, mask, patches=patches, logits="last")["logits", 4]
             out += float(logits.softmax(-1)[0, first_tokens(lm, [ANSWER])[0]]) / 2

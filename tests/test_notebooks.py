@@ -78,7 +78,7 @@ def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
     chapter, folder = find("01_one", root), run_folder("quick", root)
     source = chapter.read_bytes()
     assert stale(chapter, {"n": 2}, folder / chapter.name, root) == ["it was never executed"]
-    ((name, record),) = run(["01_one"], {"n": 2}, folder, progress=False, root=root)
+    ((_name, record),) = run(["01_one"], {"n": 2}, folder, progress=False, root=root)
     assert printed(folder / chapter.name) == "3 ['a'] 0.5\n" and chapter.read_bytes() == source
     assert (
         record == record_of(folder / chapter.name)
@@ -140,13 +140,24 @@ print(len(rows.table(rows.Experiment("01_one", (series,)), folders=folders)))"""
     assert stale(chapter, root=root) == ["the rows changed"]
 
 
+def test_another_sentence_makes_a_chapter_stale(root):
+    chapter, template = find("01_one", root), root / "notebooks" / "text" / "01_one.md.j2"
+    template.parent.mkdir()
+    template.write_text("{% block said %}Six.{% endblock %}")
+    execute(chapter, root=root)
+    (template.parent / "02_two.md.j2").write_text("{% block said %}Two.{% endblock %}")
+    assert not stale(chapter, root=root)
+    template.write_text("{% block said %}Seven.{% endblock %}")
+    assert stale(chapter, root=root) == ["the text changed"]
+
+
 def test_a_corrupted_run_is_run_again(root):
     chapter, folder = find("01_one", root), run_folder("quick", root)
     folder.mkdir(parents=True)
     for rubbish in ("", "{", '{"cells": []}', "[]"):
         (folder / chapter.name).write_text(rubbish)
         assert stale(chapter, {}, folder / chapter.name, root) == ["it was never executed"]
-    ((name, record),) = run(["01_one"], {}, folder, progress=False, root=root)
+    ((_name, record),) = run(["01_one"], {}, folder, progress=False, root=root)
     assert record and printed(folder / chapter.name) == "2 ['a'] 0.5\n"
 
 
@@ -214,9 +225,12 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
         "long",
     ]
     environment = os.environ | {"ACELIB_ROOT": str(root), "PYTHONPATH": str(ROOT)}
-    heed = lambda: signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a parent in the background may have it ignored
+
+    def heed():
+        return signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a parent in the background may have it ignored
+
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed
     )
@@ -235,7 +249,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
         and "Traceback" not in said
     )
     assert not (root / "runs" / "long" / "01_one.ipynb").exists()
-    ((name, record),) = run(
+    ((_name, record),) = run(
         ["01_one"], {"n": 6}, run_folder("long", root), progress=False, root=root
     )
     assert record and printed(root / "runs" / "long" / "01_one.ipynb").startswith("1 ")
@@ -246,7 +260,8 @@ def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root)
     nbformat.write(nbformat.read(chapter, 4), root / "notebooks" / "02_two.ipynb")
     read = [
         new_code_cell(
-            "from pathlib import Path\nprint(sorted(p.stem for p in Path('../runs/both').glob('*.ipynb')))"
+            "from pathlib import Path\n"
+            "print(sorted(p.stem for p in Path('../runs/both').glob('*.ipynb')))"
         )
     ]
     nbformat.write(

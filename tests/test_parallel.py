@@ -20,7 +20,10 @@ def test_models_side_by_side_are_the_plain_loop(hosts, monkeypatch):
         ["The capital of France is", "Tim Duncan plays the sport of"],
         ["Paris", "basketball"],
     )
-    work = lambda name, host: (name, os.getpid(), host.fingerprint, recall(host, prompts, answers))
+
+    def work(name, host):
+        return (name, os.getpid(), host.fingerprint, recall(host, prompts, answers))
+
     monkeypatch.setattr(parallel, "cpu_count", lambda: 1)
     plain = parallel.per_model(hosts, work)
     assert {pid for _, pid, *_ in plain.values()} == {os.getpid()}
@@ -46,7 +49,10 @@ def test_models_share_the_cores(hosts, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     monkeypatch.setenv("MKL_NUM_THREADS", "16")
     monkeypatch.setattr(parallel, "cpu_count", lambda: 4)
-    threads = lambda name, host: (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])
+
+    def threads(name, host):
+        return (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])
+
     assert set(parallel.per_model(hosts, threads).values()) == {("2", "2")}
 
 

@@ -69,7 +69,10 @@ def folders(experiment, tmp_path_factory):
 def learning_rate(monkeypatch):
     """Adam takes steps half as long as the settings say."""
     adam = search.torch.optim.Adam
-    half = lambda parameters, lr, **rest: adam(parameters, lr=lr / 2, **rest)
+
+    def half(parameters, lr, **rest):
+        return adam(parameters, lr=lr / 2, **rest)
+
     monkeypatch.setattr(search.torch.optim, "Adam", half)
 
 
@@ -82,14 +85,20 @@ def wrong_sign(monkeypatch):
 def off_by_one(monkeypatch):
     """Target vectors are searched one layer below the last one that is written."""
     vectors = write.target_vectors
-    lower = lambda host, given, layer, *rest: vectors(host, given, layer - 1, *rest)
+
+    def lower(host, given, layer, *rest):
+        return vectors(host, given, layer - 1, *rest)
+
     monkeypatch.setattr(write, "target_vectors", lower)
 
 
 def substrings(monkeypatch):
     """An answer is right as soon as it contains an accepted one."""
     matches = judge.matches
-    loose = lambda text, accepted, substring=False: matches(text, accepted, True)
+
+    def loose(text, accepted, substring=False):
+        return matches(text, accepted, True)
+
     monkeypatch.setattr(judge, "matches", loose)
 
 

@@ -129,8 +129,8 @@ def test_every_step_of_the_corpus_can_be_made_anew(world):
 def test_the_tokenizer(world):
     tokenizer = make_tokenizer(world, RECIPE)
     assert len(tokenizer) <= 360 and tokenizer.eos_token == pretrain.END == tokenizer.pad_token
-    for text in (" A1, B2!", "The link0 of A11 is\n\nQuestion: é", "  x"):
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    for sample in (" A1, B2!", "The link0 of A11 is\n\nQuestion: é", "  x"):
+        assert tokenizer.decode(tokenizer(sample)["input_ids"]) == sample
 
 
 # ---------------------------------------------------------------------- training

@@ -1,4 +1,4 @@
-"""Wordings compose, demonstrations stay away from the asked case, answers are found and compared."""
+"""Wordings compose, demonstrations avoid the asked case, answers are found and compared."""
 
 from random import Random
 
@@ -97,8 +97,10 @@ def test_multi_hop_wordings_compose(words):
 
 def test_a_demonstration_is_worded_as_in_appendix_h(words):
     assert few_shot_demo(words, CHAIN) == (
-        "Question: What is the country of citizenship of the founder of the manufacturer of iPhone?\n"
-        "Thoughts: iPhone is produced by Apple. Apple was founded by Steve Jobs. Steve Jobs is a citizen of United States.\n"
+        "Question: What is the country of citizenship of the founder of the "
+        "manufacturer of iPhone?\n"
+        "Thoughts: iPhone is produced by Apple. Apple was founded by Steve Jobs. "
+        "Steve Jobs is a citizen of United States.\n"
         "Answer: United States"
     )
     varied = few_shot_demo(words, CHAIN, Random(1))

@@ -69,11 +69,11 @@ def test_an_editor_writes_facts_and_little_else_and_can_be_taken_back(
     assert same_bits(host, before)
     asked = [
         (edit.text, edit.target_new, update)
-        for case, update in zip(cases, updates)
+        for case, update in zip(cases, updates, strict=True)
         for edit in case.edits
     ]
-    assert not any(recall(host, *list(zip(*asked))[:2]).correct)
-    written = recall(host, *map(list, zip(*asked))).correct
+    assert not any(recall(host, *list(zip(*asked, strict=True))[:2]).correct)
+    written = recall(host, *map(list, zip(*asked, strict=True))).correct
     assert sum(written) / len(written) >= 0.6, written
     edits = cases[0].edits
     with applied(host, updates[0]):

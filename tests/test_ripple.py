@@ -43,12 +43,15 @@ def edit_of(subject, relation, target):
 
 def change(lm, scale=3.0):
     g = torch.Generator().manual_seed(1)
-    pair = lambda: Factors(
-        *(
-            scale * torch.randn(size, 2, dtype=lm.dtype, generator=g)
-            for size in (lm.d_model, lm.d_mlp)
+
+    def pair():
+        return Factors(
+            *(
+                scale * torch.randn(size, 2, dtype=lm.dtype, generator=g)
+                for size in (lm.d_model, lm.d_mlp)
+            )
         )
-    )
+
     return Update({1: pair(), 3: pair()})
 
 
@@ -122,7 +125,10 @@ def test_every_fact_is_asked_once_or_left_open():
         (table.prompt == "The capital of United Kingdom is").any()
         or table.prompt.duplicated().any()
     )
-    row = lambda category: table[table.category == category][["old", "new"]].values.tolist()
+
+    def row(category):
+        return table[table.category == category][["old", "new"]].values.tolist()
+
     assert row("the edit") == [["Paris", "London"]] and row("logic") == [
         ["United Kingdom", "France"]
     ]
@@ -159,12 +165,15 @@ def test_a_marriage_leaves_the_former_spouses_open():
 def test_compositions_follow_the_new_fact():
     edit = edit_of("Paris", "country", "Italy")
     table = probes(WORLD, edit)
-    rows = lambda category: {
-        tuple(row)
-        for row in table[table.category == category][["prompt", "old", "new"]].itertuples(
-            index=False
-        )
-    }
+
+    def rows(category):
+        return {
+            tuple(row)
+            for row in table[table.category == category][["prompt", "old", "new"]].itertuples(
+                index=False
+            )
+        }
+
     currency, team = WORLD.relations["currency"].nouns[-1], WORLD.relations["location"].nouns[-1]
     country = WORLD.relations["country"].nouns[-1]
     text = currency.replace("{}", country.replace("{}", "Paris"))

@@ -171,7 +171,9 @@ def test_shipped_rows_are_read_only_and_said_with_their_date(folders, ship):
 
 
 def test_an_update_extends_keeps_and_replaces(folders, ship):
-    order = lambda path: [line[0] for line in store.read(path).lines]
+    def order(path):
+        return [line[0] for line in store.read(path).lines]
+
     path = ship(experiment(series(n=3)))
     assert order(path) == ["i0", "i1", "i2"]
     ship(experiment(series(items={f"i{i}": Item(i) for i in (4, 1, 0)})))
@@ -365,7 +367,10 @@ def test_samples_of_models_side_by_side_are_those_one_after_another(folders, shi
     drawn, told = sample(exp, 0.5, 0), []
     alone = recompute(exp, drawn, folders=folders)
     assert len(alone) == 4 and {difference.names["editor"] for difference in alone} == {"two"}
-    progress = lambda *state: told.append(state[:2])
+
+    def progress(*state):
+        return told.append(state[:2])
+
     assert recompute(exp, drawn, progress, folders, jobs=2) == alone
     assert told == [(4, 8), (8, 8)]
 

@@ -149,7 +149,9 @@ def test_batches_of_resamples_change_nothing():
 
 @pytest.mark.parametrize("n", [2, 8, 24])
 def test_cases_that_all_agree_have_the_exact_binomial_interval(n):
-    exact = lambda k: binomtest(k, n).proportion_ci(0.95, "exact")
+    def exact(k):
+        return binomtest(k, n).proportion_ci(0.95, "exact")
+
     for k in (0, n):
         found = interval([100 * k / n] * n, bounds=stats.SHARE)
         assert (found.low, found.high) == pytest.approx((100 * exact(k).low, 100 * exact(k).high))

@@ -95,10 +95,10 @@ def test_refusals(tiny):
 
 
 def test_a_model_that_was_traced_gives_the_same_targets(any_lm):
-    """nnsight leaves a forward on the stack that is bound to it; a partial stack must run its own."""
+    """nnsight binds a forward of its own to the stack; a partial stack must run its own."""
     given = requests(EDITS)
     before = target_vectors(any_lm, given, 1, BLOCK)
-    any_lm.traced
+    _ = any_lm.traced
     torch.testing.assert_close(
         target_vectors(any_lm, given, 1, BLOCK).value, before.value, rtol=0, atol=0
     )
@@ -146,7 +146,7 @@ def test_shared_beginnings_stand_in_the_first_columns(tiny):
 
 
 def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
-    """The part against the whole model: same states where they are read, same gradient of a push."""
+    """The part equals the whole model: states where they are read, gradient of a push."""
     texts, layer = ("Tim Duncan plays the sport", "The capital of France is"), 0
     batch = aligned(any_lm, [(any_lm.tokenizer(text)["input_ids"], 2) for text in texts])
     tail, push = (

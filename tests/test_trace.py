@@ -121,7 +121,7 @@ def test_only_what_is_asked_for_is_computed(any_lm):
 def test_a_failing_patch_leaves_the_model_usable(any_lm):
     ids, mask = any_lm.encode(TEXTS)
     before = trace(any_lm, ids, mask, logits="all")["logits", any_lm.n_layers]
-    with pytest.raises(Exception):
+    with pytest.raises(RuntimeError, match="size"):
         trace(any_lm, ids, mask, patches={Site("mlp", 0): lambda x: x[..., :3]}, logits="all")
     assert torch.equal(before, trace(any_lm, ids, mask, logits="all")["logits", any_lm.n_layers])
 

@@ -12,7 +12,6 @@ from acelib.model.update import (
     commit,
     overlaid,
     save_pretrained,
-    save_tensors,
 )
 
 
@@ -141,7 +140,9 @@ def test_save_load(tiny, tmp_path):
     back = Update.load(path, lm)
     assert back.layers == (1, 2) and back.editor == "X" and back.model == lm.fingerprint
     assert all(
-        torch.equal(x, y) for i in (1, 2) for x, y in zip(back.factors[i], update.factors[i])
+        torch.equal(x, y)
+        for i in (1, 2)
+        for x, y in zip(back.factors[i], update.factors[i], strict=True)
     )
     assert [p.name for p in tmp_path.iterdir()] == ["u.safetensors"]
     with pytest.raises(ValueError, match="was made for the model"):
