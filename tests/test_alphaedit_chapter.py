@@ -1,7 +1,6 @@
 """Appendix J: what is put together from two presets, and what its rows say."""
 
 import pandas as pd
-import pytest
 
 from acelib.editors import preset
 from acelib.measures import alphaedit

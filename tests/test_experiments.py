@@ -20,12 +20,18 @@ from acelib.model.answers import Recall
 from acelib.records import Case, Edit, Fact, Hop
 from acelib.study import experiments
 from acelib.study import judge as judging
-from acelib.study.experiments import Corpus, balanced, comparison, corpus, known_cases
+from acelib.study.experiments import Corpus, balanced, comparison, known_cases
 from acelib.study.judge import Protocol, judge, lost_hop
 from acelib.world.cases import make_cases
 from acelib.world.world import Entity, Relation, World, load_world, unrelated_facts
 
 PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
+
+
+def run(lm, world, editors, cases, moments, folder, progress=None, **options) -> pd.DataFrame:
+    """The rows of editors on cases, in a folder of their own."""
+    series = comparison(lm.name, lm, world, editors, cases, moments, **options)
+    return experiments.run(series, folder, progress)
 
 
 def relation(key, noun, subject, object_):
@@ -339,7 +345,9 @@ def test_what_rows_depend_on(tiny, world, cases):
 
 def test_second_moments_are_gathered_when_an_edit_needs_them(tiny, world, cases, monkeypatch):
     gathered = []
-    monkeypatch.setattr(experiments, "second_moments", lambda *given: gathered.append(given) or 7)
+    monkeypatch.setattr(
+        experiments, "second_moments", lambda *given, progress: gathered.append(given) or 7
+    )
     lm, given = tiny("qwen3"), []
 
     class Reader(Fake):
@@ -354,6 +362,14 @@ def test_second_moments_are_gathered_when_an_edit_needs_them(tiny, world, cases,
     assert not gathered
     reader.rows(list(reader.items)[:1]), reader.rows(list(reader.items)[1:])
     assert gathered == [(lm, ["a text"], [0])] and given == [7, 7]
+
+
+def test_moments_are_of_all_layers_that_an_editor_writes(tiny):
+    editors = [SimpleNamespace(layers=(3, 1)), object(), None, SimpleNamespace(layers=(1, 2))]
+    lm, world = tiny("qwen3"), load_world()
+    corpus = experiments.corpus(lm, world, editors)
+    assert corpus.layers == [1, 2, 3] and len(corpus.texts) == experiments.N_TEXTS
+    assert experiments.corpus(lm, world, [None]).moments is None
 
 
 def test_rows_depend_on_the_code_of_an_editor_and_of_its_settings(tiny, world, cases):

@@ -1,5 +1,7 @@
 """Tuning: as many trials for each editor, best first, kept without losing another editor's."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
@@ -15,8 +17,14 @@ SPACES = {
 }
 
 
-def fake_run(lm, world, editors, cases, moments, folder, *, protocol, progress=None):
+def fake_comparison(name, lm, world, editors, cases, moments, protocol):
+    """What ``fake_run`` is to judge."""
+    return editors, cases
+
+
+def fake_run(compared, folder, progress=None):
     """Rows whose measures are a tenth of the editor's weight."""
+    editors, cases = compared
     ((name, editor),) = editors.items()
     if progress:
         progress(len(cases), len(cases), name)
@@ -28,10 +36,11 @@ def fake_run(lm, world, editors, cases, moments, folder, *, protocol, progress=N
 @pytest.fixture
 def trials(monkeypatch):
     monkeypatch.setattr(tuning, "run", fake_run)
+    monkeypatch.setattr(tuning, "comparison", fake_comparison)
 
     def trials(n=2, candidates=SPACES, seed=0, **options):
         drawn = draw(candidates, n, seed)
-        return tune(None, None, [None] * 3, None, drawn, None, **options)
+        return tune(SimpleNamespace(name="mini"), None, [None] * 3, None, drawn, None, **options)
 
     return trials
 

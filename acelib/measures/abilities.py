@@ -39,7 +39,6 @@ from ..study.rows import Experiment, Series
 from ..study.store import canonical
 from ..study.tables import BASELINE
 from ..world.cases import make_cases
-from ..world.text import documents
 from ..world.wording import few_shot_demo, held_out, multi_hop_question
 from ..world.world import World, draw_chains, untouched
 from .robustness import mismatched
@@ -52,7 +51,6 @@ SAID = "edits said"  #: the task of saying the edits themselves
 KINDS = ("ordinary", "mismatched")  #: of edits: Table 12, Table 19
 N_CHOICES = 4  #: answers to choose from
 NEW_TOKENS = 256  #: that a task generates if it does not say how many
-TEXTS = 2000  #: that second moments are taken over
 
 
 # ---------------------------------------------------------------- documents of the local tasks
@@ -439,8 +437,7 @@ def _of_model(
 ) -> Iterator[Series]:
     """The unedited model first, then every editor after ordinary and after mismatched edits."""
     asked, presets = {**_documents(tasks), **whole}, {name: preset(name, model) for name in editors}
-    layers = sorted({layer for e in presets.values() for layer in getattr(e, "layers", ())})
-    corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), layers)
+    corpus = experiments.corpus(lm, world, presets.values(), seed)
     examples = {"examples": digest(canonical(shot) for shot in tasks.shots)}
 
     def series(name: str, editor, kind: str, more: Mapping[str, Question]) -> Series:

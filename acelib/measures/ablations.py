@@ -5,31 +5,29 @@ Every setting is ACE's preset with one thing changed, on the same cases, so diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 
-from ..editors import preset
+from ..editors import ACE, preset
 from ..model.lm import LM
 from ..paper.published import published
-from ..records import Case
 from ..study import claims
-from ..study.experiments import comparison, evaluation_cases
+from ..study.experiments import cases_by_model, comparison, comparisons, corpus
 from ..study.judge import Protocol
-from ..study.rows import Experiment, table
+from ..study.rows import Experiment, Series, table
 from ..study.stats import Mean, difference, paired
-from ..study.tables import BASELINE
+from ..study.tables import BASELINE, METRICS
 from ..world.world import World
 from . import located
-from .ace import corpus
 
-METRICS = ("multi_hop", "efficacy", "paraphrase", "specificity")
 #: Kind of layers -> how many of the most important ones are skipped, at most.
 MOST = {"query": 3, "value": 2}
 #: Prompt of Table 5 -> what it changes of the protocol.
-PROMPTS = {
+PROMPTS: dict[str, dict[str, Any]] = {
     "Few-Shots": {},
     "Zero-Shot": {"n_shots": 0},
     "One-Shot": {"n_shots": 1},
@@ -46,13 +44,13 @@ ROBUST = {
 # ---------------------------------------------------------------- settings
 
 
-def ranked(ace, ranking: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+def ranked(ace: ACE, ranking: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """The layers that ACE writes by kind, the most important first.   ranking: of all layers."""
     layers = {"query": ace.query_layers, "value": ace.value_layers}
     return {kind: sorted(some, key=ranking[kind].index) for kind, some in layers.items()}
 
 
-def skipped(ace, ranking: Mapping[str, Sequence[int]]) -> dict[str, object]:
+def skipped(ace: ACE, ranking: Mapping[str, Sequence[int]]) -> dict[str, ACE]:
     """ACE, and ACE without the most important of its query layers, of its value layers.
 
     Without any layer of a kind, its stage does not take place. Names are as in Table 4.
@@ -65,14 +63,14 @@ def skipped(ace, ranking: Mapping[str, Sequence[int]]) -> dict[str, object]:
     return editors
 
 
-def _without(ace, kind: str, rest: Sequence[int]):
+def _without(ace: ACE, kind: str, rest: Sequence[int]) -> ACE:
     """ACE with only the layers ``rest`` of a kind, or without their stage."""
     if not rest:
         return replace(ace, stages=tuple(stage for stage in ace.stages if stage != kind))
     return ace.at(**{f"{kind}_layers": tuple(sorted(rest))})
 
 
-def other_readings(ace) -> dict[str, object]:
+def other_readings(ace: ACE) -> dict[str, ACE]:
     """ACE, and ACE with one step read otherwise."""
     return {
         "ACE": ace,
@@ -88,7 +86,7 @@ def other_readings(ace) -> dict[str, object]:
 
 def by_model(
     hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, ACE]]:
     """``skipped`` of each model's preset."""
     scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
     return {model: skipped(preset("ACE", model), located.ranking(scores, model)) for model in hosts}
@@ -119,21 +117,10 @@ def layers(
 ) -> Experiment:
     """ACE without its most important layers (Table 4)."""
     editors = by_model(hosts, world, n_located=n_located, seed=seed)
+    known = cases_by_model(hosts, world, n_cases, seed, cases)
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    select = _selection(world, n_cases, seed, cases)
-    series = (
-        comparison(
-            model,
-            host,
-            world,
-            editors[model],
-            select(host),
-            corpus(host, world, editors[model], seed),
-            protocol,
-        )
-        for model, host in hosts.items()
-    )
-    return Experiment("04_ablations_layers", sum(series, ()))
+    series = comparisons(hosts, world, editors, known, protocol)
+    return Experiment("04_ablations_layers", series)
 
 
 def prompts(
@@ -146,16 +133,17 @@ def prompts(
     seed: int,
 ) -> Experiment:
     """ACE, and the unedited model, judged with other prompts (Table 5)."""
-    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
-    select = _selection(world, n_cases, seed, cases)
+    known = cases_by_model(hosts, world, n_cases, seed, cases)
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    series: list[Series] = []
     for model, host in hosts.items():
-        editors, some = {BASELINE: None, "ACE": preset("ACE", model)}, select(host)
-        texts = corpus(host, world, editors, seed)
+        editors = {BASELINE: None, "ACE": preset("ACE", model)}
+        texts = corpus(host, world, editors.values(), seed)
         for prompt, changes in PROMPTS.items():
             changed = replace(protocol, **changes)
             series += [
                 replace(one, names={"model": model, "prompt": prompt, **one.names})
-                for one in comparison(model, host, world, editors, some, texts, changed)
+                for one in comparison(model, host, world, editors, known[model], texts, changed)
             ]
     return Experiment("04_ablations_prompts", tuple(series))
 
@@ -170,20 +158,11 @@ def readings(
     seed: int,
 ) -> Experiment:
     """ACE with one step read otherwise than by default."""
-    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), ()
-    select = _selection(world, n_cases, seed, cases)
-    for model, host in hosts.items():
-        editors = other_readings(preset("ACE", model))
-        texts = corpus(host, world, editors, seed)
-        series += comparison(model, host, world, editors, select(host), texts, protocol)
+    editors = {model: other_readings(preset("ACE", model)) for model in hosts}
+    known = cases_by_model(hosts, world, n_cases, seed, cases)
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocol)
     return Experiment("04_ablations_readings", series)
-
-
-def _selection(world: World, n: int, seed: int, path: str) -> Callable[[LM], list[Case]]:
-    def select(lm: LM) -> list[Case]:
-        return evaluation_cases(lm, world, n, seed, path)
-
-    return select
 
 
 # ---------------------------------------------------------------- tables
@@ -231,7 +210,8 @@ def claim_values(rows: pd.DataFrame, prompts: pd.DataFrame) -> dict[tuple[str, s
         rows.assign(multi_hop=100 * rows.multi_hop),
         prompts.assign(ACE=100 * prompts.ACE),
     )
-    values, costs = {}, []
+    values: dict[tuple[str, str], Mean] = {}
+    costs = []
     for model, part in percent.groupby("model", sort=False):
         last, second = _last(part, "query"), _second(part)
         shots = asked[asked.model == model]
@@ -261,7 +241,7 @@ def _second(part: pd.DataFrame) -> str:
     return [name for name in part.editor.unique() if name.startswith("no query")][:2][-1]
 
 
-def without_stage(editors: Mapping[str, Mapping[str, object]]) -> dict[str, list[str]]:
+def without_stage(editors: Mapping[str, Mapping[str, ACE]]) -> dict[str, list[str]]:
     """By model, the settings that have lost a whole stage.   editors: ``by_model``."""
     return {
         model: [name for name, one in of.items() if len(one.stages) == 1]

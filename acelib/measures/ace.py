@@ -16,12 +16,11 @@ from ..editors import preset
 from ..model.answers import recall
 from ..model.lm import LM
 from ..records import Case, Edit
-from ..study.experiments import Corpus, comparison, depends, evaluation_cases, modules
+from ..study.experiments import Corpus, cases_by_model, comparisons, corpus, depends, modules
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series, table
 from ..study.stats import SHARE, Mean, difference, interval, paired
-from ..study.tables import BASELINE
-from ..world.text import documents
+from ..study.tables import BASELINE, METRICS
 from ..world.world import CATEGORIES, World
 from . import located
 from .probe import before_and_after, probes, written
@@ -31,8 +30,6 @@ LOCATED = "ACE (located)"
 ONE_BLOCK = ("ROME", "MEMIT", "PMET", "AlphaEdit")
 #: Editors that the paper's claims compare ACE with.
 RIVALS = ("FT", "ROME", "MEMIT", "PMET")
-#: Texts that second moments are taken over.
-N_DOCUMENTS = 2000
 
 Settings = dict[str, dict[str, object]]  #: {model: {name: editor}}
 
@@ -75,26 +72,10 @@ def experiment(
 ) -> Experiment:
     """Every editor and the unedited model on the same evaluation cases, by model."""
     by_model = settings(hosts, world, editors=editors, n_located=n_located, seed=seed)
+    compared = {model: {BASELINE: None, **named} for model, named in by_model.items()}
+    known = cases_by_model(hosts, world, n_cases, seed, cases)
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    series = (
-        comparison(
-            model,
-            host,
-            world,
-            {BASELINE: None, **by_model[model]},
-            evaluation_cases(host, world, n_cases, seed, cases),
-            corpus(host, world, by_model[model], seed),
-            protocol,
-        )
-        for model, host in hosts.items()
-    )
-    return Experiment("03_ace", sum(series, ()))
-
-
-def corpus(lm: LM, world: World, editors: Mapping[str, object], seed: int) -> Corpus:
-    """Texts of the world, for the second moments of all layers that the editors write."""
-    layers = {layer for editor in editors.values() for layer in getattr(editor, "layers", ())}
-    return Corpus(lm, documents(world, N_DOCUMENTS, seed), sorted(layers))
+    return Experiment("03_ace", comparisons(hosts, world, compared, known, protocol))
 
 
 def example(world: World) -> Edit:
@@ -111,7 +92,7 @@ def writes(
     by_model = settings(hosts, world, editors=editors, n_located=n_located, seed=seed)
     edit, series = example(world), []
     for model, host in hosts.items():
-        texts = corpus(host, world, by_model[model], seed)
+        texts = corpus(host, world, by_model[model].values(), seed)
         for name, editor in {BASELINE: None, **by_model[model]}.items():
             series.append(
                 Series(
@@ -135,7 +116,7 @@ def answers(hosts: Mapping[str, LM], world: World, *, seed: int) -> Experiment:
     """What the first model answers before and after ACE's edit of the example."""
     model, host = next(iter(hosts.items()))
     editor, edit = preset("ACE", model), example(world)
-    texts = corpus(host, world, {"ACE": editor}, seed)
+    texts = corpus(host, world, [editor], seed)
 
     def compute(edits: list[Edit]) -> list[list[dict]]:
         prompts = (probes(world, one, seed=seed) for one in edits)
@@ -270,7 +251,7 @@ def categories(cases: Mapping[str, Sequence[Case]], world: World) -> pd.DataFram
 
 def _category(world: World, edit: Edit) -> str:
     relation = world.relations.get(edit.relation)
-    return CATEGORIES.get(relation.category, "other") if relation else "other"
+    return CATEGORIES.get(relation.category or "", "other") if relation else "other"
 
 
 def search(trials: pd.DataFrame, editors: Sequence[str]) -> dict:
@@ -314,9 +295,8 @@ def claim_values(
     """
     if not {"ACE", "IFMET", *RIVALS} <= {*rows.editor}:
         return {}
-    metrics = ("multi_hop", "efficacy", "paraphrase", "specificity")
-    percent = rows.assign(**{metric: 100 * rows[metric] for metric in metrics})
-    values = {}
+    percent = rows.assign(**{metric: 100 * rows[metric] for metric in METRICS})
+    values: dict[tuple[str, str], Mean] = {}
     for model, part in percent.groupby("model", sort=False):
         values |= {(claim, model): value for claim, value in _claims(part, cases[model]).items()}
     if len(cases) > 1:

@@ -11,20 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from ..editors import EDITORS, preset
+from ..editors import preset
 from ..editors.base import Editor
 from ..model.lm import LM
 from ..study import claims, experiments, tables
 from ..study.judge import Protocol
-from ..study.rows import Experiment, Series
+from ..study.rows import Experiment
 from ..study.stats import SHARE, Mean, interval, paired
-from ..world.text import documents
+from ..study.tables import METRICS as METRICS  # that the editors are compared by
 from ..world.world import World
 
 ACE, PLAIN, ON_PMET = "ACE (AlphaEdit)", "AlphaEdit", "ACE (PMET)"
-METRICS = ("multi_hop", "efficacy", "paraphrase", "specificity")
 RIVALS = {"alphaedit_backbone": PLAIN, "newer_backbone_helps": ON_PMET}  #: claim -> whom ACE leads
-TEXTS = 2000  #: that second moments are taken over
 
 
 def editors(model: str) -> dict[str, Editor]:
@@ -46,19 +44,11 @@ def experiment(
 
     cases: a file in the shape of MQuAKE, or "" for cases that are made from the world.
     """
+    known = experiments.cases_by_model(hosts, world, n_cases, seed, cases)
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    series: list[Series] = []
-    for model, lm in hosts.items():
-        some = experiments.evaluation_cases(lm, world, n_cases, seed, cases)
-        corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), written(model))
-        series += experiments.comparison(model, lm, world, editors(model), some, corpus, protocol)
-    return Experiment("appendix_j_alphaedit", tuple(series))
-
-
-def written(model: str) -> list[int]:
-    """All layers that an editor with settings for the model writes, ascending."""
-    presets = (preset(name, model) for name in EDITORS)
-    return sorted({layer for editor in presets for layer in getattr(editor, "layers", ())})
+    compared = {model: editors(model) for model in hosts}
+    series = experiments.comparisons(hosts, world, compared, known, protocol)
+    return Experiment("appendix_j_alphaedit", series)
 
 
 def settings_table(models: Sequence[str]) -> pd.DataFrame:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
-from ..editors import preset
+from ..editors import ACE, preset
 from ..model.lm import LM
 from ..paper.published import published
 from ..study import claims
-from ..study.experiments import comparison, evaluation_cases
+from ..study.experiments import cases_by_model, comparisons
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series, table
 from ..study.stats import SHARE, Mean, interval, paired
+from ..study.tables import METRICS
 from ..world.world import World
 from . import located
-from .ace import corpus
 
-METRICS = ("multi_hop", "efficacy", "paraphrase", "specificity")
 #: Editors that write a range of layers.
 RANGES = ("MEMIT", "PMET")
 #: Position of an edit -> its name in a figure.
@@ -29,7 +29,7 @@ PLACES = {
 }
 ALONE = "ACE (value edit only)"
 
-Numbered = dict[tuple[str, int], object]  #: {(editor, number of layers): editor with its layers}
+Numbered = dict[tuple[str, int], Any]  #: {(editor, number of layers): editor with its layers}
 
 
 # ---------------------------------------------------------------- settings
@@ -45,7 +45,8 @@ def with_layers(
     write a range that begins where that of the preset begins, or ends at the last layer. ACE is
     left out where it would have fewer layers than value layers, or more than there are below them.
     """
-    ace, editors = preset("ACE", model), {("ROME", 1): preset("ROME", model)}
+    ace: ACE = preset("ACE", model)
+    editors: Numbered = {("ROME", 1): preset("ROME", model)}
     for n in sorted(preset_size(model) + step for step in steps):
         for name in RANGES:
             editor = preset(name, model)
@@ -61,11 +62,11 @@ def with_layers(
 
 def preset_size(model: str) -> int:
     """How many layers ACE's preset writes, query and value layers."""
-    ace = preset("ACE", model)
+    ace: ACE = preset("ACE", model)
     return len(ace.query_layers) + len(ace.value_layers)
 
 
-def query_order(ace, ranking: Sequence[int]) -> list[int]:
+def query_order(ace: ACE, ranking: Sequence[int]) -> list[int]:
     """The layers that ACE may query with: its own, then the others below its value layers, each the
     most important first.
     """
@@ -109,15 +110,16 @@ def number(
     seed: int,
 ) -> Experiment:
     """Editors on several numbers of layers (Table 6); the column n_layers is text."""
-    editors = by_model(hosts, world, steps=steps, n_located=n_located, seed=seed)
-    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
-    for model, host in hosts.items():
-        named = {f"{name} {n}": editor for (name, n), editor in editors[model].items()}
-        some = evaluation_cases(host, world, n_cases, seed, cases)
-        texts = corpus(host, world, named, seed)
-        compared = comparison(model, host, world, named, some, texts, protocol)
-        series += [_numbered(one, "n_layers") for one in compared]
-    return Experiment("05_knowledge_bottleneck_number", tuple(series))
+    settings = by_model(hosts, world, steps=steps, n_located=n_located, seed=seed)
+    editors = {
+        model: {f"{name} {n}": editor for (name, n), editor in of.items()}
+        for model, of in settings.items()
+    }
+    known = cases_by_model(hosts, world, n_cases, seed, cases)
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocol)
+    renamed = tuple(_numbered(one, "n_layers") for one in series)
+    return Experiment("05_knowledge_bottleneck_number", renamed)
 
 
 def windows(
@@ -134,9 +136,8 @@ def windows(
     """PMET on a window of layers that moves up, at the subject's and at the prompt's last token;
     the column first, its first layer, is text.
     """
-    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
-    for model, host in hosts.items():
-        named = {
+    editors = {
+        model: {
             f"{name} {start}": replace(
                 preset("PMET", model), layers=tuple(range(start, start + window)), position=position
             )
@@ -144,11 +145,13 @@ def windows(
             for start in starts
             if start + window <= host.n_layers
         }
-        some = evaluation_cases(host, world, n_cases, seed, cases)
-        texts = corpus(host, world, named, seed)
-        compared = comparison(model, host, world, named, some, texts, protocol)
-        series += [_numbered(one, "first") for one in compared]
-    return Experiment("05_knowledge_bottleneck_depth", tuple(series))
+        for model, host in hosts.items()
+    }
+    known = cases_by_model(hosts, world, n_cases, seed, cases)
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocol)
+    renamed = tuple(_numbered(one, "first") for one in series)
+    return Experiment("05_knowledge_bottleneck_depth", renamed)
 
 
 def _numbered(series: Series, column: str) -> Series:

@@ -18,9 +18,8 @@ from ..records import Edit
 from ..study import experiments
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series
-from ..world.text import documents
 from ..world.world import World
-from .ripple import TEXTS, by_name, known_edits
+from .ripple import by_name, known_edits
 
 #: word in a name -> ``NeuronACE.choice``
 KINDS: dict[str, Literal["attribution", "random"]] = {
@@ -46,13 +45,10 @@ def experiment(
     hosts: Mapping[str, LM], world: World, *, n_neurons: Sequence[int], n_cases: int, seed: int
 ) -> Experiment:
     """``variants`` of ACE on evaluation cases, balanced over 1 to 4 edits. Rows: ``judge``."""
-    series: list[Series] = []
-    for model, lm in hosts.items():
-        cases = experiments.evaluation_cases(lm, world, n_cases, seed)
-        editors, protocol = variants(model, n_neurons), Protocol(seed=seed)
-        corpus = _corpus(lm, world, editors["ACE"], seed)
-        series += experiments.comparison(model, lm, world, editors, cases, corpus, protocol)
-    return Experiment("06_ripple_neurons", tuple(series))
+    editors = {model: variants(model, n_neurons) for model in hosts}
+    cases = experiments.cases_by_model(hosts, world, n_cases, seed)
+    series = experiments.comparisons(hosts, world, editors, cases, Protocol(seed=seed))
+    return Experiment("06_ripple_neurons", series)
 
 
 def norms(
@@ -66,7 +62,7 @@ def norms(
     for model, lm in hosts.items():
         edits = by_name(known_edits(lm, world, n_edits, seed))
         editors = variants(model, n_neurons)
-        corpus = _corpus(lm, world, editors["ACE"], seed)
+        corpus = experiments.corpus(lm, world, editors.values(), seed)
         series += [
             Series(
                 names={"model": model, "editor": name},
@@ -78,10 +74,6 @@ def norms(
             for name, editor in editors.items()
         ]
     return Experiment("06_ripple_norms", tuple(series), rtol=1e-3)
-
-
-def _corpus(lm: LM, world: World, ace, seed: int) -> experiments.Corpus:
-    return experiments.Corpus(lm, documents(world, TEXTS, seed), ace.layers)
 
 
 def _sizes(lm: LM, editor, corpus: experiments.Corpus, edits: list[Edit]) -> list[list[dict]]:

@@ -30,7 +30,6 @@ from ..records import Edit, Fact
 from ..study import experiments
 from ..study.rows import Experiment, Series
 from ..world.cases import single_edits
-from ..world.text import documents
 from ..world.wording import single_hop_cloze
 from ..world.world import INVERSES, World
 
@@ -48,7 +47,6 @@ CATEGORIES = {
     "far": False,  # all others
 }
 COLUMNS = ["category", "relation", "prompt", "old", "new"]
-TEXTS = 2000  #: that second moments are taken over
 
 
 # ---------------------------------------------------------------- edits and questions
@@ -319,8 +317,7 @@ def _of_model(
 ) -> Iterator[Series]:
     edits = known_edits(lm, world, n_edits, seed)
     presets = {name: preset(name, model) for name in editors}
-    layers = sorted({layer for e in presets.values() for layer in getattr(e, "layers", ())})
-    corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), layers)
+    corpus = experiments.corpus(lm, world, presets.values(), seed)
     exam = Exam(lm, world)
     for name, editor in presets.items():
         yield Series(

@@ -24,7 +24,6 @@ from ..study import experiments
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series
 from ..world.cases import make_cases, single_edits
-from ..world.text import documents
 from ..world.wording import multi_hop_cloze, single_hop_cloze, statement
 from ..world.world import World
 from .accumulation import by_token
@@ -32,7 +31,6 @@ from .storage import known_facts
 
 BLOCKS = ("attn", "ffn")
 BATCH = 16  #: prompts that are scored at once
-TEXTS = 2000  #: that second moments are taken over
 SHOTS = {"few-shot": 4, "one-shot": 1, "zero-shot": 0}  #: examples before a prompt
 STATES = ("unedited", "edited", "value edit masked")
 PLACES = ("implicit subject", "answer")
@@ -263,7 +261,7 @@ def _in_states(
 ) -> Iterator[Series]:
     """The series of ``read(lm, world, edit)`` in edited models, by state."""
     editors = state_editors(model)
-    corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), editors["edited"].layers)
+    corpus = experiments.corpus(lm, world, editors.values(), seed)
 
     def compute(editor, edits: list[Edit]) -> list[list[dict]]:
         groups, rows = [[edit] for edit in edits], []
@@ -322,37 +320,26 @@ def on_mismatched(
     hosts: Mapping[str, LM], world: World, *, editors: Sequence[str], n_cases: int, seed: int
 ) -> Experiment:
     """Table 18: the editors on mismatched cases. Rows: ``judge``."""
-    series = _comparisons(hosts, world, editors, editors, "mismatched", n_cases, seed)
-    return Experiment("appendix_l_robustness_mismatched", tuple(series))
+    series = _comparisons(hosts, world, editors, "mismatched", n_cases, seed)
+    return Experiment("appendix_l_robustness_mismatched", series)
 
 
 def on_ordinary(
     hosts: Mapping[str, LM], world: World, *, editors: Sequence[str], n_cases: int, seed: int
 ) -> Experiment:
     """The same cases with the objects that they had before, by PMET and ACE. Rows: ``judge``."""
-    names = [name for name in editors if name in COMPARED]
-    series = _comparisons(hosts, world, names, editors, "ordinary", n_cases, seed)
-    return Experiment("appendix_l_robustness_ordinary", tuple(series))
+    some = [name for name in editors if name in COMPARED]
+    series = _comparisons(hosts, world, some, "ordinary", n_cases, seed) if some else ()
+    return Experiment("appendix_l_robustness_ordinary", series)
 
 
 def _comparisons(
-    hosts: Mapping[str, LM],
-    world: World,
-    names: Sequence[str],
-    editors: Sequence[str],
-    kind: str,
-    n_cases: int,
-    seed: int,
-) -> Iterator[Series]:
-    """Series of ``names``, with second moments of all layers that one of ``editors`` writes."""
-    for model, lm in hosts.items():
-        presets = {name: preset(name, model) for name in editors}
-        layers = sorted({layer for e in presets.values() for layer in getattr(e, "layers", ())})
-        corpus = experiments.Corpus(lm, documents(world, TEXTS, seed), layers)
-        cases = case_pairs(lm, world, n_cases, seed)[kind]
-        some, protocol = {name: presets[name] for name in names}, Protocol(seed=seed)
-        if some:
-            yield from experiments.comparison(model, lm, world, some, cases, corpus, protocol)
+    hosts: Mapping[str, LM], world: World, names: Sequence[str], kind: str, n_cases: int, seed: int
+) -> tuple[Series, ...]:
+    """The named editors on the cases of a kind."""
+    editors = {model: {name: preset(name, model) for name in names} for model in hosts}
+    cases = {model: case_pairs(lm, world, n_cases, seed)[kind] for model, lm in hosts.items()}
+    return experiments.comparisons(hosts, world, editors, cases, Protocol(seed=seed))
 
 
 def case_pairs(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Case]]:

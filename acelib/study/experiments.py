@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..model.lm import LM
 from ..provenance import digest
 from ..records import Case, Hop
 from ..world.cases import make_cases, read_cases
+from ..world.text import documents
 from ..world.world import World
 from .judge import Protocol, edit_and_judge
 from .rows import Experiment, Folders, Progress, Series, table
@@ -68,13 +69,21 @@ def evaluation_cases(lm: LM, world: World, n: int, seed: int, path: str = "") ->
     pool = (
         read_cases(path, world.relations) if path else make_cases(world, "evaluation", 4 * n, seed)
     )
-    kept, rest = [], dict(enumerate(pool))
+    rest = dict(enumerate(pool))
+    kept: list[int] = []
     while asked := _missing(rest, Counter(pool[i].n_edits for i in kept), -(-n // 4)):
         known = known_cases(lm, [rest.pop(i) for i in asked])
         kept += [i for i in asked if any(pool[i] is case for case in known)]
     if not kept:
         raise ValueError(f"{lm.name} recalls all facts of none of the {len(pool)} cases")
     return [pool[i] for i in sorted(kept)]
+
+
+def cases_by_model(
+    hosts: Mapping[str, LM], world: World, n: int, seed: int, path: str = ""
+) -> dict[str, list[Case]]:
+    """``evaluation_cases`` of every model."""
+    return {name: evaluation_cases(lm, world, n, seed, path) for name, lm in hosts.items()}
 
 
 def _missing(rest: Mapping[int, Case], counts: Counter, n_each: int) -> list[int]:
@@ -92,6 +101,7 @@ def cases_of(experiment: Experiment) -> dict[str, list[Case]]:
     return {series.names["model"]: list(series.items.values()) for series in experiment.series}
 
 
+N_TEXTS = 2000  #: that second moments are taken over
 #: (rtol, atol) of the size of an update: a search of many steps carries the rounding of a batch on.
 WRITTEN = (0.1, 0.0)
 
@@ -105,12 +115,27 @@ class Corpus:
     layers: Sequence[int]
 
     @cached_property
-    def moments(self) -> Moments:
-        """Second moments of the model's ``layers`` over the texts."""
-        return second_moments(self.lm, self.texts, self.layers)
+    def moments(self) -> Moments | None:
+        """``gather``, once."""
+        return self.gather()
+
+    def gather(self, progress: Callable[[int, int], object] | None = None) -> Moments | None:
+        """Second moments of the model's ``layers`` over the texts; None if there are no layers.
+
+        progress: called with (texts done, texts).
+        """
+        if not self.layers:
+            return None
+        return second_moments(self.lm, self.texts, self.layers, progress=progress)
 
     def __str__(self) -> str:
         return f"of {len(self.texts)} texts {digest(self.texts)}"
+
+
+def corpus(lm: LM, world: World, editors: Iterable[object | None], seed: int = 0) -> Corpus:
+    """``N_TEXTS`` texts of the world, for second moments of all layers that some editor writes."""
+    layers = {layer for editor in editors for layer in getattr(editor, "layers", ())}
+    return Corpus(lm, documents(world, N_TEXTS, seed), sorted(layers))
 
 
 def comparison(
@@ -164,25 +189,40 @@ def comparison(
     )
 
 
-def run(
-    lm: LM,
+def comparisons(
+    hosts: Mapping[str, LM],
     world: World,
-    editors: Mapping[str, object | None],
-    cases: Sequence[Case],
-    moments: Moments | Corpus | None,
-    folder: Path,
-    *,
-    protocol: Protocol = Protocol(),
-    chunk: int = 24,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
+    editors: Mapping[str, Mapping[str, object | None]],
+    cases: Mapping[str, Sequence[Case]],
+    protocol: Protocol,
+) -> tuple[Series, ...]:
+    """``comparison`` on every model, with second moments of all layers that its editors write.
+
+    editors, cases: by model.
+    """
+    return tuple(
+        series
+        for name, lm in hosts.items()
+        for series in comparison(
+            name,
+            lm,
+            world,
+            editors[name],
+            cases[name],
+            corpus(lm, world, editors[name].values(), protocol.seed),
+            protocol,
+        )
+    )
+
+
+def run(series: Sequence[Series], folder: Path, progress: Progress | None = None) -> pd.DataFrame:
     """The rows of a ``comparison`` on one model, kept in ``folder`` and nowhere else.
 
     Returns one row per editor and case, by case_id within an editor.
     """
-    series = comparison(lm.name, lm, world, editors, cases, moments, protocol, chunk)
-    frame = table(Experiment("rows", series), progress, Folders(None, Path(folder)))
-    order = {name: i for i, name in enumerate(editors)}
+    experiment = Experiment("rows", tuple(series))
+    frame = table(experiment, progress, Folders(None, Path(folder)))
+    order = {one.names["editor"]: i for i, one in enumerate(series)}
     frame = frame.assign(place=frame.editor.map(order)).sort_values(["place", "case_id"])
     editor = frame.editor
     frame = frame.drop(columns=["model", "item", "place", "editor"]).assign(editor=editor)

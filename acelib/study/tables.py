@@ -21,6 +21,8 @@ from ..world.world import CATEGORIES
 from .stats import SHARE, Mean, interval, paired
 
 BASELINE = "Base"  #: the unedited model: judged by the old answers, so no rival of the editors
+#: What edits are judged by: columns of the rows of a comparison.
+METRICS = ("multi_hop", "efficacy", "paraphrase", "specificity")
 BLOCKS = {"attn": "attention", "ffn": "FFN"}
 CSS = {
     "": "font-variant-numeric: tabular-nums",
@@ -41,7 +43,7 @@ def paired_table(
     rows: pd.DataFrame,
     a: str = "ACE",
     others: Sequence[str] | None = None,
-    metrics: Sequence[str] = ("multi_hop", "efficacy", "paraphrase", "specificity"),
+    metrics: Sequence[str] = METRICS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """``paired`` differences of editor ``a`` to the others by metric, in percentage points.

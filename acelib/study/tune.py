@@ -29,7 +29,7 @@ from ..model.lm import LM
 from ..records import Case
 from ..world.cases import make_cases
 from ..world.world import World
-from .experiments import balanced, known_cases, run
+from .experiments import balanced, comparison, known_cases, run
 from .judge import Protocol
 from .rows import Progress
 
@@ -126,7 +126,7 @@ def tune(
     lm: LM,
     world: World,
     cases: Sequence[Case],
-    moments: Moments,
+    moments: Moments | None,
     trials: Sequence[tuple[str, Any]],
     folder: Path,
     *,
@@ -147,16 +147,8 @@ def tune(
 
     rows = []
     for i, (name, editor) in enumerate(trials):
-        judged = run(
-            lm,
-            world,
-            {name: editor},
-            cases,
-            moments,
-            folder,
-            protocol=protocol,
-            progress=partial(tell, i),
-        )
+        series = comparison(lm.name, lm, world, {name: editor}, cases, moments, protocol)
+        judged = run(series, folder, partial(tell, i))
         means = judged[list(SCORE)].mean()
         rows.append(
             dict(
