@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from test_pretrain import RECIPE
-from test_tune import SPACES, fake_run
+from test_tune import SPACES, fake_comparison, fake_run
 from typer.testing import CliRunner
 
 from acelib.bench.speed import Timing
@@ -221,7 +221,7 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr("acelib.editing.moments.user_cache_path", lambda name: tmp_path / "cache")
     monkeypatch.setattr("acelib.model.lm.load", lambda name, device=None: lm)
     monkeypatch.setattr(
-        "acelib.world.text.documents",
+        "acelib.study.experiments.documents",
         lambda world, n, seed=0: [f"Text number {i} of {n}." for i in range(40)],
     )
     monkeypatch.setattr("acelib.provenance.ROOT", tmp_path)
@@ -285,6 +285,7 @@ def test_locate_ranks_the_layers(host, words, said):
 
 def test_tune_keeps_the_trials_and_the_presets(host, monkeypatch, tmp_path):
     monkeypatch.setattr("acelib.study.tune.run", fake_run)
+    monkeypatch.setattr("acelib.study.tune.comparison", fake_comparison)
     monkeypatch.setattr("acelib.study.tune.spaces", lambda n_layers, query, value: SPACES)
     monkeypatch.setattr("acelib.study.tune.identification", lambda lm, world, n, seed: [None] * n)
     result = call(

@@ -64,6 +64,13 @@ def waiting(what: str):
     return Console(stderr=True).status(what)
 
 
+def quiet() -> None:
+    """Without the bar that transformers shows for everything; only downloads need one."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 class Polite(TyperGroup):
     """Turns errors that a user caused, or can understand, into one line and an exit code."""
 
@@ -77,7 +84,7 @@ class Polite(TyperGroup):
         except ModuleNotFoundError as err:
             fail(f"the package {err.name!r} is missing: pip install 'acelib[book]'", 1)
         except RuntimeError as err:
-            if type(err).__name__ != "ChapterError":
+            if type(err).__name__ not in ("ChapterError", "BuildError"):
                 raise
             fail(str(err), 1)
 
@@ -123,6 +130,19 @@ def probe_table(answers) -> Table:
     return table
 
 
+def ideal_line(answers) -> str:
+    """How many answers of ``probe.before_and_after`` are ideal after the edit, by kind."""
+    kinds = answers.groupby("kind", sort=False).ok
+    counts = (f"{kind} {ok.sum()} of {len(ok)}" for kind, ok in kinds)
+    return "ideal after the edit: " + ", ".join(counts)
+
+
+def norms_line(norms: Mapping[int, float]) -> str:
+    """The size of a change by layer."""
+    sizes = (f"{layer}: {norm:.3g}" for layer, norm in norms.items())
+    return "norm of the change by layer: " + ", ".join(sizes)
+
+
 def layer_table(title: str, scores: Mapping[str, Sequence[float]], top: int) -> Table:
     """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best
     first.
@@ -153,6 +173,15 @@ def bars_table(title: str, found: Mapping[str, float], bars: Mapping[str, float]
         table.add_row(
             key, f"[{color}]{100 * share:.1f}", f"{100 * bars[key]:.0f}" if key in bars else ""
         )
+    return table
+
+
+def timings_table(rows) -> Table:
+    """Timings of ``speed.bench``, the library beside what it replaces."""
+    table = Table("benchmark", "plain, s", "acelib, s", "ratio", "of what")
+    for row in rows:
+        seconds = (f"{row.baseline_s:.3g}", f"{row.ours_s:.3g}")
+        table.add_row(row.name, *seconds, f"{row.ratio:.1f}", escape(row.note))
     return table
 
 

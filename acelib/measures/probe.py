@@ -73,7 +73,8 @@ def before_and_after(
         return [text.split("\n")[0].strip().removesuffix(".") for text in texts]
 
     after = answers([update] * len(asked))
-    good = [normalise(text) == normalise(ideal) for text, ideal in zip(after, asked.ideal)]
+    pairs = zip(after, asked.ideal, strict=True)
+    good = [normalise(text) == normalise(ideal) for text, ideal in pairs]
     return asked.assign(before=answers(None), after=after, ok=good)
 
 
@@ -85,13 +86,14 @@ def written(lm: LM, editor, edit: Edit, moments: Moments | None) -> list[dict]:
     """
     update = None if editor is None else editor(lm, [edit], moments)
     log_p = recall(lm, [edit.text], [edit.target_new], update and [update]).logprob[0]
-    norms = {None: None} if update is None else update.norms()
+    if update is None:
+        return [{"layer": None, "norm": None, "share": None, "log_p": log_p}]
     return [
         {
             "layer": layer,
             "norm": norm,
-            "share": norm and norm / lm.weight(layer).norm().item(),
+            "share": norm / lm.weight(layer).norm().item(),
             "log_p": log_p,
         }
-        for layer, norm in norms.items()
+        for layer, norm in update.norms().items()
     ]

@@ -23,7 +23,14 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed, parallel_config
 
-from ..provenance import ROOT, circumstances, code_hash, digest, module_file
+from ..provenance import (
+    ROOT,
+    circumstances,
+    code_hash,
+    default_device,
+    digest,
+    module_file,
+)
 from . import store
 from .store import Line
 
@@ -204,6 +211,12 @@ def table(
             for row in line.rows
         ]
     )
+
+
+def processes(jobs: int = 0, most: int | None = None) -> int:
+    """``jobs``, or if that is 0 one per core, ``most`` of them, and one on an accelerator."""
+    usual = cpu_count() if most is None else min(most, cpu_count())
+    return jobs or (usual if default_device().type == "cpu" else 1)
 
 
 def stored(experiment: Experiment, series: Series, folders: Folders) -> dict[str, Line]:

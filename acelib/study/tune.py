@@ -10,7 +10,7 @@ in ``data/presets/<model>.csv``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from itertools import product
@@ -20,9 +20,10 @@ from typing import Any
 
 import pandas as pd
 
+from ..attribution.layers import locate, questions
 from ..editing.moments import Moments
 from ..editing.search import Objective
-from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, presets
+from ..editors import ACE, EDITORS, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, presets
 from ..editors.ft import Loss
 from ..files import replacing
 from ..model.lm import LM
@@ -33,6 +34,7 @@ from .experiments import balanced, comparison, known_cases, run
 from .judge import Protocol
 from .rows import Progress
 
+N_LOCATED = 96  #: questions that locate the query and the value layers
 SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
 
 
@@ -103,6 +105,30 @@ def spaces(
         "IFMET": [IFMET(value=value, query=query) for value, query in stages],
         "ACE": [ACE(value=value, query=query) for value, query in stages],
     }
+
+
+def spaces_of(
+    lm: LM, world: World, seed: int = 0, progress: Callable[[int, int], object] | None = None
+) -> dict[str, list]:
+    """``spaces`` of a model, with its two query and its two value layers, by attribution.
+
+    progress: called with (questions done, questions).
+    """
+    prompts, answers = zip(*questions(world, N_LOCATED, seed), strict=True)
+    found = locate(lm, prompts, answers, 2, 2, progress=progress)
+    return spaces(lm.n_layers, found.query_layers, found.value_layers)
+
+
+def named(editors: str = "") -> list[str]:
+    """The editors of a list with commas between, "ace, memit", as they are called; "": all.
+
+    Raises ValueError for an unknown one.
+    """
+    known = {name.lower(): name for name in EDITORS}
+    asked = [name.strip().lower() for name in editors.split(",")] if editors else list(known)
+    if unknown := [name for name in asked if name not in known]:
+        raise ValueError(f"unknown editor {unknown[0]!r}; known: {', '.join(EDITORS)}")
+    return [known[name] for name in asked]
 
 
 def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
@@ -189,6 +215,13 @@ def keep_presets(trials: pd.DataFrame, path: Path) -> dict[str, Any]:
     editors = {row.editor: parse(row.editor, row.settings) for row in best.itertuples()}
     presets.save(editors, path)
     return editors
+
+
+def best(trials: pd.DataFrame) -> Iterator[str]:
+    """The best trial of each editor, in one line.   trials: as ``tune`` gives them."""
+    for row in trials.drop_duplicates("editor").itertuples():
+        settings = words(parse(row.editor, row.settings))
+        yield f"{row.editor}: {row.score:.3f} on {row.n_cases} cases: {settings}"
 
 
 def parse(editor: str, settings: str) -> Any:

@@ -9,7 +9,7 @@ bars and in the layers that are located.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,21 @@ from .train import Recipe, train
 
 #: Half as deep and wide as the reference models, a fifth of their tokens: a variant takes minutes.
 SMALL = Recipe(architecture="gptj", n_layers=4, d_model=128, steps=500, batch=8)
+SIZES = dict(n_facts=200, n_chains=50, n_edits=24)  #: of ``bars.measure``, for every variant
 KEPT = ROOT / "data" / "models" / "ablation.csv"
+
+
+def chosen(
+    steps: int | None = None, n_seeds: int = 2, only: Sequence[str] | None = None
+) -> dict[str, Recipe]:
+    """``variants`` of ``SMALL`` by name, perhaps with another number of steps; ``only`` some.
+
+    Raises ValueError for an unknown variant.
+    """
+    every = variants(replace(SMALL, steps=steps or SMALL.steps), n_seeds)
+    if unknown := [name for name in only or () if name not in every]:
+        raise ValueError(f"unknown variant {unknown[0]!r}; known: {', '.join(every)}")
+    return {name: every[name] for name in only or every}
 
 
 def variants(base: Recipe = SMALL, n_seeds: int = 2) -> dict[str, Recipe]:

@@ -4,6 +4,8 @@ world, can it reason over it, and does it store facts where editors look for the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..editing.moments import second_moments
 from ..measures import known
 from ..model.lm import LM
@@ -81,3 +83,13 @@ def measure(
     shares |= reasoning(lm, world, n_chains, seed=seed)
     shares |= robustness(lm, world, seed=seed)
     return shares | (editing(lm, world, n_edits, seed=seed) if n_edits else {})
+
+
+def brief(lm: LM, world: World) -> dict[str, float]:
+    """``measure`` while a model is trained: of few facts and chains, and without edits."""
+    return measure(lm, world, n_facts=120, n_chains=40, n_edits=0)
+
+
+def missed(shares: Mapping[str, float]) -> list[str]:
+    """The bars that a model does not reach.   shares: as ``measure`` gives them."""
+    return [name for name, least in BARS.items() if not shares[name] >= least]

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,33 @@ RECIPES = {
     "gptj-mini": Recipe(architecture="gptj", steps=2000),
     "qwen3-mini": Recipe(architecture="qwen3"),
 }
+
+
+def recipe_named(name: str, steps: int | None = None, seed: int | None = None) -> Recipe:
+    """A recipe of ``RECIPES``, perhaps with another number of steps or another seed.
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    return replace(
+        recipe,
+        steps=recipe.steps if steps is None else steps,
+        seed=recipe.seed if seed is None else seed,
+    )
+
+
+def device_named(name: str | None = None) -> str:
+    """A device by name; None: the accelerator if there is one, else the CPU.
+
+    Raises ValueError for one that this machine does not have.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    devices = ["cpu", *([found.type] if found else [])]
+    if name and name.split(":")[0] not in devices:
+        raise ValueError(f"device {name!r} is not on this machine; there are: {', '.join(devices)}")
+    return name or devices[-1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,220 @@
+"""Commands of the book: run chapters, build pages, certify and verify the rows that ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from .console import Pairs, bar, examples, fail, quiet, say
+
+app = typer.Typer()
+
+
+# ---------------------------------------------------------------------- chapters
+
+
+@app.command(
+    cls=Pairs,
+    help=examples(
+        "Execute chapters under papermill and keep them, with their provenance, in runs/NAME, or "
+        "in place with --update. Chapters that nothing has changed for are skipped; after Ctrl-C "
+        "the same command continues.",
+        "run 03_ace -p n_cases 10 --name small",
+        "run --all --profile quick --name quick",
+        "run --all --update",
+    ),
+)
+def run(
+    chapters: Annotated[
+        list[str] | None, typer.Argument(help="Names of chapters, e.g. 03_ace.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            metavar="NAME VALUE",
+            help="A parameter to change, its value in JSON. Repeatable.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="The run's folder below runs/.")] = "latest",
+    every: Annotated[bool, typer.Option("--all", help="All chapters.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write into notebooks/, at the default parameters.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also chapters that are up to date.")
+    ] = False,
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="Sizes of all samples: paper (days), quick (minutes); book/profiles.toml.",
+        ),
+    ] = "",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=0,
+            help="Chapters at once; 0: a core each, at most 4, one with an accelerator.",
+        ),
+    ] = 0,
+):
+    from ..study.rows import processes
+    from . import chapters as notebooks
+
+    if every == bool(chapters):
+        raise ValueError(
+            "name the chapters to run, or give --all; known: " + ", ".join(notebooks.known())
+        )
+    if update and (parameter or profile):
+        raise ValueError(
+            "--update writes the book at its default parameters; leave out -p and --profile, "
+            "or give --name instead"
+        )
+    chosen = dict(map(_pair, parameter or ()))
+    folder = None if update else notebooks.run_folder(name)
+    names = chapters or list(notebooks.known())
+    sizes = notebooks.profile(profile) if profile else None
+    jobs = min(processes(jobs, most=4), len(names))
+    executed = notebooks.run(names, chosen, folder, force, sizes=sizes, jobs=jobs)
+    with bar("chapters") if jobs > 1 else nullcontext() as tell:
+        for done, (chapter, record) in enumerate(executed, 1):
+            what = f"executed in {record['wall_time_s']:.0f} s" if record else "up to date"
+            say(f"[green]{chapter}: {what}")
+            if tell:
+                tell(done, len(names))
+    if folder:
+        say(f"in {folder}; as a book: acelib book --runs {name}")
+    else:
+        say("to run chapters that are up to date again, add --force")
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """A parameter and its value: JSON, or else text."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"parameter {text!r} has no value; write -p NAME VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+@app.command(
+    help=examples(
+        "Build the book from the committed chapters, or with the chapters of a run in their place.",
+        "book",
+        "book --runs quick",
+    )
+)
+def book(
+    runs: Annotated[
+        str | None,
+        typer.Option("--runs", metavar="NAME", help="Take the executed chapters of runs/NAME."),
+    ] = None,
+):
+    from .build import build, build_run
+
+    page = build() if runs is None else build_run(runs)
+    say(f"[bold green]the book is at {page}")
+
+
+# ---------------------------------------------------------------------- rows that ship
+
+Experiments = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names of experiments, as the folders in results/; default: all."),
+]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", "-j", min=0, help="Processes; 0: one per core, one on an accelerator."),
+]
+
+
+@app.command(
+    help=examples(
+        "Vouch for rows in results/ after a change of code that should move no number.\n\n"
+        "Rows count only under the code that computed them. For every file whose settings are "
+        "today's and whose code is not, a sample of rows is recomputed. If all agree, the file "
+        "says that it was certified, when, and on how many rows; it is read again. If one differs, "
+        "it is printed and the file stays as it is: compute it anew with acelib run --update.",
+        "certify",
+        "certify 03_ace --share 0.5",
+    )
+)
+def certify(
+    experiments: Experiments = None,
+    share: Annotated[
+        float,
+        typer.Option("--share", min=0, max=1, help="Share of the rows that are recomputed."),
+    ] = 0.2,
+    seed: Annotated[
+        str | None, typer.Option("--seed", help="Seed of the sample; default: the date.")
+    ] = None,
+    jobs: Jobs = 0,
+):
+    from ..study import recheck
+    from ..study.rows import processes
+
+    seed = seed or recheck.todays_seed()
+    say(f"samples of {share:.0%}, at least 5 items of every file, seed {seed}")
+    differences = 0
+    for experiment in _experiments(experiments):
+        with bar(experiment.name) as tell:
+            result = recheck.certify(experiment, share, seed, tell, jobs=processes(jobs))
+        for certificate in result:
+            say(escape(str(certificate)))
+            differences += _shown(certificate.differences)
+    if differences:
+        fail(f"{differences} values differ; what they belong to was not certified", 1)
+
+
+@app.command(
+    help=examples(
+        "Recompute every row in results/ and compare it with the one that ships.\n\n"
+        "Takes as long as computing them did; what is kept is only compared, never read instead. "
+        "Each value that differs beyond its tolerance is one line: experiment, model, editor, "
+        "item.",
+        "verify",
+        "verify 03_ace",
+    )
+)
+def verify(experiments: Experiments = None, jobs: Jobs = 0):
+    from ..study import recheck
+    from ..study.rows import processes
+
+    differences = 0
+    for experiment in _experiments(experiments):
+        drawn = recheck.sample(experiment, 1.0, 0)
+        with bar(experiment.name) as tell:
+            found = recheck.recompute(experiment, drawn, tell, jobs=processes(jobs))
+        say(f"{experiment.name}: {len(drawn)} items recomputed, {len(found)} values differ")
+        differences += _shown(found)
+    if differences:
+        fail(f"{differences} values differ", 1)
+
+
+def _shown(differences: Sequence[object]) -> int:
+    """Prints differences; returns how many there are."""
+    for difference in differences:
+        say(f"[red]{escape(str(difference))}")
+    return len(differences)
+
+
+def _experiments(names: Sequence[str] | None) -> Iterator[Any]:
+    """Experiments one after another; all names are checked before the first is built."""
+    from ..study import registry
+
+    for name in names or ():
+        registry.builder(name)
+    quiet()
+    for name in names or registry.names():
+        yield registry.experiment(name)

@@ -1,0 +1,360 @@
+"""Commands for models: edit, locate, tune, train, ablate the training, time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from .console import (
+    bar,
+    bars_table,
+    examples,
+    ideal_line,
+    layer_table,
+    norms_line,
+    probe_table,
+    quiet,
+    say,
+    timings_table,
+    training_line,
+    waiting,
+)
+
+app = typer.Typer()
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A shipped model, a local folder, or a Hugging Face id."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+
+def _load(name: str, device: str | None = None):
+    """A model; a bar of transformers is shown for downloads only."""
+    from ..model import lm
+
+    if name in lm.shipped() or Path(name).is_dir():
+        quiet()
+    return lm.load(name, device)
+
+
+# ---------------------------------------------------------------------- one edit
+
+
+@app.command(
+    help=examples(
+        "Change one fact of a model and compare its answers before and after: the fact, "
+        "paraphrases, multi-hop consequences, unrelated facts.",
+        'edit --editor ace --subject "Tim Duncan" --prompt "{} plays the sport of" '
+        "--target cricket",
+        'edit --editor memit --subject France --prompt "The capital of {} is" --target Rome '
+        "--save update.safetensors",
+    )
+)
+def edit(  # noqa: PLR0913 - options
+    subject: Annotated[
+        str, typer.Option("--subject", "-s", help="Whom or what the fact is about.")
+    ],
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt", help="A cloze sentence with {} for the subject, up to the answer."
+        ),
+    ],
+    target: Annotated[str, typer.Option("--target", "-t", help="The new answer.")],
+    editor: Annotated[
+        str,
+        typer.Option("--editor", "-e", help="ft, kn, rome, memit, pmet, alphaedit, ifmet or ace."),
+    ] = "ace",
+    model: Model = "gptj-mini",
+    unrelated: Annotated[
+        int, typer.Option("--unrelated", help="How many unrelated facts to ask.", min=0)
+    ] = 8,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Keep the update in this file.")
+    ] = None,
+    save_model: Annotated[
+        Path | None,
+        typer.Option("--save-model", help="Keep the edited model in this new folder."),
+    ] = None,
+    seed: Seed = 0,
+):
+    from ..editors import preset
+    from ..measures import typed_edit
+    from ..model.update import save_pretrained
+    from ..study.experiments import corpus
+    from ..world.world import load_world
+
+    _check_free(save, save_model)
+    chosen, world = preset(editor, model), load_world()
+    asked = typed_edit.typed(world, subject, prompt, target)
+    host = _load(model)
+    typed_edit.check_new(host, asked)
+    with bar("second moments, kept for the next time") as tell:
+        moments = corpus(host, world, [chosen]).gather(tell)
+    with waiting(f"{editor} edits {model}"):
+        update, answers = typed_edit.edit_and_ask(
+            host, world, chosen, asked, moments, unrelated, seed
+        )
+    say(probe_table(answers))
+    say(ideal_line(answers))
+    say(norms_line(update.norms()))
+    if save:
+        update.save(save)
+        say(f"kept in {save}")
+    if save_model:
+        save_pretrained(host, update, save_model)
+        say(f"kept in {save_model}")
+
+
+def _check_free(save: Path | None, save_model: Path | None) -> None:
+    """Raises ValueError for a file that cannot be written, or a folder that is there."""
+    if save and save.is_dir():
+        raise ValueError(f"--save {save} is a folder; name a file")
+    if save and not save.absolute().parent.is_dir():
+        raise ValueError(f"the folder of --save {save} does not exist")
+    if save_model and save_model.exists():
+        raise ValueError(f"--save-model {save_model} exists; name a new folder")
+
+
+# ---------------------------------------------------------------------- where knowledge is
+
+
+@app.command(
+    help=examples(
+        "Find the query and the value layers of a model by held-out two-hop questions, or by "
+        "single facts.",
+        "locate",
+        "locate --category CP",
+        "locate --category ST --single --model gptj-mini --top 3",
+    )
+)
+def locate(
+    category: Annotated[
+        str | None,
+        typer.Option(
+            "--category", "-c", help="NN CT LG CP LS AT ST or CF, of the last hop; default: all."
+        ),
+    ] = None,
+    single: Annotated[
+        bool, typer.Option("--single", help="Ask single facts instead of two-hop questions.")
+    ] = False,
+    model: Model = "gptj-mini",
+    n: Annotated[
+        int, typer.Option("--questions", "-n", help="Questions asked, at most.", min=1)
+    ] = 96,
+    top: Annotated[int, typer.Option("--top", help="Layers named of each kind.", min=1)] = 3,
+    seed: Seed = 0,
+):
+    from ..attribution import layers
+    from ..world.world import load_world
+
+    asked = layers.questions(load_world(), n, seed, category, single)
+    prompts, answers = zip(*asked, strict=True)
+    host = _load(model)
+    with bar("questions") as tell:
+        found = layers.locate(host, prompts, answers, top, top, progress=tell)
+    by_layer = dict(query=found.query_by_layer, value=found.value_by_layer)
+    what = f"{len(asked)} {'single facts' if single else 'two-hop questions'}"
+    title = f"{model}, sum over {what}, {category or 'all categories'}"
+    say(layer_table(title, by_layer, top))
+
+
+@app.command(
+    help=examples(
+        "Search the settings of editors for a model on identification cases, as many trials for "
+        "each. Resumable.",
+        "tune",
+        "tune --model gptj-mini --editors ace,memit --trials 12 --cases 24",
+    )
+)
+def tune(
+    model: Model = "gptj-mini",
+    editors: Annotated[
+        str, typer.Option("--editors", "-e", help="Which, with commas between; default: all.")
+    ] = "",
+    trials: Annotated[
+        int, typer.Option("--trials", help="Settings tried of each editor.", min=1)
+    ] = 12,
+    cases: Annotated[
+        int, typer.Option("--cases", help="Cases that each setting edits.", min=1)
+    ] = 24,
+    seed: Seed = 0,
+):
+    from .. import provenance
+    from ..editors import presets
+    from ..study import tune as search
+    from ..study.experiments import corpus
+    from ..world.world import load_world
+
+    names, world = search.named(editors), load_world()
+    host = _load(model)
+    with bar("locating layers") as tell:
+        spaces = search.spaces_of(host, world, seed, tell)
+    drawn = search.draw({name: spaces[name] for name in names}, trials, seed)
+    with bar("second moments") as tell:
+        moments = corpus(host, world, [one for _, one in drawn]).gather(tell)
+    asked = search.identification(host, world, cases, seed)
+    folder = provenance.ROOT / "runs" / "tune"
+    with bar("trials") as tell:
+        rows = search.tune(host, world, asked, moments, drawn, folder, progress=tell)
+    path = presets.path_of(model)
+    search.keep(rows, path.with_suffix(".csv"))
+    search.keep_presets(rows, path)
+    for line in search.best(rows):
+        say(escape(line))
+    say(f"the best settings are in {path}, all trials in {path.with_suffix('.csv')}")
+
+
+# ---------------------------------------------------------------------- training, timing
+
+
+@app.command(
+    help=examples(
+        "Train a reference model from scratch on the world, or resume its training; with "
+        "--evaluate, measure one.",
+        "pretrain gptj-mini --out runs/gptj-mini",
+        "pretrain gptj-mini --out runs/short --steps 200 --every 50",
+        "pretrain --evaluate gptj-mini",
+        "pretrain --evaluate runs/short",
+    )
+)
+def pretrain(
+    name: Annotated[
+        str, typer.Argument(help="A recipe; with --evaluate a model or its folder.")
+    ] = "gptj-mini",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of checkpoints, log and model. Default: runs/pretrain/NAME."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps other than the recipe's.", min=1)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed other than the recipe's.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Default: the accelerator if there is one.")
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the model: faster, needs a C++ compiler."
+        ),
+    ] = False,
+    every: Annotated[
+        int,
+        typer.Option(
+            "--every", help="Steps between checkpoints, each with a small measurement.", min=1
+        ),
+    ] = 250,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Train nothing; measure a model against the bars.")
+    ] = False,
+):
+    from .. import provenance
+    from ..training import bars
+    from ..training import train as training
+    from ..world.world import load_world
+
+    world, where = load_world(), training.device_named(device)
+    if evaluate:
+        host = _load(name, device)
+        with waiting(f"measuring {name}"):
+            found = bars.measure(host, world)
+        say(bars_table(name, found, bars.BARS))
+        missed = bars.missed(found)
+        return say("[red]missed: " + ", ".join(missed) if missed else "[green]all bars are reached")
+    recipe = training.recipe_named(name, steps, seed)
+    quiet()
+    folder = out or provenance.ROOT / "runs" / "pretrain" / name
+    with bar(f"{name}, steps") as tell:
+
+        def report(row):
+            tell(row["step"], row["steps"], f"{row['tokens_per_s']:,} tokens/s")
+            say(training_line(row))
+
+        training.train(
+            recipe,
+            world,
+            folder,
+            device=where,
+            compile=compiled,
+            every=every,
+            report=report,
+            judge=lambda host: bars.brief(host, world),
+        )
+    say(f"[bold green]the model is in {folder}; measure it: acelib pretrain --evaluate {folder}")
+
+
+@app.command(
+    help=examples(
+        "Train a small reference model without each kind of text in turn, and measure every bar: "
+        "what each kind buys. The rows are kept in data/models/ablation.csv. Resumable.",
+        "ablate",
+        "ablate --steps 200 --no-keep",
+    )
+)
+def ablate(
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", help="Training steps of each variant, other than the recipe's.", min=1
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds of the whole mixture.", min=1)] = 2,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Variants to train, e.g. 'without dense'. Repeatable."),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the models: faster, needs a C++ compiler."
+        ),
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Write the rows to data/models/ablation.csv.")
+    ] = True,
+):
+    from .. import provenance
+    from ..training import ablation, bars
+    from ..world.world import load_world
+
+    chosen = ablation.chosen(steps, seeds, only)
+    quiet()
+    folder = provenance.ROOT / "runs" / "ablation"
+    with bar("steps") as tell:
+        rows = ablation.ablate(
+            load_world(), folder, chosen, compile=compiled, progress=tell, **ablation.SIZES
+        )
+    for row in rows.to_dict("records"):
+        found = {key: row[key] for key in bars.BARS if key in row}
+        say(bars_table(row["variant"], found, bars.BARS))
+    if keep:
+        ablation.keep(rows)
+        say(f"[bold green]kept in {ablation.KEPT}")
+
+
+@app.command(
+    help=examples(
+        "Time the library against the plain procedures that it replaces; ratios are of one run on "
+        "this machine.",
+        "bench",
+        "bench targets update",
+    )
+)
+def bench(
+    what: Annotated[
+        list[str] | None, typer.Argument(help="Names of benchmarks; all if not given.")
+    ] = None,
+):
+    from ..bench import speed as benchmarks
+
+    with bar("benchmarks") as tell:
+        rows = benchmarks.bench(what or (), tell)
+    say(timings_table(rows))
