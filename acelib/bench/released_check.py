@@ -6,6 +6,7 @@ prompt, and repeated in it; targets of one, three and five tokens; several prefi
 for both sides.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -145,7 +146,8 @@ def batch(lm, editor, procedure, objective):
 
 def alphaedit(lm):
     """Two batches, with what the first leaves behind."""
-    C, batches, sums = moments(lm, 1e-3), [EDITS[:2], EDITS[2:]], {}
+    C, batches = moments(lm, 1e-3), [EDITS[:2], EDITS[2:]]
+    sums: dict[int, torch.Tensor] = {}
     editor = AlphaEdit(
         layers=(0, 1, 2),
         weight=0.5,
@@ -191,11 +193,8 @@ def rome(lm, second_moment):
 def two_stages(lm, editor, procedure, first, second):
     """IFMET, ACE."""
     C, objective = moments(lm), replace(JOINT, steps=3)
-    settings = dict(weight=2.0, objective=objective, texts=CONTEXTS[1:2])
-    mine = editor(
-        query=PMET(layers=first, **settings),
-        value=PMET(layers=second, position="last", **settings),
-    )
+    query = PMET(layers=first, weight=2.0, objective=objective, texts=CONTEXTS[1:2])
+    mine = editor(query=query, value=replace(query, layers=second, position="last"))
     return procedure(
         lm, HOPS, first, second, 2.0, C.matrices, CONTEXTS[:2], **search(objective)
     ), lambda lm: dense(mine(lm, HOPS, C))
@@ -226,7 +225,7 @@ def kn(lm, activation):
     ], library
 
 
-COMPARISONS = {
+COMPARISONS: dict[str, Callable[..., tuple]] = {
     "keys": keys,
     "target vectors, block (MEMIT)": partial(targets, objective=BLOCK),
     "target vectors, FFN (ROME)": partial(targets, objective=MLP),

@@ -234,7 +234,8 @@ def claim_values(
     rows: of ``number``.   editors: ``by_model``.
     """
     names = rows.editor + " " + rows.n_layers.astype(str)
-    percent, values = rows.assign(multi_hop=100 * rows.multi_hop, editor=names), {}
+    percent = rows.assign(multi_hop=100 * rows.multi_hop, editor=names)
+    values: dict[tuple[str, str], Mean] = {}
     for model, part in percent.groupby("model", sort=False):
         n = preset_size(model)
         few, most = ends(editors[model], n)

@@ -256,7 +256,7 @@ def shifts(write: pd.DataFrame, model: str, first: bool = False) -> Mean:
 
 def handed_over(of: Statements, write: pd.DataFrame) -> dict[tuple[str, str], Mean]:
     """The values of this chapter's claims, by claim and model."""
-    values = {}
+    values: dict[tuple[str, str], Mean] = {}
     for model in of.models:
         values |= {
             ("logits_are_linear_stated", model): of.theorem_2[model, "frozen"],

@@ -48,7 +48,8 @@ N_CONTEXTS = 300  #: facts that are asked behind another sentence
 N_UNRELATED = 10  #: facts per edit whose answers should stay
 N_QUESTIONS = 48  #: that locate layers
 EDITORS = ("rome", "memit")
-SEARCH = dict(steps=100, lr=2.0, decay=0.0, clamp=None)  #: of both editors, for every model
+#: Of both editors, for every model.
+SEARCH: dict[str, Any] = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
 
 
 def shares(answers: Iterable[Answers]) -> dict[str, float]:

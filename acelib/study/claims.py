@@ -201,7 +201,8 @@ def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
     """Every claim: where, what, published and measured by model, verdict, why.
 
     values: ``handed_over``.
-    Raises ValueError naming the first claim that a chapter should have measured on a model and did not.
+    Raises ValueError naming the first claim that a chapter should have measured on a model and did
+    not.
     """
     lines = {}
     for claim, of in listed().iterrows():
