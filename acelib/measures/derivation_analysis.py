@@ -25,7 +25,6 @@ COLUMNS = {  #: of ``derivation.writes``, as the table calls them
     "reach": "length over that of R",
     "logit": "uphill: cosine",
 }
-Errors = dict[str, Mean]  #: by model
 
 
 def percent(error: pd.Series, size: pd.Series) -> Mean:
