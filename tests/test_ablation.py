@@ -59,16 +59,18 @@ def test_ablate_trains_measures_and_resumes(world, measured, tmp_path):
         if name in ("all", "without dense")
     }
     told = []
-    rows = ablate(world, tmp_path, chosen, progress=lambda *state: told.append(state), n_facts=3)
+    rows = ablate(
+        world, tmp_path, chosen, progress=lambda *state: told.append(state), sizes=dict(n_facts=3)
+    )
     assert (
         list(rows.variant) == list(chosen)
         and (rows.cloze == 0.5).all()
         and rows.early_site.eq("0 1").all()
     )
     assert told[-1] == (4, 4, "without dense") and measured == [dict(n_facts=3)] * 2
-    pd.testing.assert_frame_equal(ablate(world, tmp_path, chosen, n_facts=3), rows)
+    pd.testing.assert_frame_equal(ablate(world, tmp_path, chosen, sizes=dict(n_facts=3)), rows)
     assert len(measured) == 2  # nothing was measured again
-    ablate(world, tmp_path, chosen, n_facts=4)
+    ablate(world, tmp_path, chosen, sizes=dict(n_facts=4))
     assert len(measured) == 4  # another measurement, the same models
     keep(rows, tmp_path / "kept.csv")
     assert list(pd.read_csv(tmp_path / "kept.csv").variant) == list(chosen)

@@ -156,7 +156,8 @@ def target_vector(  # noqa: PLR0913 - the settings of the released code
     Adam update, and the last loss. Released code decodes the target and tokenises it again behind
     the prompt, which can shift labels; here tokens are joined.
     """
-    target, h_0, trajectory, phi, start = target_ids(lm, ask.target), None, [], 1.0, None
+    target, trajectory, phi, start = target_ids(lm, ask.target), [], 1.0, None
+    h_0: list[torch.Tensor] = []
     # [1] every context + prompt + target without its last token, and "{subject} is a"
     rows = [ask.row(lm, context) for context in contexts]
     rows = [(ids + target[:-1], at) for ids, at in rows]
@@ -172,7 +173,7 @@ def target_vector(  # noqa: PLR0913 - the settings of the released code
             logits, seen = run(
                 lm, ids, [(m, at, delta) for m, delta in zip(modules, deltas, strict=True)], modules
             )
-            if h_0 is None:
+            if not h_0:
                 h_0 = [seen[m][1][at].detach() for m in modules]  # [5] the bare prompt comes first
             logp = logits[-len(target) :].log_softmax(-1)  # [2] labels: the last |target| positions
             nll.append(-logp[range(len(target)), target].mean())
@@ -249,7 +250,8 @@ def ft(  # noqa: PLR0913 - the settings of the released code
     bias; here the matrix only. Returns {layer: dW}, and how many updates each pass over the edits
     made.
     """
-    parameters, made = [module(lm, "fc2", layer).weight for layer in layers], []
+    parameters = [module(lm, "fc2", layer).weight for layer in layers]
+    made: list[int] = []
     with restored(lm):
         start = {layer: weight(lm, layer).detach().clone() for layer in layers}
         for parameter in parameters:
@@ -469,7 +471,7 @@ def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
     (for GPT-J after nothing). Intended, after the paper: points 1/steps to 1, the answer behind a
     space, each token after those before it; its neurons are those after the nonlinearity.
     """
-    ids, answer, total = ids_of(lm, prompt), target_ids(lm, answer), 0
+    ids, answer, total = ids_of(lm, prompt), target_ids(lm, answer), torch.zeros(())
     for t, token in enumerate(answer):
         rows = []
         for layer in range(lm.model.config.num_hidden_layers):
@@ -478,13 +480,13 @@ def kn_attributions(lm, prompt, answer, steps, before_nonlinearity):
                 if before_nonlinearity
                 else (module(lm, "fc2", layer), "in")
             )
-            seen = {}
+            seen: dict[str, torch.Tensor] = {}
             with (
                 torch.no_grad(),
                 replacing(*site, lambda a, seen=seen: seen.setdefault("a", a.clone())),
             ):
                 run(lm, ids + answer[:t])
-            a, gradient = seen["a"], 0
+            a, gradient = seen["a"], torch.zeros(())
             for s in range(1, steps + 1):
                 scaled = (a * s / steps).requires_grad_(True)
                 with replacing(*site, lambda _, scaled=scaled: scaled):
@@ -519,7 +521,8 @@ def kn(lm, edits, *, threshold, steps, before_nonlinearity):
     """Returns {layer: dW}. (Released code takes the embedding of the model's guess away, not that
     of the old answer.)
     """
-    E, written = lm.model.get_input_embeddings().weight, {}
+    E = lm.model.get_input_embeddings().weight
+    written: dict[int, torch.Tensor] = {}
     for edit in edits:
         prompt, old, new = (
             edit.prompt.replace("{}", edit.subject),

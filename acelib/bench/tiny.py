@@ -5,6 +5,7 @@ sentences: for algebra, not for behaviour.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -79,7 +80,7 @@ def make_tiny(
 
 
 def _config(family: str, n_layers: int, d_model: int, d_mlp: int) -> PretrainedConfig:
-    gpt = dict(
+    gpt: dict[str, Any] = dict(
         n_embd=d_model,
         n_layer=n_layers,
         n_head=4,
@@ -87,7 +88,7 @@ def _config(family: str, n_layers: int, d_model: int, d_mlp: int) -> PretrainedC
         vocab_size=VOCABULARY,
         n_positions=256,
     )
-    llama = dict(
+    llama: dict[str, Any] = dict(
         hidden_size=d_model,
         num_hidden_layers=n_layers,
         intermediate_size=d_mlp,

@@ -329,9 +329,7 @@ def ablate(
     quiet()
     folder = provenance.ROOT / "runs" / "ablation"
     with bar("steps") as tell:
-        rows = ablation.ablate(
-            load_world(), folder, chosen, compile=compiled, progress=tell, **ablation.SIZES
-        )
+        rows = ablation.ablate(load_world(), folder, chosen, compile=compiled, progress=tell)
     for row in rows.to_dict("records"):
         found = {key: row[key] for key in bars.BARS if key in row}
         say(bars_table(row["variant"], found, bars.BARS))

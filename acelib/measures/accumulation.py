@@ -462,7 +462,7 @@ def meanings(
             for layer, index, *_ in neurons
         ]
     )
-    return ((outputs * lm.norm.weight) @ lm.head.weight.T).topk(k).indices.cpu()
+    return ((outputs * lm.norm.get_parameter("weight")) @ lm.head.weight.T).topk(k).indices.cpu()
 
 
 def readable(

@@ -25,7 +25,7 @@ def cases_of(experiment: Experiment) -> list[Case]:
 
 def kind_of(world: World, relation: str) -> str:
     """The category of a relation in words; "other" if it has none."""
-    return CATEGORIES.get(world.relations[relation].category, "other")
+    return CATEGORIES.get(world.relations[relation].category or "", "other")
 
 
 def cases_table(world: World, cases: Sequence[Case], rows: pd.DataFrame) -> pd.DataFrame:

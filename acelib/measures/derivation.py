@@ -61,8 +61,9 @@ def logits(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor) -> pd.DataFrame:
     """
     states, norms = states_at_last(lm, ids, mask, "ffn", False), ("none", "frozen", "exact")
     final = states["out", lm.n_layers - 1][:, None]
-    e = (lm.head.weight[targets] * lm.norm.weight)[:, None]
-    ffn = sum(states["key", layer] @ lm.weight(layer).T for layer in range(lm.n_layers))
+    e = (lm.head.weight[targets] * lm.norm.get_parameter("weight"))[:, None]
+    zero = final.new_zeros(())
+    ffn = sum((states["key", layer] @ lm.weight(layer).T for layer in range(lm.n_layers)), zero)
     base = final - ffn[:, None]
 
     def logit(h: Tensor, norm: str) -> Tensor:
@@ -78,7 +79,7 @@ def logits(lm: LM, ids: Tensor, mask: Tensor, targets: Tensor) -> pd.DataFrame:
             for layer in range(lm.n_layers)
         )
         whole = (logit(final, norm) - start)[:, 0]
-        sides.append(torch.stack([whole, sum(change.sum(1) for change in alone)]))
+        sides.append(torch.stack([whole, sum((change.sum(1) for change in alone), zero)]))
     together, summed = torch.stack(sides, 1)
     return _rows(dict(norm=norms, prompt=range(len(ids))), together=together, summed=summed)
 
@@ -235,9 +236,10 @@ def writes(
     site = Site("out", lm.n_layers - 1)
     final = trace(lm, ids, mask, [site], at=last(mask))[site]
     reader = Reader(lm, final)
+    place = reader.place(final)
     goals = ids.new_tensor([lm.answer_ids(r.target)[0] for r in given])
-    wrong = one_hot(goals, len(reader.head)) - reader.place(final)[-1].softmax(-1)
-    uphill = (((wrong @ reader.head) * reader.gain) / reader.scale).double().T
+    wrong = one_hot(goals, len(reader.head)) - place.logits.softmax(-1)
+    uphill = (((wrong @ reader.head) * reader.gain) / place.scale).double().T
     # 2. The write, and layer by layer what it is and does.
     Z = target_vectors(lm, given, layers[-1], stage.objective, prefixes).value
     update = write(lm, given, stage, moments, Z, prefixes)[0]

@@ -400,7 +400,8 @@ def sites(hosts: Mapping[str, LM], world: World, *, seed: int) -> Experiment:
 
 def site_row(lm: LM, world: World, n_questions: int, seed: int = 0) -> dict[str, str]:
     """Early site, query and value layers, each as text."""
-    found = locate(lm, *zip(*questions(world, n_questions, seed), strict=True), 3, 3)
+    prompts, answers = zip(*questions(world, n_questions, seed), strict=True)
+    found = locate(lm, prompts, answers, 3, 3)
     layers = {
         "early": early_site(lm, world, seed=seed),
         "query": found.query_layers,

@@ -33,7 +33,8 @@ def _series(name: str, lm: LM, groups: Mapping[str, Sequence[tuple[str, str]]]) 
     """The rows of one model; an item is a group of (prompt, answer)."""
 
     def compute(items: list) -> list[list[dict]]:
-        return [by_layer(locate(lm, *zip(*group, strict=True))) for group in items]
+        columns = (zip(*group, strict=True) for group in items)
+        return [by_layer(locate(lm, prompts, answers)) for prompts, answers in columns]
 
     return Series(
         names={"model": name},

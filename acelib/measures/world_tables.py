@@ -102,7 +102,7 @@ def _trained(model: str, lm: LM) -> dict[str, str]:
     parameters = sum(p.numel() for p in lm.model.parameters())
     minutes = (steps / log.tokens_per_s).sum() / 60
     return {
-        "architecture": lm.model.config.architectures[0],
+        "architecture": type(lm.model).__name__,
         "parameters (millions)": f"{parameters / 1e6:.1f}",
         "weights on disk (MB)": f"{weights / 1e6:.1f}",
         "tokens seen (millions)": f"{log.tokens.max() / 1e6:.1f}",

@@ -123,7 +123,8 @@ def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
                     "this chapter tests"
                 )
             *numbers, n = value
-            found[claim, model] = Mean(*(nan if part is None else part for part in numbers), int(n))
+            mean, low, high = (nan if part is None else part for part in numbers)
+            found[claim, model] = Mean(mean, low, high, int(n))
     return found
 
 

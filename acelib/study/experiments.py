@@ -115,17 +115,17 @@ class Corpus:
     layers: Sequence[int]
 
     @cached_property
-    def moments(self) -> Moments | None:
+    def moments(self) -> Moments:
         """``gather``, once."""
         return self.gather()
 
-    def gather(self, progress: Callable[[int, int], object] | None = None) -> Moments | None:
-        """Second moments of the model's ``layers`` over the texts; None if there are no layers.
+    def gather(self, progress: Callable[[int, int], object] | None = None) -> Moments:
+        """Second moments of the model's ``layers`` over the texts; none if there are no layers.
 
         progress: called with (texts done, texts).
         """
         if not self.layers:
-            return None
+            return Moments({}, 0, self.lm.fingerprint)
         return second_moments(self.lm, self.texts, self.layers, progress=progress)
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ bars and in the layers that are located.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from .train import Recipe, train
 
 #: Half as deep and wide as the reference models, a fifth of their tokens: a variant takes minutes.
 SMALL = Recipe(architecture="gptj", n_layers=4, d_model=128, steps=500, batch=8)
-SIZES = dict(n_facts=200, n_chains=50, n_edits=24)  #: of ``bars.measure``, for every variant
+#: Of ``bars.measure``, for every variant.
+SIZES = dict(n_facts=200, n_chains=50, n_edits=24)
 KEPT = ROOT / "data" / "models" / "ablation.csv"
 
 
@@ -67,12 +68,12 @@ def ablate(
     compile: bool = False,
     device: str = "cpu",
     progress: Callable[[int, int, str], object] | None = None,
-    **sizes: int,
+    sizes: Mapping[str, int] = SIZES,
 ) -> pd.DataFrame:
     """Train and measure each recipe in ``chosen`` (name -> recipe) in its own folder below
     ``folder``; resumable.
 
-    progress: called with (steps done, steps of all, name).   sizes: those of ``bars.measure``.
+    progress: called with (steps done, steps of all, name).   sizes: of ``bars.measure``.
     Returns one row per recipe: variant, seed, steps, loss (nats per token), every bar (shares),
     early_site, query_layers, value_layers.
     """
@@ -81,7 +82,7 @@ def ablate(
         before = sum(r.steps for r in list(chosen.values())[:i])
         place = Path(folder) / name.replace(", ", "-").replace(" ", "-")
         row = place / "row.json"
-        settings = json.dumps([repr(recipe), world.digest, sizes, code_hash((bars.__name__,))])
+        settings = json.dumps([repr(recipe), world.digest, {**sizes}, code_hash((bars.__name__,))])
         if not row.exists() or json.loads(row.read_text())["settings"] != settings:
             told: list[float] = []
             tell = partial(_tell, told, progress, before, total, name)
@@ -103,7 +104,13 @@ def _tell(losses: list[float], progress, before: int, total: int, name: str, log
 
 
 def _row(
-    name: str, recipe: Recipe, told: list[float], place: Path, lm: LM, world: World, sizes: dict
+    name: str,
+    recipe: Recipe,
+    told: list[float],
+    place: Path,
+    lm: LM,
+    world: World,
+    sizes: Mapping[str, int],
 ) -> dict:
     loss = (
         told[-1]
