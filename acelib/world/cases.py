@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from ..records import Case, Chain, Edit, Fact, Hop
 from .wording import multi_hop_cloze, multi_hop_question, single_hop_cloze, single_hop_question
 from .world import Relation, World, draw_chains, load_relations
+
+T = TypeVar("T")
 
 #: Multi-hop prompts an edit is given at most, each from another predecessor of its subject.
 N_PREDECESSORS = 4
@@ -102,46 +106,55 @@ def _rewrite(
 def _case(
     world: World, case_id: int, old: Chain, new: Chain, edited: frozenset[int], rng: Random
 ) -> Case:
-    avoid, questions = {*old.entities, *new.entities}, {}
+    """The case of a chain that edits of its hops ``edited`` turn into ``new``."""
+    questions: dict[str, None] = {}
     while len(questions) < 3:
-        questions[multi_hop_question(world, old, rng)] = True
-    hops = (
-        tuple(
-            Hop(
-                single_hop_question(world, fact),
-                single_hop_cloze(world, fact),
-                fact.object,
-                world.aliases(fact.object),
-            )
-            for fact in chain.facts
-        )
-        for chain in (old, new)
-    )
-    labels = (
-        tuple(
-            (fact.subject, world.relations[fact.relation].label, fact.object)
-            for fact in chain.facts
-        )
-        for chain in (old, new)
-    )
+        questions[multi_hop_question(world, old, rng)] = None
     edited_facts = [new.facts[hop] for hop in sorted(edited)]
-    avoid.update(world.lookup(fact.subject, fact.relation) for fact in edited_facts)
-    edits = tuple(_edit(world, fact, avoid, rng) for fact in edited_facts)
+    old_objects = {_object(world, fact) for fact in edited_facts}
+    avoid = {*old.entities, *new.entities, *old_objects}
     return Case(
-        case_id,
-        edits,
-        tuple(questions),
-        old.answer,
-        world.aliases(old.answer),
-        new.answer,
-        world.aliases(new.answer),
-        *hops,
-        *labels,
-        old.path,
+        case_id=case_id,
+        edits=tuple(_edit(world, fact, avoid, rng) for fact in edited_facts),
+        questions=tuple(questions),
+        answer=old.answer,
+        answer_alias=world.aliases(old.answer),
+        new_answer=new.answer,
+        new_answer_alias=world.aliases(new.answer),
+        hops=_hops(world, old),
+        new_hops=_hops(world, new),
+        chain=_labelled(world, old),
+        new_chain=_labelled(world, new),
+        relations=old.path,
+    )
+
+
+def _object(world: World, fact: Fact) -> str:
+    """What the world says of the subject and the relation of ``fact``; "" if it says nothing."""
+    return world.lookup(fact.subject, fact.relation) or ""
+
+
+def _hops(world: World, chain: Chain) -> tuple[Hop, ...]:
+    return tuple(
+        Hop(
+            single_hop_question(world, fact),
+            single_hop_cloze(world, fact),
+            fact.object,
+            world.aliases(fact.object),
+        )
+        for fact in chain.facts
+    )
+
+
+def _labelled(world: World, chain: Chain) -> tuple[tuple[str, str, str], ...]:
+    """The facts of a chain with the names of their relations."""
+    return tuple(
+        (fact.subject, world.relations[fact.relation].label, fact.object) for fact in chain.facts
     )
 
 
 def _edit(world: World, fact: Fact, avoid: set[str], rng: Random) -> Edit:
+    """The edit that makes ``fact`` true. No multi-hop prompt of it begins in ``avoid``."""
     known = [before for before in world.into(fact.subject) if before.subject not in avoid]
     hops = [
         multi_hop_cloze(world, Chain((before, fact)))
@@ -152,7 +165,7 @@ def _edit(world: World, fact: Fact, avoid: set[str], rng: Random) -> Edit:
         fact.subject,
         first,
         fact.object,
-        world.lookup(fact.subject, fact.relation),
+        _object(world, fact),
         tuple(others),
         fact.relation,
         tuple(hops),
@@ -164,7 +177,8 @@ def single_edits(world: World, n: int, seed: int = 0) -> list[Edit]:
 
     Raises ValueError if fewer can be had.
     """
-    rng, edits = Random(f"{seed}/single"), []
+    rng = Random(f"{seed}/single")
+    edits: list[Edit] = []
     for fact in rng.sample(world.facts, len(world.facts)):
         others = [
             name
@@ -283,91 +297,97 @@ def read_cases(path: str | Path, relations: Mapping[str, Relation] | None = None
     ]
 
 
-def _read_case(record: dict, where: str, keys: Mapping[str, str]) -> Case:
-    def take(source, field: str, kind: type = str, prefix: str = ""):
-        value = source.get(field) if isinstance(source, dict) else None
+@dataclass(frozen=True)
+class _Record:
+    """A JSON object that is read field by field; ValueErrors name its case and the field."""
+
+    values: object
+    where: str
+    prefix: str = ""  #: of its fields' names
+
+    def take(self, field: str, kind: type[T]) -> T:
+        value = self.values.get(field) if isinstance(self.values, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
             raise ValueError(
-                f"{where}: field {prefix + field!r} must be a non-empty {kind.__name__}, "
-                f"got {value!r}"
+                f"{self.where}: field {self.prefix + field!r} must be a non-empty "
+                f"{kind.__name__}, got {value!r}"
             )
         return value
 
-    def texts(source: dict, field: str, least: int = 0) -> tuple[str, ...]:
-        values = source.get(field) or []
+    def part(self, field: str) -> _Record:
+        """The object in a field."""
+        return _Record(self.take(field, dict), self.where, f"{self.prefix}{field}.")
+
+    def parts(self, field: str) -> list[_Record]:
+        """The objects of a list."""
+        name = f"{self.prefix}{field}."
+        return [_Record(value, self.where, name) for value in self.take(field, list)]
+
+    def texts(self, field: str, least: int = 0) -> tuple[str, ...]:
+        """The texts of a list that are not blank; a list that is missing has none."""
+        values = (self.values.get(field) if isinstance(self.values, dict) else None) or []
         if (
             not isinstance(values, list)
             or not all(isinstance(value, str) for value in values)
             or len(values) < least
         ):
-            raise ValueError(f"{where}: field {field!r} must be a list of texts, got {values!r}")
+            raise ValueError(
+                f"{self.where}: field {field!r} must be a list of texts, got {values!r}"
+            )
         return tuple(value for value in values if value.strip())
 
-    def hops(field: str) -> tuple[Hop, ...]:
-        return tuple(
-            Hop(
-                *(
-                    take(hop, name, str, f"{field}.").rstrip()
-                    for name in ("question", "cloze", "answer")
-                ),
-                texts(hop, "answer_alias"),
-            )
-            for hop in take(record, field, list)
-        )
-
-    def triples(field: str) -> tuple[tuple[str, str, str], ...]:
-        rows = take(take(record, "orig", dict), field, list, "orig.")
+    def triples(self, field: str) -> tuple[tuple[str, str, str], ...]:
+        rows = self.take(field, list)
         if not all(
             isinstance(row, list) and len(row) == 3 and all(isinstance(item, str) for item in row)
             for row in rows
         ):
             raise ValueError(
-                f"{where}: field 'orig.{field}' must be a list of triples, got {rows!r}"
+                f"{self.where}: field {self.prefix + field!r} must be a list of triples, "
+                f"got {rows!r}"
             )
-        return tuple(map(tuple, rows))
+        return tuple((subject, relation, target) for subject, relation, target in rows)
 
-    where = f"case {take(record, 'case_id', int)}"
-    edits = []
-    for rewrite in take(record, "requested_rewrite", list):
-        pid = take(rewrite, "relation_id", str, "requested_rewrite.")
-        try:
-            edits.append(
-                Edit(
-                    *(
-                        take(rewrite, name, str, "requested_rewrite.")
-                        for name in ("subject", "prompt")
-                    ),
-                    *(
-                        take(
-                            take(rewrite, name, dict, "requested_rewrite."),
-                            "str",
-                            str,
-                            f"requested_rewrite.{name}.",
-                        )
-                        for name in ("target_new", "target_true")
-                    ),
-                    texts(rewrite, "paraphrases"),
-                    keys.get(pid, pid),
-                    texts(rewrite, "hops"),
-                )
-            )
-        except ValueError as error:
-            raise (
-                error
-                if str(error).startswith(where)
-                else ValueError(f"{where}: field 'requested_rewrite': {error}")
-            ) from None
+
+def _read_case(values: object, where: str, keys: Mapping[str, str]) -> Case:
+    case_id = _Record(values, where).take("case_id", int)
+    record = _Record(values, f"case {case_id}")
     return Case(
-        record["case_id"],
-        tuple(edits),
-        texts(record, "questions", 1),
-        take(record, "answer"),
-        texts(record, "answer_alias"),
-        take(record, "new_answer"),
-        texts(record, "new_answer_alias"),
-        hops("single_hops"),
-        hops("new_single_hops"),
-        triples("triples_labeled"),
-        triples("new_triples_labeled"),
-        tuple(keys.get(pid, pid) for _, pid, _ in triples("triples")),
+        case_id=case_id,
+        edits=tuple(_read_edit(part, keys) for part in record.parts("requested_rewrite")),
+        questions=record.texts("questions", 1),
+        answer=record.take("answer", str),
+        answer_alias=record.texts("answer_alias"),
+        new_answer=record.take("new_answer", str),
+        new_answer_alias=record.texts("new_answer_alias"),
+        hops=tuple(map(_read_hop, record.parts("single_hops"))),
+        new_hops=tuple(map(_read_hop, record.parts("new_single_hops"))),
+        chain=record.part("orig").triples("triples_labeled"),
+        new_chain=record.part("orig").triples("new_triples_labeled"),
+        relations=tuple(keys.get(pid, pid) for _, pid, _ in record.part("orig").triples("triples")),
     )
+
+
+def _read_hop(record: _Record) -> Hop:
+    return Hop(
+        question=record.take("question", str).rstrip(),
+        cloze=record.take("cloze", str).rstrip(),
+        answer=record.take("answer", str).rstrip(),
+        answer_alias=record.texts("answer_alias"),
+    )
+
+
+def _read_edit(record: _Record, keys: Mapping[str, str]) -> Edit:
+    pid = record.take("relation_id", str)
+    fields = dict(
+        subject=record.take("subject", str),
+        prompt=record.take("prompt", str),
+        target_new=record.part("target_new").take("str", str),
+        target_true=record.part("target_true").take("str", str),
+        relation=keys.get(pid, pid),
+    )
+    paraphrases, hops = record.texts("paraphrases"), record.texts("hops")
+    try:
+        return Edit(**fields, paraphrases=paraphrases, hops=hops)
+    except ValueError as error:
+        raise ValueError(f"{record.where}: field 'requested_rewrite': {error}") from None

@@ -217,5 +217,5 @@ def matches(text: str, accepted: Iterable[str], substring: bool = False) -> bool
 
 def first_answer(text: str) -> bool:
     """True once a chain of thought has given its answer: the stopping rule of such prompts."""
-    head, found, tail = text.partition("Answer:")
+    _, found, tail = text.partition("Answer:")
     return bool(found) and "\n" in tail.lstrip()

@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from ..provenance import ROOT
 from ..records import Chain, Edit, Fact, check_template
@@ -125,8 +126,11 @@ class World:
     facts: tuple[Fact, ...]
 
     @cached_property
-    def _by(self) -> dict[str, dict]:
-        index = {name: defaultdict(tuple) for name in ("subject", "relation", "object", "pair")}
+    def _by(self) -> dict[str, dict[Any, tuple[Fact, ...]]]:
+        """The facts of each subject, relation, object, and (subject, relation)."""
+        index: dict[str, dict[Any, tuple[Fact, ...]]] = {
+            name: defaultdict(tuple) for name in ("subject", "relation", "object", "pair")
+        }
         for fact in self.facts:
             for name, key in (*vars(fact).items(), ("pair", (fact.subject, fact.relation))):
                 index[name][key] += (fact,)
@@ -242,61 +246,62 @@ def load_world(folder: str | Path | None = None) -> World:
     cells that contradict each other.
     """
     folder = Path(folder or WORLD)
-    relations, entities, cells = load_relations(folder), {}, {}
+    relations = load_relations(folder)
+    aliases: dict[str, tuple[str, ...]] = {}  # by entity, in the order of first mention
+    cells: dict[tuple[str, str], tuple[str, str]] = {}  # (entity, column) -> value, file
+    # 1. The cells of all tables.
     for path in sorted(folder.glob("*.csv")):
         table = path.stem.removeprefix("extra_").split("_")[0]
         if table not in TABLES:
             raise ValueError(
                 f"{path.name}: unknown table {table!r}; allowed are {', '.join(TABLES)}"
             )
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, strict=True):
-                if None in row or None in row.values() or not row.get("name", "").strip():
+        for row in _read_table(path):
+            name, also = row.pop("name"), row.pop("aliases", "").split(";")
+            kind = TABLES[table] or row.pop("type", "")
+            for column, value in {"type": kind, "qid": row.pop("qid", ""), **row}.items():
+                if column not in relations and column not in ("type", "qid"):
                     raise ValueError(
-                        f"{path.name}: torn row {list(row.values())}; the header has "
-                        f"{len(row.keys() - {None})} columns"
+                        f"{path.name}: unknown column {column!r}; allowed are "
+                        f"{', '.join(relations)}"
                     )
-                row = {column.strip(): cell.strip() for column, cell in row.items()}
-                name, kind = row.pop("name"), TABLES[table] or row.pop("type", "")
-                facts = {
-                    "type": kind,
-                    "qid": row.pop("qid", ""),
-                    **{c: v for c, v in row.items() if c != "aliases"},
-                }
-                for column, value in facts.items():
-                    if column not in relations and column not in ("type", "qid"):
-                        raise ValueError(
-                            f"{path.name}: unknown column {column!r}; allowed are "
-                            f"{', '.join(relations)}"
-                        )
-                    known, source = (
-                        cells.setdefault((name, column), (value, path.name))
-                        if value
-                        else (value, "")
+                if not value:
+                    continue
+                known, source = cells.setdefault((name, column), (value, path.name))
+                if known != value:
+                    raise ValueError(
+                        f"{path.name}: row {name!r}, column {column!r}: {value!r} "
+                        f"contradicts {known!r} of {source}"
                     )
-                    if known != value:
-                        raise ValueError(
-                            f"{path.name}: row {name!r}, column {column!r}: {value!r} "
-                            f"contradicts {known!r} of {source}"
-                        )
-                aliases = [
-                    alias.strip() for alias in row.get("aliases", "").split(";") if alias.strip()
-                ]
-                entities[name] = tuple(dict.fromkeys((*entities.get(name, ()), *aliases)))
+            new = filter(None, map(str.strip, also))
+            aliases[name] = tuple(dict.fromkeys((*aliases.get(name, ()), *new)))
+    # 2. Entities and facts, in a fixed order.
     found = {place: value for place, (value, _) in cells.items()}
     return World(
         {
             name: Entity(name, found.get((name, "type"), ""), found.get((name, "qid"), ""), also)
-            for name, also in entities.items()
+            for name, also in aliases.items()
         },
         relations,
         tuple(
             Fact(name, key, found[name, key])
-            for name in entities
+            for name in aliases
             for key in relations
             if (name, key) in found
         ),
     )
+
+
+def _read_table(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table, cells without blanks around them. Raises ValueError for a torn one."""
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, strict=True):
+            if None in row or None in row.values() or not row.get("name", "").strip():
+                raise ValueError(
+                    f"{path.name}: torn row {list(row.values())}; the header has "
+                    f"{len(row.keys() - {None})} columns"
+                )
+            yield {column.strip(): cell.strip() for column, cell in row.items()}
 
 
 def chains(world: World, n_hops: int) -> Iterator[Chain]:
