@@ -14,17 +14,15 @@ import importlib.util
 import os
 import platform
 import subprocess
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Iterable, Iterator
 
-ROOT = Path(
-    os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent
-)  #: the repository
+#: the repository
+ROOT = Path(os.environ.get("ACELIB_ROOT") or Path(__file__).resolve().parent.parent)
 PACKAGES = ("acelib", "torch", "transformers", "nnsight", "numpy", "pandas")
-
 
 #: Modules that keep records of numbers and can change none: nobody depends on them.
 APART = (
@@ -203,5 +201,5 @@ def circumstances() -> dict:
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
         "commit": commit(),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
