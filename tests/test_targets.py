@@ -11,7 +11,7 @@ from acelib.editing.keys import aligned
 from acelib.editing.request import Request, request, requests
 from acelib.editing.search import Objective, target_vectors
 from acelib.editing.tail import Tail, frozen_outputs, rows_that_fit, shared_start
-from acelib.model.states import read
+from acelib.model.states import Site, read
 from acelib.model.update import Update, applied
 
 BLOCK = Objective(steps=9, lr=0.1, decay=0.3, clamp=2.0, kl=0.5, floor=None)
@@ -162,7 +162,7 @@ def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
             use_cache=True,
         )
         frozen = [(slot.keys, slot.values) for slot in past.layers]
-        with read(any_lm, [("out", layer)]) as values, frozen_outputs(any_lm, layer) as kept:
+        with read(any_lm, [Site("out", layer)]) as values, frozen_outputs(any_lm, layer) as kept:
             any_lm.between(0, layer + 1)(
                 input_ids=batch.ids[:, batch.at :], **tail, past_key_values=past, use_cache=True
             )

@@ -63,7 +63,7 @@ def test_read_and_replaced_are_trace_for_forwards_of_ones_own(any_lm, kind):
     lm, (ids, mask), site = any_lm, any_lm.encode(TEXTS), Site(kind, 1)
     patch = {site: lambda x: 0.5 * x + 0.1}
     wanted = trace(lm, ids, mask, [site, Site("out", 3)], patch)
-    with torch.no_grad(), replaced(lm, patch), read(lm, [site, ("out", 3)]) as states:
+    with torch.no_grad(), replaced(lm, patch), read(lm, [site, Site("out", 3)]) as states:
         lm.stack(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask))
     assert torch.equal(states["out", 3], wanted["out", 3])
     assert torch.equal(states[site], wanted[site])

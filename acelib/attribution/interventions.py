@@ -26,7 +26,7 @@ class CausalTrace(NamedTuple):
 
 
 @torch.no_grad()
-def causal_trace(
+def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
     lm: LM,
     prompt: str,
     subject: str,
@@ -59,12 +59,14 @@ def causal_trace(
             f"noise {noise}, n_noise {n_noise}, window {window}: noise is at least 0, "
             "the others at least 1"
         )
+    # 1. The prompt as it is.
     start = prompt.index(subject)
     first, final = lm.token_at(prompt, start + 1), lm.token_at(prompt, start + len(subject))
     target = int(first_tokens(lm, [answer]))
     ids, mask = lm.encode([prompt])
-    end, n_layers, logits = ids.shape[1] - 1, lm.n_layers, Site("logits", lm.n_layers)
+    n_layers, logits = lm.n_layers, Site("logits", lm.n_layers)
     clean = trace(lm, ids, mask, [Site(kind, layer) for layer in range(n_layers)], logits="last")
+    # 2. The noise, and the prompt with it.
     generator = torch.Generator().manual_seed(seed)
     samples = torch.randn(
         n_noise, final - first + 1, lm.d_model, generator=generator, dtype=torch.float64
@@ -84,12 +86,12 @@ def causal_trace(
         def put_back(state: Tensor, h: Tensor) -> Tensor:
             return h.index_put((row, column), state)
 
-        patches = {Site("in", 0): corrupt}
+        patches: dict[Site, Callable[[Tensor], Tensor]] = {Site("in", 0): corrupt}
         for layer in layers:
             state = clean[Site(kind, layer)][0, column]
             patches[Site(kind, layer)] = partial(put_back, state)
-        many = (x.expand(len(row), -1) for x in (ids, mask))
-        last = trace(lm, *many, patches=patches, logits="last")[logits]
+        many_ids, many_mask = (x.expand(len(row), -1) for x in (ids, mask))
+        last = trace(lm, many_ids, many_mask, patches=patches, logits="last")[logits]
         return last.softmax(-1)[:, target].view(len(tokens), n_noise).mean(1).cpu()
 
     def around(layer: int) -> Sequence[int]:
@@ -97,18 +99,27 @@ def causal_trace(
             return [layer]
         return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
 
+    # 3. The clean states of every token put back, layer by layer.
+    end = ids.shape[1] - 1
     tokens = list(range(first, end + 1))
     by_token = torch.stack([probabilities(around(layer), tokens) for layer in range(n_layers)], 1)
-    roles = (
+    # 4. The mean over the tokens of each role.
+    restored = torch.stack(
+        [by_token[[t - first for t in role]].mean(0) for role in _roles(first, final, end)]
+    )
+    return CausalTrace(
+        float(clean[logits].softmax(-1)[0, target]), float(probabilities([], [end])), restored
+    )
+
+
+def _roles(first: int, final: int, end: int) -> tuple[Sequence[int], ...]:
+    """The tokens of each of ``ROLES``: the subject goes from first to final, the prompt to end."""
+    return (
         [first] if first < final else [],
         range(first + 1, final),
         [final],
         range(final + 1, end),
         [end] if end > final else [],
-    )
-    restored = torch.stack([by_token[[t - first for t in role]].mean(0) for role in roles])
-    return CausalTrace(
-        float(clean[logits].softmax(-1)[0, target]), float(probabilities([], [end])), restored
     )
 
 

@@ -94,11 +94,8 @@ def locate(
     n_query: int = 3,
     n_value: int = 3,
     n_top: int = 100,
-    norm: str = "frozen",
-    row: str = "gate",
     batch_size: int = 32,
     progress: Callable[[int, int], object] | None = None,
-    budget: int = 2**22,
 ) -> Located:
     """Query and value layers of a set of prompts.
 
@@ -106,7 +103,6 @@ def locate(
     prompts, answers: n texts each, an answer follows its prompt after one space.
     n_query, n_value: layers to name of each kind.
     n_top: value neurons per prompt that query scores aim at.
-    norm, budget, row: as in ``value_scores``, ``query_scores``.
     progress: called with (prompts done, prompts).
     Raises ValueError for no prompts, unequal numbers, an empty answer, or a number below 1.
     Source: ACE, Section 5, Stage 1.
@@ -128,9 +124,9 @@ def locate(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids, mask = lm.encode([prompts[i] for i in rows])
-        scores = value_scores(lm, ids, mask, targets[rows], norm=norm, budget=budget)
+        scores = value_scores(lm, ids, mask, targets[rows])
         value += scores.double().sum(0).cpu()
-        query += query_scores(lm, ids, mask, scores, n_top, row).double().sum(0).cpu()
+        query += query_scores(lm, ids, mask, scores, n_top).double().sum(0).cpu()
         count += (top(scores, n_top) != 0).sum((0, 2)).cpu()
         if progress:
             progress(start + len(rows), len(order))

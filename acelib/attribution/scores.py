@@ -16,7 +16,7 @@ chunks, no vocabulary-sized row outlives its chunk, and nothing is approximated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,10 +34,10 @@ Targets = Int[Tensor, " batch"]
 
 
 class Neuron(NamedTuple):
-    """One neuron (or head): its layer, its index there, its score."""
+    """One neuron (or head): its layer, its number there, its score."""
 
     layer: int
-    index: int
+    unit: int
     score: float = 0.0
 
 
@@ -140,7 +140,7 @@ def top_neurons(scores: Float[Tensor, "layers units"], n: int) -> list[Neuron]:
     """The n neurons of greatest score, best first; equal ones in the order of layer and index."""
     value, place = scores.flatten().sort(descending=True, stable=True)
     return [
-        Neuron(*divmod(i, scores.shape[1]), v)
+        Neuron(i // scores.shape[1], i % scores.shape[1], v)
         for i, v in zip(place[: _count(n)].tolist(), value[:n].tolist(), strict=True)
     ]
 
@@ -165,7 +165,7 @@ def first_tokens(lm: LM, answers: Sequence[str]) -> Targets:
 
 def states_at_last(
     lm: LM, ids: Ids, mask: Ids, of: str, whole: bool
-) -> dict[Site, Float[Tensor, "batch d"]]:
+) -> dict[tuple[str, int], Float[Tensor, "batch d"]]:
     """All that the scores need of the forward pass, at the last token."""
     if of not in PARTS:
         raise ValueError(
@@ -183,7 +183,11 @@ def states_at_last(
 
 
 def addends(
-    lm: LM, states: dict[Site, Tensor], layer: int, of: str, whole: bool
+    lm: LM,
+    states: Mapping[tuple[str, int], Float[Tensor, "batch d"]],
+    layer: int,
+    of: str,
+    whole: bool,
 ) -> tuple[
     Float[Tensor, "batch d_model"],
     Float[Tensor, "batch units"],
@@ -220,16 +224,23 @@ def _dot(
 
 
 def _scores(
-    lm: LM, ids: Ids, mask: Ids, targets, of: str, norm: str, whole: bool, budget: int
+    lm: LM,
+    ids: Ids,
+    mask: Ids,
+    targets: Sequence[int] | Targets,
+    of: str,
+    norm: str,
+    whole: bool,
+    budget: int,
 ) -> Float[Tensor, "batch layers units"]:
     """``value_scores``, or with ``whole`` the scores of whole outputs, one unit."""
-    targets = torch.as_tensor(targets, device=lm.device)
+    tokens = torch.as_tensor(targets, device=lm.device)
     vocabulary, rows = len(lm.head.weight), len(ids)
     if norm not in ("frozen", "exact"):
         raise ValueError(f"norm {norm!r} is unknown; allowed: 'frozen', 'exact'")
-    if targets.shape != (rows,) or not bool(((targets >= 0) & (targets < vocabulary)).all()):
+    if tokens.shape != (rows,) or not bool(((tokens >= 0) & (tokens < vocabulary)).all()):
         raise ValueError(
-            f"targets {targets.tolist()} do not fit; give one token for each of the {rows} "
+            f"targets {tokens.tolist()} do not fit; give one token for each of the {rows} "
             f"prompts, 0 to {vocabulary - 1}"
         )
     states = states_at_last(lm, ids, mask, of, whole)
@@ -242,7 +253,7 @@ def _scores(
         layers.append(
             torch.cat(
                 [
-                    gain(place.logits, reader.change(place, a, v), targets)
+                    gain(place.logits, reader.change(place, a, v), tokens)
                     for a, v in zip(amounts.split(chunk, 1), vectors.split(chunk, -2), strict=True)
                 ],
                 1,
@@ -267,22 +278,20 @@ class Reader:
     """
 
     def __init__(self, lm: LM, final: Float[Tensor, "batch d_model"] | None):
-        self.lm, self.gain, shift = lm, lm.norm.weight, getattr(lm.norm, "bias", None)
+        self.lm, self.gain = lm, lm.norm.get_parameter("weight")
         self.layer_norm = isinstance(lm.norm, nn.LayerNorm)
-        self.head = lm.head.weight
-        bias, self.bias = getattr(lm.head, "bias", None), 0.0
+        self.head, shift = lm.head.weight, getattr(lm.norm, "bias", None)
+        self.bias: float | Tensor = 0.0
         if shift is not None:
             self.bias = self.head @ shift
-        if bias is not None:
-            self.bias = self.bias + bias
-        self.exact = final is None
-        self.mean, self.scale = (None, None) if self.exact else lm.norm_moments(lm.norm, final)
+        if lm.head.bias is not None:
+            self.bias = self.bias + lm.head.bias
+        #: mean and scale of ``final``; None: those of each state
+        self.frozen = None if final is None else lm.norm_moments(lm.norm, final)
 
     def place(self, h: Float[Tensor, "batch d_model"]) -> Place:
         """Where h stands."""
-        mean, scale = self.mean, self.scale
-        if self.exact:
-            mean, scale = self.lm.norm_moments(self.lm.norm, h)
+        mean, scale = self.frozen or self.lm.norm_moments(self.lm.norm, h)
         raw = ((h - mean) * self.gain) @ self.head.T
         return Place(h - mean, scale, raw, raw / scale + self.bias)
 
@@ -294,7 +303,7 @@ class Reader:
     ) -> Float[Tensor, "batch units vocab"]:
         """Change of the logits by amount * vector added to h; no difference of near numbers."""
         h, scale, raw, _ = place
-        if not self.exact:
+        if self.frozen:
             return (amounts / scale)[..., None] * ((vectors * self.gain) @ self.head.T)
         if self.layer_norm:
             vectors = vectors - vectors.mean(-1, keepdim=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -43,8 +44,8 @@ def contexts(lm: LM, n: int, length: int = 10, seed: int = 0) -> tuple[str, ...]
                 hidden = lm.stack(batch, use_cache=False).last_hidden_state[0, -1:]
                 top = lm.head(hidden)[0].double().cpu().topk(5)
                 place = torch.multinomial(top.values.softmax(0), 1, generator=generator)
-                ids = ids + [int(top.indices[place])]
-        text = lm.tokenizer.decode(ids, skip_special_tokens=True)
+                ids = [*ids, int(top.indices[place])]
+        text = cast(str, lm.tokenizer.decode(ids, skip_special_tokens=True))
         texts.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". ")
     return tuple(texts)
 
@@ -130,7 +131,8 @@ class Walk:
             for prefix in prefixes
         )
         self.batch = aligned(lm, [(ids[: index + 1], index) for ids, index in cut])
-        self.layer, self.hidden = 0, None  # None: the tokens themselves
+        self.layer = 0
+        self.hidden: Float[Tensor, "rows pos d_model"] | None = None  # None: the tokens themselves
 
     def climb(
         self, layer: int, updates: Sequence[Update | None] | None = None
@@ -150,10 +152,13 @@ class Walk:
         return self._run(bare, layer, [Site(kind, layer)], updates)[kind, layer][:, -1]
 
     @torch.no_grad()
-    def _run(self, every: range, last: int, sites: list[Site], updates) -> dict[Site, Tensor]:
+    def _run(
+        self, every: range, last: int, sites: list[Site], updates: Sequence[Update | None] | None
+    ) -> dict[tuple[str, int], Tensor]:
+        """The states at ``sites`` of the rows ``every``, from where they stand up to ``last``."""
         part = self.lm.between(self.layer, last)
 
-        def forward(piece: range) -> dict[Site, Tensor]:
+        def forward(piece: range) -> dict[tuple[str, int], Tensor]:
             rows = [every[i] for i in piece]
             start = (
                 dict(input_ids=self.batch.ids[rows])

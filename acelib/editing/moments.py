@@ -37,7 +37,7 @@ class Moments:
     model: str = ""
     #: what was added to C_l's diagonal to make it invertible, 0.0 for nothing; set by ``solver``
     ridge: dict[int, float] = field(default_factory=dict)
-    _factors: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _factors: dict[int, Float[Tensor, "d_mlp d_mlp"]] = field(default_factory=dict, repr=False)
     _bases: dict[tuple, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
@@ -98,7 +98,7 @@ class Moments:
             self._bases[key] = _null_space(self[layer], *key)
         basis, inside = self._bases[key]
 
-        def project(x: Float[Tensor, "d_mlp *n"]) -> Float64[Tensor, "d_mlp *n"]:
+        def project(x: Float[Tensor, "d_mlp ..."]) -> Float64[Tensor, "d_mlp ..."]:
             x = x.to(basis)
             part = basis @ (basis.T @ x)
             return part if inside else x - part
@@ -107,15 +107,17 @@ class Moments:
 
 
 def _null_space(
-    C: Tensor, layer: int, threshold: float | None, share: float | None
-) -> tuple[Tensor, bool]:
+    C: Float[Tensor, "d_mlp d_mlp"], layer: int, threshold: float | None, share: float | None
+) -> tuple[Float64[Tensor, "d_mlp directions"], bool]:
     """The small eigenvectors of C (True) or, if they are fewer, the large ones (False)."""
     if not C.isfinite().all():
         raise ValueError(f"the second moment of layer {layer} is not finite")
     values, vectors = torch.linalg.eigh(C.double())
-    small = round(share * len(C)) if threshold is None else int((values < threshold).sum())
+    if share is not None:
+        small, rule = round(share * len(C)), f"share {share} of {len(C)}"
+    else:
+        small, rule = int((values < threshold).sum()), f"threshold {threshold}"
     if not small or (share is None and small == len(C)):
-        rule = f"share {share} of {len(C)}" if threshold is None else f"threshold {threshold}"
         raise ValueError(
             f"{rule} puts {small} of the {len(C)} directions of layer {layer} into the null space; "
             f"its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, "
@@ -125,7 +127,10 @@ def _null_space(
     return (vectors[:, :small] if inside else vectors[:, small:]).clone(), inside
 
 
-def _factor(C: Tensor, layer: int) -> tuple[Tensor, float]:
+def _factor(
+    C: Float[Tensor, "d_mlp d_mlp"], layer: int
+) -> tuple[Float[Tensor, "d_mlp d_mlp"], float]:
+    """The Cholesky factor of C, and what was added to its diagonal for it."""
     scale = C.diagonal().mean().item()
     if not 0 < scale < float("inf"):
         raise ValueError(f"the second moment of layer {layer} is zero or not finite")
@@ -164,8 +169,9 @@ def second_moments(
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     stem = f"{lm.fingerprint}-{digest}-{str(lm.dtype).removeprefix('torch.')}"
     paths = {layer: folder / f"{stem}-{layer}.safetensors" for layer in layers}
-    moments = {layer: _cached(path, lm.d_mlp) for layer, path in paths.items()}
-    missing = [layer for layer in layers if moments[layer] is None]
+    cached = {layer: _cached(path, lm.d_mlp) for layer, path in paths.items()}
+    moments = {layer: found for layer, found in cached.items() if found is not None}
+    missing = [layer for layer in layers if layer not in moments]
     if missing:
         sums, count = _accumulate(lm, texts, missing, progress, budget)
         for layer in missing:
@@ -191,13 +197,19 @@ def _cached(path: Path, size: int) -> tuple[Tensor, int] | None:
 
 @torch.no_grad()
 def _accumulate(
-    lm: LM, texts: Sequence[str], layers: Sequence[int], progress, budget: int
-) -> tuple[dict[int, Tensor], int]:
+    lm: LM,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    progress: Callable[[int, int], object] | None,
+    budget: int,
+) -> tuple[dict[int, Float64[Tensor, "d_mlp d_mlp"]], int]:
+    """The sum over all tokens of k k^T, by layer, and how many tokens there are."""
     longest = getattr(lm.model.config, "max_position_embeddings", budget)
     rows = sorted(
         (lm.tokenizer(text)["input_ids"][:longest] for text in texts), key=len, reverse=True
     )
-    part, sums, mask = lm.between(0, max(layers)), {}, None
+    part, mask = lm.between(0, max(layers)), torch.empty(0)
+    sums: dict[int, Tensor] = {}
 
     def tally(layer: int) -> Callable[[Tensor], None]:
         def add(key: Tensor) -> None:

@@ -129,20 +129,34 @@ def target_vectors(
 class _Search:
     """One batch: what stays fixed in the loop, and the loop."""
 
-    def __init__(self, lm, requests, layer, objective, prefixes, updates):
+    def __init__(
+        self,
+        lm: LM,
+        requests: Sequence[Request],
+        layer: int,
+        objective: Objective,
+        prefixes: Sequence[str],
+        updates: Sequence[Update | None] | None,
+    ):
         self.lm, self.requests, self.layer = lm, requests, layer
         self.objective, self.updates = objective, updates
         self.precision = torch.promote_types(lm.dtype, torch.float32)
-        changes = [updates and updates[r.group] for r in requests]
+        changes = [updates[r.group] if updates else None for r in requests]
         self.one_model = len({id(u) if u and u.factors else None for u in changes}) == 1
         self._lay_out(prefixes)
         with torch.inference_mode(False), torch.no_grad():
             self._freeze()
 
-    def _lay_out(self, prefixes):
+    def _lay_out(self, prefixes: Sequence[str]) -> None:
         """Rows of every request; labels: request, row, column after the lookup, token."""
         guard = self.objective.kl > 0 or self.objective.kind == "pmet"
-        rows, owner, beginning, self.bare, kl_row, labels, weights = [], [], [], [], [], [], []
+        rows: list[tuple[list[int], int]] = []  # tokens, and where the lookup token is
+        owner: list[int] = []  # of each row, its request
+        beginning: list[str] = []  # of each row, its prefix
+        self.bare: list[int] = []  # of each request, the row without prefix
+        kl_row: list[int] = []  # of each request, the row of the KL term
+        labels: list[tuple[int, int, int, int]] = []
+        weights: list[float] = []
         for i, r in enumerate(self.requests):
             # 1. One row for each prefix: prompt and answer, whose tokens are the labels.
             answer = self.lm.answer_ids(r.target)
@@ -177,7 +191,7 @@ class _Search:
         self.label = torch.tensor(labels, device=device)
         self.label_weight = torch.tensor(weights, device=device, dtype=self.precision)
 
-    def _freeze(self):
+    def _freeze(self) -> None:
         """Keys and values before the lookup token, and the states of the rest after ``layer``."""
         lm, layer, at, batch = self.lm, self.layer, self.batch.at, self.batch
         sites = [Site(kind, layer) for kind in ("in", "attn", "mlp", "out")]
@@ -191,9 +205,7 @@ class _Search:
                     past_key_values=past,
                     use_cache=True,
                 )
-            past = DynamicCache(
-                [(slot.keys[self.like], slot.values[self.like]) for slot in past.layers]
-            )
+            past = DynamicCache([(k[self.like], v[self.like]) for k, v, *_ in past])
         with overlaid(lm, self._overlay(torch.arange(len(self.owner)))):
             # 2. The rest before the lookup token.
             if at > self.shared:
@@ -204,7 +216,7 @@ class _Search:
                     past_key_values=past,
                     use_cache=True,
                 )
-            self.past = [(slot.keys, slot.values) for slot in past.layers]
+            self.past = [(k, v) for k, v, *_ in past]
             # 3. From the lookup token on, one block further than ``layer``.
             with read(lm, sites) as values, frozen_outputs(lm, layer) as self.frozen:
                 tail, last = batch.inputs(slice(at, None)), min(layer + 1, lm.n_layers - 1)
@@ -215,7 +227,8 @@ class _Search:
         # Between attention and FFN, at the lookup token.
         self.middle = (values["in", layer] + values["attn", layer])[:, 0]
         start = [values[kind, layer][self.bare, 0] for kind in KINDS[self.objective.kind]]
-        self.start = torch.stack(start).to(self.precision)  # h_0 (k, n, d)
+        self.start = torch.stack(start).to(self.precision)  # h_0 (pushes, n, d_model)
+        self.size = self.start.norm(dim=-1)
 
     def _overlay(self, rows: Int[Tensor, " rows"]) -> list[Update | None]:
         """The update of each row's group."""
@@ -284,7 +297,6 @@ class _Search:
         o, n, device = self.objective, len(self.requests), self.lm.device
         delta = torch.zeros_like(self.start).requires_grad_()
         adam = torch.optim.Adam([delta], lr=o.lr)
-        size = self.start.norm(dim=-1)  # (k, n)
         loss, nll, kl, phi = (torch.ones(n, dtype=self.precision, device=device) for _ in range(4))
         steps, alive = torch.zeros(n, dtype=torch.long), torch.arange(n, device=device)
         step, guard_0 = 0, None
@@ -301,14 +313,9 @@ class _Search:
                     loss_ = (
                         phi[alive] * nll_
                         + o.kl * kl_
-                        + o.decay * (delta[:, alive].norm(dim=-1) / size[:, alive] ** 2).sum(0)
+                        + o.decay * (delta[:, alive].norm(dim=-1) / self.size[:, alive] ** 2).sum(0)
                     )
-                    if not loss_.isfinite().all():
-                        bad = self.requests[alive[~loss_.isfinite()][0]]
-                        raise ValueError(
-                            f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite "
-                            f"at step {step}"
-                        )
+                    self._check(loss_, alive, step)
                     loss[alive], nll[alive] = loss_.detach(), nll_.detach()
                     kl[alive], steps[alive.cpu()] = kl_.detach(), step
                     # 2. Who stops: at the last step, below the floor, or (PMET) once it is said.
@@ -319,22 +326,40 @@ class _Search:
                         stop |= hit & (kl_ <= 0.01)
                         phi[alive] = torch.where(hit, 0.1, 1.0).to(phi)
                     # 3. The others take one step and stay in their balls.
-                    alive_next = alive[~stop]
-                    if len(alive_next):
-                        before = delta.detach().clone()
-                        adam.zero_grad()
-                        loss_[~stop].sum().backward(inputs=[delta])
-                        adam.step()
-                        with torch.no_grad():
-                            if o.clamp is not None:
-                                ball = o.clamp * size / delta.norm(dim=-1).clamp(min=1e-30)
-                                delta.mul_(ball.clamp(max=1)[..., None])
-                            # Adam moves them all; the ones that have stopped go back.
-                            moving = torch.isin(torch.arange(n, device=device), alive_next)
-                            delta.copy_(torch.where(moving[:, None], delta, before))
+                    moving = alive[~stop]
+                    if len(moving):
+                        self._step(adam, delta, loss_[~stop], moving)
                     step += 1
                     if stop.any():
                         break
-            alive = alive_next
+            alive = moving
         delta = delta.detach()
         return Targets(self.start[-1] + delta[-1], delta, loss, nll, kl, steps)
+
+    def _check(self, loss: Float[Tensor, " alive"], alive: Int[Tensor, " alive"], step: int):
+        """Raises ValueError, naming a request, for a loss that is not finite."""
+        if not loss.isfinite().all():
+            bad = self.requests[int(alive[~loss.isfinite()][0])]
+            raise ValueError(
+                f"the loss of {bad.prompt!r} -> {bad.target!r} is not finite at step {step}"
+            )
+
+    def _step(
+        self,
+        adam: torch.optim.Adam,
+        delta: Float[Tensor, "pushes n d_model"],
+        losses: Float[Tensor, " moving"],
+        moving: Int[Tensor, " moving"],
+    ) -> None:
+        """One step of Adam for the requests ``moving``, then back into their balls."""
+        clamp, before = self.objective.clamp, delta.detach().clone()
+        adam.zero_grad()
+        losses.sum().backward(inputs=[delta])
+        adam.step()
+        with torch.no_grad():
+            if clamp is not None:
+                ball = clamp * self.size / delta.norm(dim=-1).clamp(min=1e-30)
+                delta.mul_(ball.clamp(max=1)[..., None])
+            # Adam moves them all; the ones that have stopped go back.
+            moves = torch.isin(torch.arange(delta.shape[1], device=delta.device), moving)
+            delta.copy_(torch.where(moves[:, None], delta, before))

@@ -10,9 +10,8 @@ kernel of the same formula.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from os.path import commonprefix
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +20,13 @@ from transformers import Cache
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.cache_utils import DynamicLayer
 
-from ..model.lm import LM, copied
+from ..model.lm import LM, common_start, copied
 from .keys import Batch, aligned
+
+#: keys and values of some positions, by layer
+Past = Sequence[
+    tuple[Float[Tensor, "batch heads before d_head"], Float[Tensor, "batch heads before d_head"]]
+]
 
 
 class Tail:
@@ -40,7 +44,7 @@ class Tail:
         batch: Batch,
         rows: Int[Tensor, " rows"],
         hidden: Float[Tensor, "batch pos d_model"],
-        past: Sequence[tuple[Tensor, Tensor]],
+        past: Past,
         frozen: dict[nn.Module, Tensor],
         places: Int[Tensor, " places"] | None,
     ):
@@ -48,17 +52,19 @@ class Tail:
         self.lm, self.places, last = lm, places, lm.n_layers - 1
         self.rest = hidden[rows, 1:]
         self.frozen = {module: values[rows, 1:] for module, values in frozen.items()}
-        layers = [
-            _Frozen(k[rows], v[rows]) if i > layer else DynamicLayer()
-            for i, (k, v) in enumerate(past)
-        ]
-        self.past = Cache(layers=layers) if past else None
+        self.past = None
+        if past:
+            slots = (
+                _Frozen(k[rows], v[rows]) if i > layer else DynamicLayer()
+                for i, (k, v) in enumerate(past)
+            )
+            self.past = Cache(layers=[*slots])
         # 2. The blocks that run, with their mask and positions.
         self.positions = batch.inputs(slice(batch.at, None), rows)["position_ids"]
         self.mask = _mask(batch.mask[rows], batch.at, hidden.dtype)
         self.part = fused(lm, layer + 1, last, int(self.positions.max()) + 1)
         # 3. The places at which a module runs: all but padding; in the last block, those read.
-        self.where = {}
+        self.where: dict[nn.Module, Int[Tensor, " places"]] = {}
         if places is not None and layer < last:
             real = batch.mask[rows, batch.at :].flatten().nonzero()[:, 0]
             self.where = {
@@ -92,7 +98,7 @@ def frozen_outputs(lm: LM, layer: int) -> Iterator[dict[nn.Module, Float[Tensor,
     """
     outputs: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module):
+    def keep(module: nn.Module) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(_copy: nn.Module, _args: tuple, output: Tensor) -> None:
             outputs[module] = output  # the module that runs may be a copy, see ``fused``
 
@@ -100,7 +106,7 @@ def frozen_outputs(lm: LM, layer: int) -> Iterator[dict[nn.Module, Float[Tensor,
 
     with ExitStack() as hooks:
         if layer + 1 < lm.n_layers:
-            moved = {lm.attn_out(layer + 1)}
+            moved: set[nn.Module] = {lm.attn_out(layer + 1)}
             if not lm.family.parallel:
                 moved.add(lm.mlp(layer + 1))
             for module in _by_position(lm, layer + 1):
@@ -119,32 +125,38 @@ def _by_position(lm: LM, layer: int) -> list[nn.Module]:
 
 
 @contextmanager
-def _hooked(module: nn.Module, before, after) -> Iterator[None]:
+def _hooked(
+    module: nn.Module,
+    before: Callable[[nn.Module, tuple], tuple],
+    after: Callable[[nn.Module, tuple, Tensor], Tensor],
+) -> Iterator[None]:
     with module.register_forward_pre_hook(before), module.register_forward_hook(after):
         yield
 
 
-def _only_first(module: nn.Module, rest: Tensor):
+def _only_first(
+    module: nn.Module, rest: Float[Tensor, "batch pos d"]
+) -> AbstractContextManager[None]:
     """Run ``module`` on the first position only; what it gives at the others is ``rest``."""
 
-    def before(_, args):
+    def before(_: nn.Module, args: tuple) -> tuple:
         return args[0][:, :1], *args[1:]
 
-    def after(_, _args, out):
+    def after(_: nn.Module, _args: tuple, out: Tensor) -> Tensor:
         return torch.cat([out, rest], 1)
 
     return _hooked(module, before, after)
 
 
-def _only_at(module: nn.Module, places: Tensor):
+def _only_at(module: nn.Module, places: Int[Tensor, " places"]) -> AbstractContextManager[None]:
     """Run ``module`` at ``places`` (indices into b * t) only; it gives zeros elsewhere."""
-    shape = []
+    shape: list[int] = []
 
-    def before(_, args):
+    def before(_: nn.Module, args: tuple) -> tuple:
         shape[:] = args[0].shape[:2]
         return args[0].flatten(0, 1)[places], *args[1:]
 
-    def after(_, args, out):
+    def after(_: nn.Module, _args: tuple, out: Tensor) -> Tensor:
         return (
             out.new_zeros(shape[0] * shape[1], out.shape[-1])
             .index_copy(0, places, out)
@@ -160,12 +172,13 @@ class _Frozen(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor):
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys, self.values = self.frozen = keys, values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
     ) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        keys, values = self.frozen
+        return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
 
 
 def _mask(
@@ -193,7 +206,7 @@ def fused(lm: LM, first: int, last: int, positions: int) -> nn.Module:
             if isinstance(module, NewGELUActivation)
         }
         attn._buffers = {
-            name: table[:positions] if name == "embed_positions" else table
+            name: table[:positions] if table is not None and name == "embed_positions" else table
             for name, table in attn._buffers.items()
         }
         blocks.append(copied(block, **{family.mlp: copied(mlp, **gelus), family.attn: attn}))
@@ -213,7 +226,7 @@ def shared_start(
     common: dict[str, list[int]] = {}
     for (ids, at), text in zip(rows, beginnings, strict=True):
         start = common.setdefault(text, list(ids[:at]) if text else [])
-        del start[len(commonprefix([start, list(ids[:at])])) :]
+        del start[common_start(start, ids[:at]) :]
     starts = [text for text, ids in common.items() if ids]
     # 2. The rest of the rows, their lookup tokens in one column.
     rest = aligned(
@@ -232,11 +245,12 @@ def shared_start(
     if not starts:
         return rest, 0, first, like
     # 3. Both side by side.
-    ids, mask = lm.pad([common[text] for text in beginnings])
+    shared, mask = lm.pad([common[text] for text in beginnings])
+    width = shared.shape[1]
     whole = Batch(
-        torch.cat([ids, rest.ids], 1), torch.cat([mask, rest.mask], 1), ids.shape[1] + rest.at
+        torch.cat([shared, rest.ids], 1), torch.cat([mask, rest.mask], 1), width + rest.at
     )
-    return whole, ids.shape[1], first, like
+    return whole, width, first, like
 
 
 def rows_that_fit(lm: LM, layer: int, t: int, at: int) -> int:

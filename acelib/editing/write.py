@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor
 
@@ -30,9 +31,11 @@ from .solve import Solver, null_space_solver, ridge
 SHARES = {"even": lambda left: 1 / left, "root": lambda left: left**-0.5}
 
 Share = Literal["even", "root"]
+#: by layer, the keys of earlier edits: ``Update.keys``
+History = Mapping[int, Float[Tensor, "d_mlp keys"]]
 
 
-def identity(x: Tensor) -> Tensor:
+def identity(x: Float[Tensor, "d_mlp ..."]) -> Float[Tensor, "d_mlp ..."]:
     """x: the projector of keys where there is no null space."""
     return x
 
@@ -49,7 +52,7 @@ class Stage:
     null_space: tuple[float | None, float | None] | None = None
 
     def constraint(
-        self, moments: Moments, layer: int, history: Mapping[int, Tensor] | None = None
+        self, moments: Moments, layer: int, history: History | None = None
     ) -> tuple[Solver, Solver]:
         """What a write at ``layer`` must not change: the projector of its keys, and x -> A^{-1} x.
 
@@ -75,9 +78,7 @@ class Stage:
             )
         return project, null_space_solver(self.weight, keys)
 
-    def check(
-        self, lm: LM, moments: Moments, history: Mapping[int, Tensor] | None = None
-    ) -> tuple[int, ...]:
+    def check(self, lm: LM, moments: Moments, history: History | None = None) -> tuple[int, ...]:
         """The layers in order.
 
         Raises ValueError if one does not exist, its moment is of another width, or as
@@ -101,7 +102,7 @@ def edit(
     moments: Moments,
     prefixes: Sequence[str] = ("",),
     updates: Sequence[Update] | None = None,
-    history: Mapping[int, Tensor] | None = None,
+    history: History | None = None,
     search_on: Sequence[Update] | None = None,
 ) -> list[Update]:
     """Search target vectors and write them on the model as edited by ``updates``.
@@ -124,16 +125,16 @@ def write(
     requests: Sequence[Request],
     stage: Stage,
     moments: Moments,
-    Z: Tensor,
+    Z: Float[Tensor, "n d_model"],
     prefixes: Sequence[str] = ("",),
     updates: Sequence[Update] | None = None,
-    history: Mapping[int, Tensor] | None = None,
+    history: History | None = None,
 ) -> list[Update]:
-    """Fill ``stage.layers`` so that the written site at the lookup tokens becomes Z (n, d).
+    """Fill ``stage.layers`` so that the written site at the n lookup tokens becomes Z.
 
     The rows' hidden states are carried up from layer to layer, so a layer below the first write
     runs once.
-    history: keys (m, k) of earlier edits by layer, the same for all groups.
+    history: the same for all groups.
     Returns: one Update for each group 0 ... max group (of ``updates``), low-rank, of the model
     without ``updates``; from a null space with the keys it was written at: a layer's key depends on
     the layers below only, so they are those of the model that this write leaves.

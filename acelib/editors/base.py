@@ -10,11 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from ..editing.moments import Moments
 from ..editing.request import Request
-from ..editing.write import Stage, edit
+from ..editing.write import History, Stage, edit
 from ..model.lm import LM
 from ..model.update import Update, applied
 from ..records import Edit
@@ -71,7 +69,7 @@ class Staged(Editor):
         lm: LM,
         edits: Sequence[Edit],
         moments: Moments | None = None,
-        history: Mapping[int, Tensor] | None = None,
+        history: History | None = None,
     ) -> Update:
         """The Update that writes ``edits`` together.
 
@@ -90,7 +88,7 @@ class Staged(Editor):
         lm: LM,
         groups: Sequence[Sequence[Edit]],
         moments: Moments | None = None,
-        history: Mapping[int, Tensor] | None = None,
+        history: History | None = None,
     ) -> list[Update]:
         """One Update for each group, every group as if it were alone, all in one batch.
 

@@ -24,7 +24,7 @@ from ..editing.keys import tokens
 from ..editing.moments import Moments
 from ..editing.request import Request, request
 from ..editing.solve import Solver
-from ..editing.write import Stage
+from ..editing.write import History, Stage
 from ..model.lm import LM
 from ..records import Edit
 from ..settings import settings
@@ -39,7 +39,7 @@ class NeuronStage(Stage):
     groups: Tensor  #: of each request, (n_requests,)
 
     def constraint(
-        self, moments: Moments, layer: int, history: Mapping[int, Tensor] | None = None
+        self, moments: Moments, layer: int, history: History | None = None
     ) -> tuple[Solver, Solver]:
         """``Stage.constraint`` of the sub-block C_SS, by column of the requests; zero outside S.
 

@@ -10,8 +10,7 @@ without touching a weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Int
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import DynamicCache
 
-from .lm import LM
+from .lm import LM, common_start
 from .states import position_ids
 from .update import Update, overlaid
 
@@ -118,7 +117,13 @@ def generate(
     return texts
 
 
-def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str]:
+def _generate_batch(
+    lm: LM,
+    prompts: Sequence[str],
+    updates: Sequence[Update | None],
+    max_new_tokens: int,
+    until: Callable[[str], bool],
+) -> list[str]:
     # 1. What neighbours begin with runs once; every row goes on from its group's cache.
     rows = _tokens(lm, prompts, [max(max_new_tokens - 1, 0)] * len(prompts))
     group, starts, whose = _beginnings(rows, updates)
@@ -127,7 +132,8 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
         [row[len(starts[g]) :] for row, g in zip(rows, group, strict=True)], side="left"
     )
     mask = torch.cat([mask, own], 1)
-    end, text, new = lm.tokenizer.eos_token_id, [""] * len(rows), [[] for _ in rows]
+    end, text = lm.tokenizer.eos_token_id, [""] * len(rows)
+    new: list[list[int]] = [[] for _ in rows]
     alive, left = list(range(len(rows))), max_new_tokens
     while alive and left:
         open_ = [True] * len(alive)
@@ -150,7 +156,7 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
                     if open_[r]:
                         if token != end:
                             new[i].append(token)
-                            text[i] = lm.tokenizer.decode(new[i])
+                            text[i] = cast(str, lm.tokenizer.decode(new[i]))
                         open_[r] = token != end and not until(text[i])
         # 4. Rows that are done leave the batch and the cache.
         still = [r for r, is_open in enumerate(open_) if is_open]
@@ -162,20 +168,27 @@ def _generate_batch(lm: LM, prompts, updates, max_new_tokens, until) -> list[str
     return text
 
 
-def _beginnings(rows: Sequence[list[int]], updates) -> tuple[list[int], list[list[int]], list]:
+def _beginnings(
+    rows: Sequence[list[int]], updates: Sequence[Update | None]
+) -> tuple[list[int], list[list[int]], list[Update | None]]:
     """Groups of neighbours with one update and at least half of their tokens in common.
 
     Returns each row's group, each group's start, each group's update.
     """
-    group, starts, whose = [], [], []
+    group: list[int] = []
+    starts: list[list[int]] = []
+    whose: list[Update | None] = []
     for i, row in enumerate(rows):
         update, head = updates[i] if updates else None, row[:-1]  # a row's last token is its own
         if starts and update is whose[-1]:
-            common = len(commonprefix([starts[-1], head]))
+            common = common_start(starts[-1], head)
             if 2 * common >= len(row):
-                starts[-1], group = starts[-1][:common], [*group, len(starts) - 1]
+                starts[-1] = starts[-1][:common]
+                group.append(len(starts) - 1)
                 continue
-        starts, whose, group = [*starts, head], [*whose, update], [*group, len(starts)]
+        group.append(len(starts))
+        starts.append(head)
+        whose.append(update)
     return group, starts, whose
 
 
@@ -196,7 +209,7 @@ def _tokens(lm: LM, prompts: Sequence[str], more: Sequence[int]) -> list[list[in
 
 
 def _start(
-    lm: LM, starts: Sequence[list[int]], whose: Sequence, group: Sequence[int]
+    lm: LM, starts: Sequence[list[int]], whose: Sequence[Update | None], group: Sequence[int]
 ) -> tuple[DynamicCache, Int[Tensor, "batch pos"]]:
     """The key-value cache and the mask of every row's start, computed once for each group."""
     cache, rows = DynamicCache(config=lm.model.config), torch.tensor(group, device=lm.device)

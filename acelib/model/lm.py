@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -26,10 +27,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 
 from ..provenance import ROOT, default_device
 
 SHIPPED = ROOT / "data" / "models"
+
+Linear = nn.Linear | Conv1D  #: GPT-2's Conv1D stores its weight as (in, out)
 
 #: Of a configuration: what no answer depends on.
 UNUSED = {
@@ -62,7 +66,7 @@ class Family:
     parallel: bool = False  #: attention and FFN read the same input (GPT-J)
 
 
-_LLAMA = dict(
+LLAMA = Family(
     stack="model",
     layers="layers",
     attn="self_attn",
@@ -102,8 +106,8 @@ FAMILIES = {
         embed="wte",
         parallel=True,
     ),
-    "llama": Family(**_LLAMA),
-    "qwen3": Family(**_LLAMA),
+    "llama": LLAMA,
+    "qwen3": LLAMA,
 }
 
 
@@ -139,7 +143,7 @@ class LM:
             key = torch.ones(1, self.d_mlp, device=self.device, dtype=self.dtype)
             with torch.no_grad():
                 mine, theirs = key @ self.weight(0).T, self.fc2(0)(key)
-            if getattr(self.fc2(0), "bias", None) is not None:
+            if self.fc2(0).bias is not None:
                 mine = mine + self.fc2(0).bias
             tol = 1e-4 if self.dtype in (torch.float32, torch.float64) else 5e-2
             atol = tol * float(theirs.abs().max() + 1e-9)
@@ -211,13 +215,13 @@ class LM:
     def attn(self, layer: int) -> nn.Module:
         return getattr(self.blocks[layer], self.family.attn)
 
-    def attn_out(self, layer: int) -> nn.Module:
+    def attn_out(self, layer: int) -> Linear:
         return getattr(self.attn(layer), self.family.attn_out)
 
     def mlp(self, layer: int) -> nn.Module:
         return getattr(self.blocks[layer], self.family.mlp)
 
-    def fc2(self, layer: int) -> nn.Module:
+    def fc2(self, layer: int) -> Linear:
         """The FFN's second matrix, the only module an editor changes."""
         return getattr(self.mlp(layer), self.family.fc2)
 
@@ -233,7 +237,7 @@ class LM:
         return getattr(self.stack, self.family.embed)
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Linear:
         return self.model.get_output_embeddings()
 
     # ------------------------------------------------------------------ weights, oriented (out, in)
@@ -259,7 +263,7 @@ class LM:
         matrix = oriented(
             getattr(self.mlp(layer), names[min(("gate", "up").index(row), len(names) - 1)])
         )
-        return matrix * self.ffn_norm(layer).weight
+        return matrix * self.ffn_norm(layer).get_parameter("weight")
 
     def above(self, layer: int) -> nn.Module:
         """The blocks above ``layer``, then the final norm.
@@ -290,9 +294,10 @@ class LM:
 
         A LayerNorm gives gain (h - mean) / scale + bias; an RMSNorm has no mean: it is 0.
         """
-        centred = isinstance(norm, nn.LayerNorm)
-        mean = h.mean(-1, keepdim=True) if centred else torch.zeros_like(h[..., :1])
-        eps = norm.eps if centred else norm.variance_epsilon
+        if isinstance(norm, nn.LayerNorm):
+            mean, eps = h.mean(-1, keepdim=True), norm.eps
+        else:
+            mean, eps = torch.zeros_like(h[..., :1]), cast(float, norm.variance_epsilon)
         return mean, ((h - mean).square().mean(-1, keepdim=True) + eps).sqrt()
 
     @cached_property
@@ -417,9 +422,15 @@ class _NoPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def oriented(linear: nn.Module) -> Float[Tensor, "out in"]:
-    """A linear module's weight; GPT-2's Conv1D stores it as (in, out)."""
+def oriented(linear: Linear) -> Float[Tensor, "out in"]:
+    """A linear module's weight, as a view."""
     return linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
+
+
+def common_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows have in common at their start."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def shipped() -> list[str]:
@@ -439,10 +450,11 @@ def load(
     folder = SHIPPED / name if name in shipped() else Path(name)
     source = str(folder) if folder.is_dir() else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, output_loading_info=True
         )
+        model, report = loaded
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
         why = f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0]}"
         raise ValueError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from .lm import LM
 
+T = TypeVar("T")
+
 #: What there is to see in a block, in the order in which a forward pass comes by.
 KINDS = ("in", "heads", "attn", "key", "mlp", "out")
-
 
 State = Float[Tensor, "batch pos d"]  #: d_model wide, d_mlp (a key), or n_heads d_head (heads)
 
@@ -29,6 +30,7 @@ State = Float[Tensor, "batch pos d"]  #: d_model wide, d_mlp (a key), or n_heads
 class Site(NamedTuple):
     """A state of one layer (p positions).
 
+    Functions take a ``Site``; what they have read answers to a plain tuple too: states["out", 3].
     kind: "in" h^{l-1} (b, p, d); "heads" the input of attention's output projection
     (b, p, n_heads d_head); "attn" A^l (b, p, d); "key" m^l, the input of fc2 (b, p, m);
     "mlp" F^l with its bias (b, p, d); "out" h^l (b, p, d).
@@ -62,7 +64,7 @@ def trace(
     patches: Mapping[Site, Callable[[State], State]] | None = None,
     logits: str | None = None,
     at: Int[Tensor, " batch"] | None = None,
-) -> dict[Site, Float[Tensor, "batch *pos d"]]:
+) -> dict[tuple[str, int], Float[Tensor, "batch *pos d"]]:
     """The states at ``sites`` in one forward pass, some of them replaced on the way.
 
     ids, mask: padded on any side.   patches: for a site, a function from its state to the state to
@@ -77,7 +79,8 @@ def trace(
     if logits not in (None, "last", "all"):
         raise ValueError(f"logits {logits!r} is unknown; allowed: None, 'last', 'all'")
     _check(lm, {*sites, *patches})
-    states = {}
+    states: dict[tuple[str, int], Tensor] = {}
+    said = Site("logits", lm.n_layers)
     with lm.traced.trace(
         input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
     ) as tracer:
@@ -93,12 +96,10 @@ def trace(
         if logits is None:
             tracer.stop()
         else:
-            states["hidden"] = lm.traced.output.last_hidden_state
+            states[said] = lm.traced.output.last_hidden_state
     if logits:
-        hidden = states.pop("hidden")
-        states[Site("logits", lm.n_layers)] = lm.head(
-            hidden if logits == "all" else hidden[range(len(ids)), last(mask)]
-        )
+        hidden = states[said]
+        states[said] = lm.head(hidden if logits == "all" else hidden[range(len(ids)), last(mask)])
     return states
 
 
@@ -106,12 +107,12 @@ def trace(
 
 
 @contextmanager
-def read(lm: LM, sites: Iterable[Site | tuple[str, int]]) -> Iterator[dict[Site, State]]:
+def read(lm: LM, sites: Iterable[Site]) -> Iterator[dict[tuple[str, int], State]]:
     """Fill a dict with the states at ``sites`` of the last forward inside.
 
     Raises ValueError for an unknown kind or a layer the model does not have.
     """
-    states: dict[Site, Tensor] = {}
+    states: dict[tuple[str, int], State] = {}
 
     def keep(site: Site) -> Callable[[Tensor], None]:
         def store(state: Tensor) -> None:
@@ -119,21 +120,18 @@ def read(lm: LM, sites: Iterable[Site | tuple[str, int]]) -> Iterator[dict[Site,
 
         return store
 
-    with replaced(lm, {site: keep(Site(*site)) for site in sites}):
+    with replaced(lm, {site: keep(site) for site in sites}):
         yield states
 
 
 @contextmanager
-def replaced(
-    lm: LM, patches: Mapping[Site | tuple[str, int], Callable[[State], State | None]]
-) -> Iterator[LM]:
+def replaced(lm: LM, patches: Mapping[Site, Callable[[State], State | None]]) -> Iterator[LM]:
     """The model with some states replaced in every forward inside.
 
     patches: for a site, a function from its state to the state to go on with; None goes on with
     the state as it is.
     Raises ValueError for an unknown kind or a layer the model does not have.
     """
-    patches = {Site(*site): patch for site, patch in patches.items()}
     _check(lm, patches)
     with ExitStack() as hooks:  # a hook's handle takes it off on the way out
         for site, patch in patches.items():
@@ -204,12 +202,13 @@ def _port(lm: LM, stack, site: Site):
 # ---------------------------------------------------------------------- memory
 
 
-def chunked(function: Callable[[range], object], n: int, size: int) -> list:
+def chunked(function: Callable[[range], T], n: int, size: int) -> list[T]:
     """``function`` of consecutive index ranges, at most ``size`` long, that cover ``range(n)``.
 
     Running out of memory halves the size and tries again.
     """
-    start, results = 0, []
+    start = 0
+    results: list[T] = []
     while start < n:
         try:
             results.append(function(range(start, min(start + size, n))))

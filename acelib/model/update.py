@@ -126,10 +126,7 @@ class Update:
                 for side in ("left.", "right.", "keys.")
             )
             factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
-            edits = tuple(
-                Edit(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()})
-                for e in meta["edits"]
-            )
+            edits = tuple(Edit(**edit) for edit in meta["edits"])
             update = cls(factors, meta["editor"], edits, meta["model"], keys)
         except (
             OSError,
@@ -222,27 +219,24 @@ def _correction(
     Those of low rank are added in one product, one of full rank (FT's) as it is, uncopied.
     index: number of each row's update, from 1; 0 for none.
     """
-    pairs = [u.factors.get(layer) for u in updates]
+    pairs = {i: u.factors[layer] for i, u in enumerate(updates, 1) if layer in u.factors}
     dtype = torch.promote_types(lm.dtype, torch.float32)
-    shared = len(pairs) == 1 and bool((index == 1).all())  # one update for all rows
+    shared = len(updates) == 1 and bool((index == 1).all())  # one update for all rows
     index = index.to(lm.device)
+    terms: list[tuple[slice | Tensor, Tensor, Tensor]] = []  # rows, left, right
 
     # 1. Updates that are multiplied as they are: all rows' only one, and those of full rank.
-    alone = {i for i, p in enumerate(pairs, 1) if p and (shared or p.left.shape[1] >= lm.d_model)}
-    terms = [
-        (
-            slice(None) if shared else (index == i).nonzero()[:, 0],
-            *(factor.to(lm.device, dtype) for factor in pairs[i - 1]),
-        )
-        for i in alone
-    ]
+    alone = [i for i, pair in pairs.items() if shared or pair.left.shape[1] >= lm.d_model]
+    for i in alone:
+        left, right = (factor.to(lm.device, dtype) for factor in pairs[i])
+        terms.append((slice(None) if shared else (index == i).nonzero()[:, 0], left, right))
 
     # 2. The others, padded with zeros to one rank (number 0 is all zeros), then one copy per row.
-    low = {i: p for i, p in enumerate(pairs, 1) if p and i not in alone}
+    low = {i: pair for i, pair in pairs.items() if i not in alone}
     if low:
-        rank = max(p.left.shape[1] for p in low.values())
+        rank = max(pair.left.shape[1] for pair in low.values())
         left, right = (
-            torch.zeros(len(pairs) + 1, size, rank, dtype=dtype, device=lm.device)
+            torch.zeros(len(updates) + 1, size, rank, dtype=dtype, device=lm.device)
             for size in (lm.d_model, lm.d_mlp)
         )
         for i, pair in low.items():
@@ -310,6 +304,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     Raises what safetensors and the file system raise.
     """
     with safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
+        names = file.keys()  # it is no mapping: it cannot be iterated itself
+        return {name: file.get_tensor(name) for name in names}, json.loads(
             (file.metadata() or {})["acelib"]
         )
