@@ -1,4 +1,4 @@
-"""Ripples: the questions are all that there are; a tree of tokens answers as ``recall`` does."""
+"""Ripples: the questions are all that there are, asked of the model as it was and edited."""
 
 from dataclasses import replace
 
@@ -11,27 +11,16 @@ from acelib.measures.ripple import (
     CATEGORIES,
     INVERSES,
     Exam,
-    Questions,
     counted,
     known_edits,
     probes,
 )
-from acelib.model.answers import generate, recall
+from acelib.model.answers import recall
 from acelib.model.update import Factors, Update
 from acelib.records import Edit
 from acelib.world.world import World, load_world
 
 WORLD = load_world()
-PROMPTS = [
-    "Tim Duncan plays the sport of",
-    "Tim Duncan plays the",
-    "Tim Duncan",
-    "The capital of France is",
-    "The capital of",
-    "The capital of France is",
-    "Steve Jobs founded Apple, and Apple is a company. The author of Hamlet is",
-    "Apple",
-]
 
 
 def edit_of(subject, relation, target):
@@ -53,57 +42,6 @@ def change(lm, scale=3.0):
         )
 
     return Update({1: pair(), 3: pair()})
-
-
-def greedy(lm, update, prompt, n):
-    """An answer of n tokens that the model says, so that not all are wrong."""
-    return generate(lm, [prompt], [update], n, until=lambda text: False)[0]
-
-
-@pytest.mark.parametrize("width", [1, 16, 64])
-def test_a_tree_of_tokens_is_recall(any_lm, width):
-    lm = any_lm
-    for update in (None, change(lm)):
-        said = [greedy(lm, update, prompt, 1 + i % 3) for i, prompt in enumerate(PROMPTS)]
-        answers = [
-            text.strip() if text.strip() and i % 2 else "Hamlet golf" for i, text in enumerate(said)
-        ]
-        right = recall(
-            lm, PROMPTS, answers, None if update is None else [update] * len(PROMPTS)
-        ).correct
-        questions = Questions(lm, PROMPTS, answers, width)
-        assert (
-            questions.said(update).tolist()
-            == questions.said(update, batch_size=1).tolist()
-            == right
-        )
-
-
-def test_beginnings_are_computed_once(tiny):
-    lm = tiny("gpt2")
-    questions = Questions(lm, PROMPTS, ["golf"] * len(PROMPTS))
-    whole = [
-        tuple(lm.tokenizer(prompt)["input_ids"] + lm.answer_ids("golf")[:-1]) for prompt in PROMPTS
-    ]
-    assert (
-        len({row[:k] for row in whole for k in range(1, len(row) + 1)})
-        <= questions.ids.numel()
-        < sum(map(len, whole)) + 64
-    )
-
-
-@pytest.mark.parametrize(
-    "prompts, answers, match",
-    [
-        ([], [], "0 prompts"),
-        (["Apple"], [], "1 prompts and 0 answers"),
-        (["Apple", ""], ["x", "y"], "prompt 1 is empty"),
-        (["Apple"], [" "], "is empty"),
-    ],
-)
-def test_bad_questions(tiny, prompts, answers, match):
-    with pytest.raises(ValueError, match=match):
-        Questions(tiny("gptj"), prompts, answers)
 
 
 def test_inverses_hold_of_every_fact():

@@ -16,16 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from ..editing.tail import fused
 from ..editors import preset
-from ..model.answers import known_items
+from ..model.answers import known_items, recall
 from ..model.lm import LM
-from ..model.update import Update, overlaid
+from ..model.update import Update, applied
 from ..records import Edit, Fact
 from ..study import experiments
 from ..study.rows import Experiment, Series
@@ -161,14 +157,13 @@ def _phrase(world: World, first: tuple[str, str], *more: tuple[str, str]) -> str
 class Exam:
     """What edited models are asked about an edit: all that the unedited model answers right.
 
-    Questions without an old answer are asked in any case. Questions are built once for each edit,
-    and asked of the unedited model once.
+    Questions without an old answer are asked in any case. The unedited model is asked once.
     """
 
     def __init__(self, lm: LM, world: World):
         self.lm, self.world = lm, world
         self._known: dict[tuple[str, str], bool] = {}
-        self._exams: dict[Edit, tuple[pd.DataFrame, Questions]] = {}
+        self._tables: dict[Edit, pd.DataFrame] = {}
 
     def __call__(self, edit: Edit, update: Update) -> pd.DataFrame:
         """One row per question: category, relation, change (whether the answer must change), right
@@ -176,11 +171,11 @@ class Exam:
 
         Raises ValueError if no question is left.
         """
-        if edit not in self._exams:
-            table = self._answerable(probes(self.world, edit))
-            self._exams[edit] = table, Questions(self.lm, table.prompt, table.new)
-        table, questions = self._exams[edit]
-        right = questions.said(update).numpy()
+        if edit not in self._tables:
+            self._tables[edit] = self._answerable(probes(self.world, edit))
+        table = self._tables[edit]
+        with applied(self.lm, update):
+            right = recall(self.lm, list(table.prompt), list(table.new)).correct
         return table[["category", "relation"]].assign(change=table.old != table.new, right=right)
 
     def _answerable(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -188,8 +183,7 @@ class Exam:
         pairs = list(zip(table.prompt, table.old, strict=True))
         if new := [pair for pair in dict.fromkeys(pairs) if pair[1] and pair not in self._known]:
             prompts, answers = zip(*new, strict=True)
-            said = Questions(self.lm, prompts, answers).said().tolist()
-            self._known |= zip(new, said, strict=True)
+            self._known |= zip(new, recall(self.lm, prompts, answers).correct, strict=True)
         table = table[[not pair[1] or self._known[pair] for pair in pairs]]
         if table.empty:
             raise ValueError(
@@ -209,86 +203,6 @@ def counted(answers: pd.DataFrame) -> list[dict]:
         {"category": category, "relation": relation, "asked": len(right), "right": int(right.sum())}
         for (category, relation), right in groups
     ]
-
-
-class Questions:
-    """Prompts with their answers, asked again and again: what several begin with is computed once,
-    as one tree of tokens per row.
-
-    A token sees those before it on its own path only, at the position it has there, so ``said`` is
-    ``answers.recall(...).correct``, in about two thirds of the time. Rows hold ``width`` tokens, or
-    as many as the longest question has.
-    Raises ValueError for no prompt, an empty prompt or answer, or unequal numbers.
-    """
-
-    def __init__(self, lm: LM, prompts: Sequence[str], answers: Sequence[str], width: int = 64):
-        prompts, answers = list(prompts), list(answers)
-        if not prompts or len(prompts) != len(answers):
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(answers)} answers: "
-                "give at least one, and as many of each"
-            )
-        heads, tails = (
-            lm.tokenizer(prompts)["input_ids"],
-            [lm.answer_ids(answer) for answer in answers],
-        )
-        if not all(heads):
-            raise ValueError(
-                f"prompt {heads.index([])} is empty; a model needs a token to go on from"
-            )
-        whole = [tuple(head + tail[:-1]) for head, tail in zip(heads, tails, strict=True)]
-        width = max(width, *map(len, whole))
-        rows: list[dict[tuple, int]] = []
-        labels: list[tuple[int, int, int]] = []
-        for i in sorted(range(len(whole)), key=whole.__getitem__):
-            paths = [whole[i][: k + 1] for k in range(len(whole[i]))]
-            if not rows or len(rows[-1].keys() | paths) > width:
-                rows.append({})
-            row = rows[-1]
-            for path in paths:
-                row.setdefault(path, len(row))
-            labels += [
-                (i, (len(rows) - 1) * width + row[paths[len(heads[i]) - 1 + t]], token)
-                for t, token in enumerate(tails[i])
-            ]
-        self.lm, self.n, shape = lm, len(prompts), (len(rows), width)
-        ids, position = np.zeros((2, *shape), dtype=np.int64)
-        seen = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))
-        for r, row in enumerate(rows):
-            for path, k in row.items():
-                ids[r, k], position[r, k] = path[-1], len(path) - 1
-                if path[:-1]:
-                    seen[r, k] |= seen[r, row[path[:-1]]]
-        self.ids, self.position, self.seen = map(torch.from_numpy, (ids, position, seen))
-        self.question, self.place, self.token = torch.tensor(labels).T
-
-    @torch.no_grad()
-    def said(self, update: Update | None = None, batch_size: int = 32) -> Tensor:
-        """Whether greedy decoding of the model, edited by ``update``, continues each prompt with
-        its answer, (n,) bool, on the CPU.
-        """
-        lm, width, right = self.lm, self.ids.shape[1], torch.ones(self.n, dtype=torch.bool)
-        part = fused(lm, 0, lm.n_layers - 1, width)
-        with overlaid(lm, [] if update is None else [update]):
-            for start in range(0, len(self.ids), batch_size):
-                ids, position, seen = (
-                    x[start : start + batch_size].to(lm.device)
-                    for x in (self.ids, self.position, self.seen)
-                )
-                mask = torch.zeros(seen.shape, dtype=lm.dtype, device=lm.device).masked_fill_(
-                    ~seen, torch.finfo(lm.dtype).min
-                )
-                hidden = part(
-                    input_ids=ids,
-                    attention_mask=mask[:, None],
-                    position_ids=position,
-                    use_cache=False,
-                ).last_hidden_state
-                mine = (self.place >= start * width) & (self.place < (start + len(ids)) * width)
-                place, of = (self.place[mine] - start * width).unique(return_inverse=True)
-                best = lm.head(hidden.flatten(0, 1)[place.to(lm.device)]).argmax(-1).cpu()
-                right[self.question[mine][best[of] != self.token[mine]]] = False
-        return right
 
 
 # ---------------------------------------------------------------- the experiment
