@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -11,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..interrupts import unbroken
 from ..model.lm import LM
-from ..model.states import Site, replaced, trace
+from ..model.states import Site, State, replaced, trace
 from .scores import first_tokens
 
 
@@ -73,20 +73,20 @@ def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
     )
     samples = (samples * noise * float(lm.embed.weight.double().std())).to(lm.device, lm.dtype)
 
-    def corrupt(h: Tensor) -> Tensor:
+    def corrupt(h: State) -> State:
         h = h.clone()
         h[:, first : final + 1] += samples.repeat(len(h) // n_noise, 1, 1)
         return h
 
-    def probabilities(layers: Iterable[int], tokens: Sequence[int]) -> Tensor:
+    def probabilities(layers: Iterable[int], tokens: Sequence[int]) -> Float[Tensor, " tokens"]:
         """Mean probability of the answer for each token, its clean states put back at layers."""
         row = torch.arange(len(tokens) * n_noise, device=lm.device)
         column = torch.tensor(tokens, device=lm.device).repeat_interleave(n_noise)
 
-        def put_back(state: Tensor, h: Tensor) -> Tensor:
+        def put_back(state: Float[Tensor, "batch d"], h: State) -> State:
             return h.index_put((row, column), state)
 
-        patches: dict[Site, Callable[[Tensor], Tensor]] = {Site("in", 0): corrupt}
+        patches: dict[Site, Callable[[State], State]] = {Site("in", 0): corrupt}
         for layer in layers:
             state = clean[Site(kind, layer)][0, column]
             patches[Site(kind, layer)] = partial(put_back, state)
@@ -123,7 +123,7 @@ def _roles(first: int, final: int, end: int) -> tuple[Sequence[int], ...]:
     )
 
 
-@contextmanager
+@unbroken
 def ablate(lm: LM, neurons: Iterable[tuple[int, int] | tuple[int, int, float]]) -> Iterator[LM]:
     """The model with the coefficients m_k of some FFN neurons at zero, inside a ``with``.
 
@@ -140,10 +140,10 @@ def ablate(lm: LM, neurons: Iterable[tuple[int, int] | tuple[int, int, float]]) 
             )
         silent.setdefault(layer, []).append(index)
 
-    def silencer(indices: list[int]) -> Callable[[Tensor], Tensor]:
+    def silencer(indices: list[int]) -> Callable[[State], State]:
         index = torch.tensor(indices, device=lm.device)
 
-        def zero(key: Tensor) -> Tensor:
+        def zero(key: State) -> State:
             return key.index_fill(-1, index, 0.0)
 
         return zero

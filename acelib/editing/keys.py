@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model.lm import LM
-from ..model.states import Site, chunked, position_ids, read
+from ..model.states import Site, State, chunked, position_ids, read
 from ..model.update import Update, overlaid
 from .request import Request
 
@@ -78,7 +78,7 @@ class Batch:
 
     def inputs(
         self, columns: slice = slice(None), rows: Sequence[int] | slice | Tensor = slice(None)
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Int[Tensor, "rows columns"]]:
         """Keyword arguments of a forward over ``columns``: mask up to their end, position ids."""
         mask = self.mask[rows]
         positions = position_ids(mask)[:, columns]
@@ -154,11 +154,11 @@ class Walk:
     @torch.no_grad()
     def _run(
         self, every: range, last: int, sites: list[Site], updates: Sequence[Update | None] | None
-    ) -> dict[tuple[str, int], Tensor]:
+    ) -> dict[tuple[str, int], State]:
         """The states at ``sites`` of the rows ``every``, from where they stand up to ``last``."""
         part = self.lm.between(self.layer, last)
 
-        def forward(piece: range) -> dict[tuple[str, int], Tensor]:
+        def forward(piece: range) -> dict[tuple[str, int], State]:
             rows = [every[i] for i in piece]
             start = (
                 dict(input_ids=self.batch.ids[rows])

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..model.lm import LM
-from ..model.states import Site, replaced
+from ..model.states import Site, State, replaced
 from ..model.update import load_tensors, save_tensors
 from .solve import Solver
 
@@ -38,7 +38,9 @@ class Moments:
     #: what was added to C_l's diagonal to make it invertible, 0.0 for nothing; set by ``solver``
     ridge: dict[int, float] = field(default_factory=dict)
     _factors: dict[int, Float[Tensor, "d_mlp d_mlp"]] = field(default_factory=dict, repr=False)
-    _bases: dict[tuple, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
+    _bases: dict[tuple, tuple[Float64[Tensor, "d_mlp directions"], bool]] = field(
+        default_factory=dict, repr=False
+    )
 
     def __getitem__(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
         if layer not in self.matrices:
@@ -184,7 +186,7 @@ def second_moments(
     )
 
 
-def _cached(path: Path, size: int) -> tuple[Tensor, int] | None:
+def _cached(path: Path, size: int) -> tuple[Float64[Tensor, "size size"], int] | None:
     """The moment of ``path`` and its tokens; None for no file, or one without such a moment."""
     try:
         tensors, meta = load_tensors(path)
@@ -209,10 +211,10 @@ def _accumulate(
         (lm.tokenizer(text)["input_ids"][:longest] for text in texts), key=len, reverse=True
     )
     part, mask = lm.between(0, max(layers)), torch.empty(0)
-    sums: dict[int, Tensor] = {}
+    sums: dict[int, Float64[Tensor, "d_mlp d_mlp"]] = {}
 
-    def tally(layer: int) -> Callable[[Tensor], None]:
-        def add(key: Tensor) -> None:
+    def tally(layer: int) -> Callable[[State], None]:
+        def add(key: State) -> None:
             keys = key[mask.bool()].double()  # the mask of the batch now running
             sums[layer] = keys.T @ keys if layer not in sums else sums[layer].addmm_(keys.T, keys)
 

@@ -11,7 +11,7 @@ kernel of the same formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from transformers import Cache
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.cache_utils import DynamicLayer
 
+from ..interrupts import unbroken
 from ..model.lm import LM, common_start, copied
 from .keys import Batch, aligned
 
@@ -45,7 +46,7 @@ class Tail:
         rows: Int[Tensor, " rows"],
         hidden: Float[Tensor, "batch pos d_model"],
         past: Past,
-        frozen: dict[nn.Module, Tensor],
+        frozen: dict[nn.Module, Float[Tensor, "batch pos d"]],
         places: Int[Tensor, " places"] | None,
     ):
         # 1. What stays as it is: states, outputs, keys and values of other positions.
@@ -89,14 +90,14 @@ class Tail:
         return states if self.places is None else states.flatten(0, 1)[self.places]
 
 
-@contextmanager
+@unbroken
 def frozen_outputs(lm: LM, layer: int) -> Iterator[dict[nn.Module, Float[Tensor, "batch pos d"]]]:
     """Fill a dict with outputs that a push at the first position leaves alone.
 
     They are those of the forward inside, at the other positions, of modules of the block above
     ``layer``: attention's projections, and the FFN where it reads what attention reads.
     """
-    outputs: dict[nn.Module, Tensor] = {}
+    outputs: dict[nn.Module, Float[Tensor, "batch pos d"]] = {}
 
     def keep(module: nn.Module) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(_copy: nn.Module, _args: tuple, output: Tensor) -> None:
@@ -124,7 +125,7 @@ def _by_position(lm: LM, layer: int) -> list[nn.Module]:
     ] + [lm.mlp(layer)]
 
 
-@contextmanager
+@unbroken
 def _hooked(
     module: nn.Module,
     before: Callable[[nn.Module, tuple], tuple],

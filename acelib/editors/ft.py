@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from ..editing.keys import Batch
 from ..editing.moments import Moments
 from ..editing.request import Request, requests
 from ..model.lm import LM
-from ..model.states import Site, added, chunked, read
+from ..model.states import Keys, Outputs, Site, added, chunked, read
 from ..model.update import Factors, Update
 from ..records import Edit
 from ..settings import Layers, settings
@@ -104,7 +105,7 @@ class _Training:
         below, self.above = lm.between(0, first), lm.above(first)
         key, out = Site("key", first), Site("out", first)
 
-        def forward(piece: range) -> tuple[Tensor, Tensor]:
+        def forward(piece: range) -> tuple[Keys, Outputs]:
             with torch.no_grad(), read(lm, [key, out]) as values:
                 below(
                     input_ids=self.batch.ids[piece],
@@ -124,14 +125,14 @@ class _Training:
             for layer in self.layers
         }
 
-    def _losses(self, groups: list[int], turn: int) -> list[Tensor]:
+    def _losses(self, groups: list[int], turn: int) -> list[Float[Tensor, ""]]:
         """The loss of the ``turn``-th batch of each group."""
         # 1. The rows of these batches, group by group.
         pieces = [self.pieces[g][turn] for g in groups]
         sizes = [len(piece) for piece in pieces]
         rows = torch.tensor([i for piece in pieces for i in piece], device=self.row.device)
 
-        def product(x: Tensor, layer: int) -> Tensor:
+        def product(x: Keys, layer: int) -> Outputs:
             changes = [self.change[layer][g] for g in groups]
             parts = zip(x.to(self.precision).split(sizes), changes, strict=True)
             return torch.cat([part @ change.T for part, change in parts]).to(x.dtype)

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache
@@ -65,7 +66,7 @@ class KN(Editor):
         olds, updates = _old_answers(groups), [Update() for _ in groups]
         batch = list(olds)
 
-        def locate(piece: range) -> list[Tensor]:
+        def locate(piece: range) -> list[Bool[Tensor, "layers d_mlp"]]:
             return self._locate(lm, [(batch[i].prompt, olds[batch[i]]) for i in piece])
 
         # 2. The neurons of all requests, on the model as it is.
@@ -77,8 +78,10 @@ class KN(Editor):
             )
         return self.label(lm, groups, updates)
 
-    def _locate(self, lm: LM, pairs: Sequence[tuple[str, str]]) -> list[Tensor]:
-        """The knowledge neurons of each (prompt, answer): (l, m), true or false."""
+    def _locate(
+        self, lm: LM, pairs: Sequence[tuple[str, str]]
+    ) -> list[Bool[Tensor, "layers d_mlp"]]:
+        """Whether each neuron is a knowledge neuron of each (prompt, answer)."""
         answers = [lm.answer_ids(answer) for _, answer in pairs]
         rows = [
             (lm.tokenizer(prompt)["input_ids"] + ids[:t], token)
@@ -98,9 +101,14 @@ class KN(Editor):
 
     @torch.no_grad()
     def _write(
-        self, lm: LM, neurons: Tensor, old: list[int], new: list[int], so_far: Update
+        self,
+        lm: LM,
+        neurons: Bool[Tensor, "layers d_mlp"],
+        old: list[int],
+        new: list[int],
+        so_far: Update,
     ) -> Update:
-        """The change of ``neurons`` (l, m); what ``so_far`` erases is not erased again."""
+        """The change of ``neurons``; what ``so_far`` erases is not erased again."""
         E, dtype, factors = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32), {}
         weight = self.old if self.old is not None else 2.0 if len(old) == 1 else 1.0
         change = self.new * E[new].to(dtype).sum(0) - weight * E[old].to(dtype).sum(0)
@@ -149,7 +157,7 @@ def integrated_gradients(
     steps: int = 20,
     activation: str = "post",
     budget: int = 256,
-) -> Tensor:
+) -> Float[Tensor, "rows layers d_mlp"]:
     """Attr of every FFN neuron for a token after some others, by integrated gradients.
 
     a/m sum_{k=1..m} of the gradient of the token's probability at (k/m) a.
@@ -157,7 +165,7 @@ def integrated_gradients(
     activation: "post", fc2's input, or "pre", the output of fc1 (of the gate).
     budget: scaled copies in one forward. Everything before the last position runs once for all
     layers and copies.
-    Returns (b, l, m), in probability. Source: KN, Eq. 4 and 5.
+    In probability. Source: KN, Eq. 4 and 5.
     """
     batch = aligned(lm, [(ids, len(ids) - 1) for ids, _ in rows])
     at, target = batch.at, torch.tensor([token for _, token in rows], device=lm.device)
@@ -174,8 +182,7 @@ def integrated_gradients(
                 past_key_values=past,
                 use_cache=True,
             )
-        slots: list[Any] = past.layers
-        prefix = [(slot.keys, slot.values) for slot in slots]
+        prefix = [(k, v) for k, v, *_ in past]
         kinds = ("in", "attn", "key", "mlp", "out")
         with read(lm, [Site(kind, layer) for kind in kinds for layer in layers]) as values:
             lm.stack(
@@ -192,7 +199,7 @@ def integrated_gradients(
         / steps
     )
 
-    def attribute(layer: int, piece: range) -> Tensor:
+    def attribute(layer: int, piece: range) -> Float[Tensor, "rows d_mlp"]:
         many = torch.tensor(piece, device=lm.device).repeat_interleave(steps)
         h = states[Site("in", layer)]
         if not lm.family.parallel:

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ..attribution.scores import first_tokens, query_scores, value_scores
+from ..attribution.scores import Ids, first_tokens, query_scores, value_scores
 from ..editing.keys import tokens
 from ..editing.moments import Moments
 from ..editing.request import Request, request
@@ -57,7 +58,7 @@ class NeuronStage(Stage):
             blocks.append((S, (self.groups == g).nonzero()[:, 0].to(C.device), maps))
 
         def whole(which: int) -> Solver:
-            def solve(x: Tensor) -> Tensor:
+            def solve(x: Float[Tensor, "d_mlp n"]) -> Float[Tensor, "d_mlp n"]:
                 out = torch.zeros_like(x, dtype=C.dtype)
                 for S, columns, maps in blocks:
                     out[S, columns] = maps[which](x[S, columns].to(C))
@@ -98,11 +99,10 @@ class NeuronACE(ACE):
             )
         return stages
 
-    def neurons(self, lm: LM, groups: Sequence[Sequence[Edit]], stage: str) -> Tensor:
-        """The neurons of every layer that a stage would write for each batch of edits.
-
-        Returns: (groups, l, n_neurons), indices in ascending order.
-        """
+    def neurons(
+        self, lm: LM, groups: Sequence[Sequence[Edit]], stage: str
+    ) -> Int[Tensor, "groups layers n_neurons"]:
+        """The neurons of each layer that a stage would write for each group, in ascending order."""
         edits = [edit for group in groups for edit in group]
         owner = torch.tensor([g for g, group in enumerate(groups) for _ in group], device=lm.device)
         scores = (
@@ -115,15 +115,18 @@ class NeuronACE(ACE):
         order = total.sort(dim=-1, descending=True, stable=True).indices
         return order[..., : self.n_neurons].sort(-1).values
 
-    def _random(self, lm: LM, edits: Sequence[Edit]) -> Tensor:
-        """Scores (edits, l, m) that are the same for all edits."""
+    def _random(self, lm: LM, edits: Sequence[Edit]) -> Float[Tensor, "edits layers d_mlp"]:
+        """Scores that are the same for all edits."""
         generator = torch.Generator().manual_seed(self.value.seed)
         return torch.rand(lm.n_layers, lm.d_mlp, generator=generator).expand(len(edits), -1, -1)
 
-    def _scores(self, lm: LM, edits: Sequence[Edit], stage: str) -> Tensor:
-        """Value or query scores (edits, l, m) of each edit's prompt and old answer."""
+    def _scores(
+        self, lm: LM, edits: Sequence[Edit], stage: str
+    ) -> Float[Tensor, "edits layers d_mlp"]:
+        """Value or query scores of each edit's prompt and old answer."""
 
-        def read(position: str) -> tuple[Tensor, Tensor]:  # prompts up to their lookup token
+        def read(position: str) -> tuple[Ids, Ids]:
+            """Ids and mask of the prompts, up to their lookup tokens."""
             requests = [request(edit, position) for edit in edits]
             ends = [tokens(lm, r.prompt, r.end) for r in requests]
             return lm.pad([ids[: at + 1] for ids, at in ends])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,8 @@ T = TypeVar("T")
 KINDS = ("in", "heads", "attn", "key", "mlp", "out")
 
 State = Float[Tensor, "batch pos d"]  #: d_model wide, d_mlp (a key), or n_heads d_head (heads)
+Keys = Float[Tensor, "*rows d_mlp"]  #: what a second FFN matrix reads
+Outputs = Float[Tensor, "*rows d_model"]  #: what it gives
 
 
 class Site(NamedTuple):
@@ -114,8 +116,8 @@ def read(lm: LM, sites: Iterable[Site]) -> Iterator[dict[tuple[str, int], State]
     """
     states: dict[tuple[str, int], State] = {}
 
-    def keep(site: Site) -> Callable[[Tensor], None]:
-        def store(state: Tensor) -> None:
+    def keep(site: Site) -> Callable[[State], None]:
+        def store(state: State) -> None:
             states[site] = state
 
         return store
@@ -144,7 +146,7 @@ def replaced(lm: LM, patches: Mapping[Site, Callable[[State], State | None]]) ->
 
 
 @contextmanager
-def added(lm: LM, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[LM]:
+def added(lm: LM, changes: Mapping[int, Callable[[Keys], Outputs]]) -> Iterator[LM]:
     """The model whose fc2 of layer l gives fc2(x) + changes[l](x) in every forward inside."""
     with ExitStack() as hooks:
         for layer, change in changes.items():
@@ -152,16 +154,16 @@ def added(lm: LM, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator
         yield lm
 
 
-def _before(patch: Callable[[Tensor], Tensor | None]):
-    def hook(_module: nn.Module, args: tuple):
+def _before(patch: Callable[[State], State | None]) -> Callable[[nn.Module, tuple], tuple | None]:
+    def hook(_module: nn.Module, args: tuple) -> tuple | None:
         state = patch(args[0])
         return None if state is None else (state, *args[1:])
 
     return hook
 
 
-def _after(patch: Callable[[Tensor], Tensor | None]):
-    def hook(_module: nn.Module, _args: tuple, output):
+def _after(patch: Callable[[State], State | None]) -> Callable[[nn.Module, tuple, Any], Any]:
+    def hook(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         if not isinstance(output, tuple):
             return patch(output)
         state = patch(output[0])
@@ -170,7 +172,7 @@ def _after(patch: Callable[[Tensor], Tensor | None]):
     return hook
 
 
-def _plus(change: Callable[[Tensor], Tensor]):
+def _plus(change: Callable[[Keys], Outputs]) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
     def hook(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return output + change(args[0])
 
@@ -184,7 +186,7 @@ def _check(lm: LM, sites: Iterable[Site]) -> None:
         lm.layers([site.layer])
 
 
-def _port(lm: LM, stack, site: Site):
+def _port(lm: LM, stack: Any, site: Site) -> tuple[Any, str]:
     """The module of a site in ``stack`` (plain or traced), and its end: "input" or "output"."""
     family = lm.family
     block = getattr(stack, family.layers)[site.layer]

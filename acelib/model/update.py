@@ -27,7 +27,7 @@ from torch import Tensor
 from ..files import replacing
 from ..records import Edit
 from .lm import LM
-from .states import added
+from .states import Keys, Outputs, added
 
 
 class Factors(NamedTuple):
@@ -213,7 +213,7 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
 
 def _correction(
     lm: LM, layer: int, updates: list[Update], index: Int[Tensor, " batch"]
-) -> Callable[[Float[Tensor, "batch pos d_mlp"]], Float[Tensor, "batch pos d_model"]]:
+) -> Callable[[Keys], Outputs]:
     """x -> every row's correction of fc2(x).
 
     Those of low rank are added in one product, one of full rank (FT's) as it is, uncopied.
@@ -243,7 +243,7 @@ def _correction(
             left[i, :, : pair.left.shape[1]], right[i, :, : pair.right.shape[1]] = pair
         terms.append((slice(None), left[index], right[index]))
 
-    def correction(x: Tensor) -> Tensor:
+    def correction(x: Keys) -> Outputs:
         if not shared and len(x) != len(index):
             raise ValueError(
                 f"the batch has {len(x)} rows, the overlay {len(index)}; "
@@ -288,7 +288,7 @@ def _fits(lm: LM, update: Update):
             )
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     """A safetensors file with JSON metadata; readers see all of it or nothing."""
     with replacing(path) as part:
         save_file(
