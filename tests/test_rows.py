@@ -165,7 +165,7 @@ def test_shipped_rows_are_read_only_and_said_with_their_date(folders, ship):
     assert squares.calls == [[7, 8]] and path.read_bytes() == before
     assert counts("exp").startswith("7 rows read from results/ (computed 20")
     assert counts("exp").endswith("on cpu), 2 computed")
-    first = json.loads(before.split(b"\n")[0])["manifest"]
+    first = store.read(path).manifest
     assert first["depends"] == {"settings": "s"} and first["code"] == code_hash(("acelib.records",))
     assert {"device", "threads", "versions", "commit", "date"} <= first["computed"].keys()
 
@@ -206,12 +206,14 @@ def test_a_table_is_logged_for_who_executes_the_notebook(folders, ship, monkeypa
     sources = [rows.Source(**part) for part in line["sources"]]
     assert line["experiment"] == "exp"
     assert [(source.where, source.rows) for source in sources] == [("results", 2), ("computed", 5)]
-    assert rows.sentence(sources) == counts("exp") == rows.logged(tmp_path / "log.jsonl")["exp"]
+    assert (
+        rows.sentence(sources) == counts("exp") == rows.log_sentences(tmp_path / "log.jsonl")["exp"]
+    )
     table(experiment(series("two", 3)), folders=folders)
     table(experiment(), folders=folders)  # read now; the first time it was computed
-    (said,) = rows.logged(tmp_path / "log.jsonl").values()
+    (said,) = rows.log_sentences(tmp_path / "log.jsonl").values()
     assert said.startswith("2 rows read from results/") and said.endswith("8 computed")
-    assert rows.logged(tmp_path / "nothing") == {}
+    assert rows.log_sentences(tmp_path / "nothing") == {}
 
 
 def test_models_side_by_side_are_those_one_after_another(folders, tmp_path):
@@ -290,6 +292,7 @@ def test_a_torn_last_line_is_cut_off(folders, cut):
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"{", b"[]\n", b'{"item": 1}\n', b"\xff\xfe\n"])
+@pytest.mark.filterwarnings("ignore::acelib.study.store.DamageWarning")
 def test_a_file_that_is_no_file_of_rows_is_written_anew(folders, rubbish):
     exp = experiment()
     path = folders.local_file(exp, exp.series[0])
@@ -297,6 +300,69 @@ def test_a_file_that_is_no_file_of_rows_is_written_anew(folders, rubbish):
     path.write_bytes(rubbish)
     whole = table(exp, folders=folders)
     assert len(store.read(path).lines) == 7 and table(exp, folders=folders).equals(whole)
+
+
+# ---------------------------------------------------------------------- damage
+
+DAMAGED = {
+    "another number": lambda line: line.replace(b'"square": 4.0', b'"square": 5.0'),
+    "another key": lambda line: line.replace(b'"key": "', b'"key": "0'),
+    "no JSON": lambda line: line.replace(b"{", b"", 1),
+    "no UTF-8": lambda line: line.replace(b"i2", b"i\xff"),
+    "no checksum": lambda line: line[: line.rindex(b', "sum"')] + b"}",
+    "a checksum, but no rows": lambda line: store._dumped({"item": "i2"}).encode().strip(),
+    "nested without end": lambda line: b"[" * 100_000,
+    "nothing": lambda line: b"",
+}
+
+
+@pytest.mark.filterwarnings("ignore::acelib.study.store.DamageWarning")
+@pytest.mark.parametrize("kept_in", ["runs", "results"])
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_is_named_and_it_alone_is_computed_again(folders, ship, kept_in, damage):
+    exp = experiment()
+    whole = table(exp, folders=folders)
+    path = folders.local_file(exp, exp.series[0])
+    if kept_in == "results":
+        local, path = path, ship(exp)
+        local.unlink()
+    content = path.read_bytes().split(b"\n")
+    content[3] = damage(content[3])
+    path.write_bytes(b"\n".join(content))
+    squares = Squares([])
+    with pytest.warns(store.DamageWarning, match=rf"{path.name}, line 4: damaged"):
+        again = table(experiment(series(compute=squares)), folders=folders)
+    assert again.equals(whole) and squares.calls == [[2]]
+    ship(exp)  # writes results/, where damage is left out; in runs/ it was by now
+    for file in (path, folders.shipped_file(exp, exp.series[0])):
+        kept = store.read(file)
+        assert not kept.damaged and len(kept.lines) == 7
+
+
+@pytest.mark.parametrize("old, new", [(b'{"manifest"', b'{"manifold"'), (b'"s"', b'"t"')])
+def test_rows_under_a_damaged_manifest_are_computed_again_and_that_is_said(folders, ship, old, new):
+    path = ship(experiment())
+    folders.local_file(experiment(), experiment().series[0]).unlink()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    squares = Squares([])
+    with pytest.warns(store.DamageWarning, match=f"{path.name}, line 1: the manifest is damaged"):
+        table(experiment(series(compute=squares)), folders=folders)
+    assert sum(map(len, squares.calls)) == 7 and counts("exp") == "7 rows computed"
+
+
+@pytest.mark.filterwarnings("ignore::acelib.study.store.DamageWarning")
+def test_no_flipped_bit_gives_other_rows(folders):
+    exp = experiment(series(n=2))
+    table(exp, folders=folders)
+    path = folders.local_file(exp, exp.series[0])
+    content, lines = path.read_bytes(), store.read(path).lines
+    for place in range(0, 8 * len(content), 9):  # one bit of almost every byte
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        found = store.read(path)
+        assert found.lines.items() <= lines.items(), place
+        assert found.damaged or found.lines == lines or flipped[-1] != content[-1], place
 
 
 def test_two_processes_on_one_store_lose_nothing(folders, tmp_path):
@@ -408,10 +474,20 @@ def test_what_agrees(old, new, loose, agree):
     assert recheck._agree(old, new, 1e-6, 0.0, loose) is agree
 
 
+def planted(path, number, square):
+    """Give an item of a file another number, as if it had been computed."""
+    kept = store.read(path)
+    lines = [
+        replace(line, rows=[row | {"square": square} for row in line.rows])
+        if line.item == f"i{number}"
+        else line
+        for line in kept.lines.values()
+    ]
+    store.rewrite(path, kept.manifest, lines, path.parent)
+
+
 def test_recomputing_never_reads_what_it_checks(folders, ship):
-    path = ship(experiment())
-    text = path.read_text()
-    path.write_text(text.replace('"square": 9.0', '"square": 8.0'))
+    planted(ship(experiment()), 3, 8.0)
     squares = Squares([])
     exp = experiment(series(compute=squares))
     (difference,) = recompute(exp, sample(exp, 1.0, 0), folders=folders)
@@ -422,12 +498,13 @@ def test_recomputing_never_reads_what_it_checks(folders, ship):
 def test_a_flipped_row_is_found_as_often_as_the_sample_promises(folders, ship):
     n, exp = 20, experiment(series(n=20, chunk=20))
     path = ship(exp)
-    text = path.read_text()
+    content = path.read_bytes()
     for share, n_sampled in ((0.1, 2), (0.25, 5), (1.0, 20)):
         random, caught, trials = Random(0), 0, 200
         for trial in range(trials):
             flipped = random.randrange(n)
-            path.write_text(text.replace(f'"square": {flipped**2:.1f}', '"square": -1.0'))
+            path.write_bytes(content)
+            planted(path, flipped, -1.0)
             caught += bool(recompute(exp, sample(exp, share, trial), folders=folders))
         expected = detection(n, n_sampled)
         assert expected == pytest.approx(n_sampled / n)
@@ -441,10 +518,8 @@ def test_a_flipped_row_is_found_as_often_as_the_sample_promises(folders, ship):
 
 def renamed(path):
     """Make a shipped file one of older code."""
-    first, rest = path.read_text().split("\n", 1)
-    manifest = json.loads(first)
-    manifest["manifest"]["code"] = "older"
-    path.write_text(json.dumps(manifest) + "\n" + rest)
+    kept = store.read(path)
+    store.rewrite(path, kept.manifest | {"code": "older"}, kept.lines.values(), path.parent)
 
 
 def test_certified_rows_are_read_again_and_say_so(folders, ship):

@@ -2,13 +2,16 @@
 writes and whoever is killed.
 
 A file holds the rows of one series: ``{"manifest": {...}}``, then ``{"item": id, "key": digest,
-"rows": [...]}`` for every item. Files are appended to under a lock, in whole lines. A last line
-that is torn counts as absent and is cut off by the next writer.
+"rows": [...]}`` for every item; each line ends in ``"sum"``, the digest of all else in it.
+Files are appended to under a lock, in whole lines. A last line that is torn counts as absent and is
+cut off by the next writer. A line that is damaged is named by a warning, counts as absent, and is
+left out by the next writer.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -36,6 +39,11 @@ class Stored:
 
     manifest: dict
     lines: dict[tuple[str, str], Line]
+    damaged: bool = False  #: some of its lines cannot be read, or are not what was written
+
+
+class DamageWarning(UserWarning):
+    """A line of a file of rows is not what was written; it counts as absent."""
 
 
 def canonical(item: object) -> str:
@@ -74,21 +82,34 @@ def as_stored(rows: list[dict]) -> list[dict]:
 
 
 def read(path: Path | None) -> Stored:
-    """The manifest and the lines of ``path``; a file that is not there, or does not begin with a
-    manifest, holds nothing.
+    """The manifest and the lines of ``path``; a file that is not there holds nothing.
 
-    Lines that cannot be read count as absent. Of two lines of an item the first counts.
+    A line that is no JSON, of another shape or of another checksum is named by a ``DamageWarning``
+    and counts as absent. So do all rows of a file whose manifest is damaged: nobody can say what
+    they depend on. Of two lines of an item the first counts.
     """
     content = path.read_bytes() if path and path.exists() else b""
-    whole = content[: _whole_size(content)].split(b"\n")
-    parts = [part for part in map(_parsed, whole) if part]
-    if not parts or "manifest" not in parts[0]:
-        return Stored({}, {})
+    whole = content[: _whole_size(content)].split(b"\n")[:-1]
+    parts = [_parsed(line) for line in whole]
+    # 1. The manifest vouches for all rows below it.
+    manifest = parts[0].get("manifest") if parts else {}
+    if not isinstance(manifest, dict):
+        _warn(f"{path}, line 1: the manifest is damaged, nothing vouches for its rows")
+        return Stored({}, {}, damaged=True)
+    # 2. Each line vouches for itself.
     lines: dict[tuple[str, str], Line] = {}
-    for part in parts[1:]:
-        if part.keys() == {"item", "key", "rows"}:
-            lines.setdefault((part["item"], part["key"]), Line(**part))
-    return Stored(parts[0]["manifest"], lines)
+    damaged = False
+    for number, part in enumerate(parts[1:], 2):
+        if line := _line(part):
+            lines.setdefault((line.item, line.key), line)
+        else:
+            damaged = True
+            _warn(f"{path}, line {number}: damaged; its rows do not count")
+    return Stored(manifest, lines, damaged)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DamageWarning, stacklevel=3)
 
 
 def same(one: Mapping, other: Mapping) -> bool:
@@ -106,8 +127,9 @@ def append(path: Path, manifest: Mapping, lines: Iterable[Line], locks: Path) ->
     """
     text = "".join(_dumped(asdict(line)) for line in lines).encode()
     with _lock(path, locks):
-        if not read(path).manifest:
-            _write_whole(path, manifest, [])
+        stored = read(path)
+        if stored.damaged or not stored.manifest:
+            _write_whole(path, stored.manifest or manifest, stored.lines.values())
         with path.open("r+b", buffering=0) as file:
             size = _whole_size(file.read())  # a torn last line is cut off
             file.truncate(size)
@@ -159,12 +181,29 @@ def _whole_size(content: bytes) -> int:
 
 
 def _dumped(value: Mapping) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return json.dumps({**value, "sum": _checksum(value)}, ensure_ascii=False) + "\n"
 
 
-def _parsed(line: bytes) -> dict | None:
+def _checksum(value: Mapping) -> str:
+    return digest([json.dumps(value)])[:8]
+
+
+def _line(part: Mapping) -> Line | None:
+    """The line that a JSON object is; None for one of another shape."""
+    if part.keys() != {"item", "key", "rows"}:
+        return None
+    line = Line(**part)
+    texts = isinstance(line.item, str) and isinstance(line.key, str)
+    rows = isinstance(line.rows, list) and all(isinstance(row, dict) for row in line.rows)
+    return line if texts and rows else None
+
+
+def _parsed(line: bytes) -> dict:
+    """The JSON object of a line, without its checksum; empty if the line is damaged."""
     try:
         value = json.loads(line)
-    except ValueError:  # no JSON, or no UTF-8
-        return None
-    return value if isinstance(value, dict) else None
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
+        return {}
+    if not isinstance(value, dict) or value.pop("sum", None) != _checksum(value):
+        return {}
+    return value
