@@ -68,7 +68,9 @@ def test_tables_of_both_kinds():
 
 
 def test_losses_and_claims():
-    assert analysis.lost(CHANGED)["gptj-mini", "ordinary", "ACE"].mean == pytest.approx(-500 / 12)
+    assert analysis.accuracy_changes(CHANGED)["gptj-mini", "ordinary", "ACE"].mean == pytest.approx(
+        -500 / 12
+    )
     table = analysis.changes_table(CHANGED)
     assert table.loc[("ordinary", "ACE"), ("gptj-mini", "two_hop")].mean == -75
     assert table.shape == (4, 5)

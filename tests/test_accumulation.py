@@ -20,16 +20,16 @@ from acelib.measures import accumulation
 from acelib.measures.accumulation import (
     Question,
     Silencing,
-    answered,
+    answered_questions,
     by_layer,
     by_token,
+    cached_scores,
     head_scores,
     meanings,
     paper_case,
     parts,
     readable,
     score,
-    scored,
     silence,
     without_readable,
     zeroed_neurons,
@@ -56,7 +56,7 @@ def table_of(scores, n_top):
 @pytest.fixture
 def tabled(monkeypatch, tmp_path):
     """Tables of experiments on a tiny model that "answers" all of ``ASKED``, in their own store."""
-    monkeypatch.setattr(accumulation, "answered", lambda lm, world, n, seed=0: ASKED[:n])
+    monkeypatch.setattr(accumulation, "answered_questions", lambda lm, world, n, seed=0: ASKED[:n])
     lm, folders = make_tiny("qwen3"), rows.Folders(tmp_path / "results", tmp_path / "runs")
 
     def table(experiment, **settings):
@@ -116,7 +116,10 @@ def test_questions_are_scored_once_whatever_they_are_asked_for(tiny, monkeypatch
 
     monkeypatch.setattr(accumulation, "score", counted)
     accumulation._scorer.cache_clear()
-    one, two = scored(lm, ASKED[:2], 7, "frozen"), scored(lm, ASKED[::-1], 7, "frozen")
+    one, two = (
+        cached_scores(lm, ASKED[:2], 7, "frozen"),
+        cached_scores(lm, ASKED[::-1], 7, "frozen"),
+    )
     accumulation._scorer.cache_clear()
     assert calls == ASKED and torch.equal(one.value[0], two.value[2])
 
@@ -266,14 +269,14 @@ def test_a_question_s_random_neurons_are_its_own(tabled):
     lm, table = tabled(accumulation.spoiling, n_words=60, n_random=2)
     questions = {question.prompt: question for question in (*ASKED, paper_case(load_world()))}
     prompt, some = list(table.groupby("item", sort=False))[-1]
-    value = scored(lm, [questions[prompt]], 20, "frozen").value[0]
+    value = cached_scores(lm, [questions[prompt]], 20, "frozen").value[0]
     alone = list(without_readable(lm, questions[prompt], value, 27, 20, 60, 2, seed=0))
     assert some.importance.tolist() == pytest.approx([row["importance"] for row in alone])
     assert paper_case(load_world()).prompt == "Tim Duncan plays the sport of"
 
 
 def test_questions_are_parted_in_proportion(monkeypatch, tiny):
-    monkeypatch.setattr(accumulation, "answered", lambda lm, world, n, seed=0: ASKED[:n])
+    monkeypatch.setattr(accumulation, "answered_questions", lambda lm, world, n, seed=0: ASKED[:n])
     some = parts(tiny("gptj"), load_world(), 3, 4, 2, 0)
     assert (some.located, some.held, some.n_answered) == (ASKED[:2], ASKED[2:], 3)
     assert some.all == ASKED
@@ -300,4 +303,4 @@ def test_a_token_is_scored_as_the_end_of_its_prefix(tiny):
 
 
 def test_a_random_model_answers_nothing(tiny):
-    assert answered(tiny("gptj"), load_world(), 5) == []
+    assert answered_questions(tiny("gptj"), load_world(), 5) == []

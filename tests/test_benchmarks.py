@@ -12,8 +12,8 @@ from lm_eval.models.huggingface import HFLM
 
 from acelib.bench.tiny import make_tiny
 from acelib.measures import abilities
-from acelib.measures.abilities import RELATIVES, SAID, Question, answered, evaluate, local
-from acelib.measures.robustness import mismatched
+from acelib.measures.abilities import RELATIVES, SAID, Question, answer_rows, evaluate, local
+from acelib.measures.robustness import mismatched_cases
 from acelib.model.answers import generate, recall
 from acelib.model.update import Factors, Update, applied
 from acelib.records import Edit, Fact
@@ -242,14 +242,14 @@ def test_rows_of_a_document_do_not_depend_on_the_others(monkeypatch):
     questions = list(abilities._documents(tasks).values())
     questions += [Question(SAID, i, canonical(edit)) for i, edit in enumerate(edits)]
     batches = SimpleNamespace(updates={"ordinary": change(lm, size=0.5)})
-    whole = answered(lm, tasks, batches, "ordinary", questions)
+    whole = answer_rows(lm, tasks, batches, "ordinary", questions)
     assert all(
         len(rows) == 1 and rows[0]["task"] == q.task
         for rows, q in zip(whole, questions, strict=True)
     )
     assert [rows[0]["doc"] for rows in whole[:8]] == [0, 1, 2, 3] * 2
     for i in (2, 6, 11, 13, 16):
-        ((alone,),) = answered(lm, tasks, batches, "ordinary", questions[i : i + 1])
+        ((alone,),) = answer_rows(lm, tasks, batches, "ordinary", questions[i : i + 1])
         assert alone["value"] == pytest.approx(whole[i][0]["value"], abs=1e-5)
         assert {**alone, "value": 0} == {**whole[i][0], "value": 0}
     update = batches.updates["ordinary"]
@@ -286,7 +286,7 @@ def test_an_experiment_asks_the_unedited_model_once(monkeypatch):
 def test_mismatched_edits_leave_their_facts_out_too():
     edits = [
         case.edits[0]
-        for case in mismatched(
+        for case in mismatched_cases(
             WORLD, make_cases(WORLD, "identification", 20, 0, n_hops=(2,), n_edits=(1,))
         )
     ]

@@ -37,7 +37,7 @@ def outcomes(names, wrong=None) -> pd.DataFrame:
 
 @pytest.fixture
 def settings():
-    return {model: ablations.skipped(preset("ACE", model), RANKING) for model in MODELS}
+    return {model: ablations.layer_ablations(preset("ACE", model), RANKING) for model in MODELS}
 
 
 @pytest.fixture

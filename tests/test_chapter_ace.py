@@ -167,7 +167,7 @@ def test_a_row_for_each_role_and_layer():
 
 def test_ace_moves_to_as_many_layers_as_it_has(scores):
     one = preset("ACE", "qwen3-mini")
-    moved = ace.moved(one, located.ranking(scores, "qwen3-mini"))
+    moved = ace.on_ranked_layers(one, located.ranking(scores, "qwen3-mini"))
     assert (moved.query_layers, moved.value_layers) == ((6, 7), (0, 1))
     assert moved.stages == one.stages
     chosen = {"qwen3-mini": {"ACE": one, "ACE (located)": moved}}
@@ -279,7 +279,7 @@ def test_every_sentence_can_be_said(rows, scores):
     chosen = {m: {"ACE": preset("ACE", m)} for m in MODELS}
     for model in MODELS:
         ranking = located.ranking(scores, model)
-        chosen[model]["ACE (located)"] = ace.moved(chosen[model]["ACE"], ranking)
+        chosen[model]["ACE (located)"] = ace.on_ranked_layers(chosen[model]["ACE"], ranking)
     values = dict(
         told,
         written=ace_tables.written(scores, chosen),

@@ -15,7 +15,7 @@ from acelib.study import check, claims
 from acelib.study.stats import Mean
 
 pytestmark = pytest.mark.filterwarnings("error")
-LIST = claims.listed()
+LIST = claims.claims_list()
 TESTED = LIST[LIST.chapter != ""]
 KEYS = [(claim, model) for claim, of in TESTED.iterrows() for model in of.models.split("; ")]
 
@@ -250,8 +250,8 @@ def test_a_chapter_says_what_the_page_of_claims_says(folder):
         ("shared_neurons", "gptj-mini"): Mean(5, 5, 5, 3),
     }
     assert (
-        claims.settled(given)["ace_leads_pmet", "gptj-mini"].high > 0
-        and claims.settled(given)["shared_neurons", "gptj-mini"].high == 5
+        claims.with_exact_intervals(given)["ace_leads_pmet", "gptj-mini"].high > 0
+        and claims.with_exact_intervals(given)["shared_neurons", "gptj-mini"].high == 5
     )
     said = claims.verdicts(given)
     frame = claims.measured(given)

@@ -22,7 +22,7 @@ def claim(verdict: str, **more) -> dict:
 
 
 def test_every_claim_is_there_once_and_those_without_chapter_come_last():
-    assert sorted(ROWS.index) == sorted(claims.listed().index)
+    assert sorted(ROWS.index) == sorted(claims.claims_list().index)
     tested = (ROWS.chapter != "").tolist()
     assert tested == sorted(tested, reverse=True)
     assert ROWS.title[ROWS.chapter == "claims"].empty and "no chapter" in set(ROWS.title)

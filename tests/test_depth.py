@@ -66,9 +66,9 @@ def test_ace_loses_its_least_important_query_layers_and_gains_the_next_ones(edit
 
 
 def test_without_query_layers_there_is_no_query_edit(editors):
-    assert depth.lacking(editors["qwen3-mini"]) == [2]
-    assert depth.whole(editors["qwen3-mini"]) == [3, 4, 5]
-    assert depth.lacking(editors["gptj-mini"]) == []
+    assert depth.sizes_without_query(editors["qwen3-mini"]) == [2]
+    assert depth.sizes_with_query(editors["qwen3-mini"]) == [3, 4, 5]
+    assert depth.sizes_without_query(editors["gptj-mini"]) == []
     table = depth.layers(editors)
     assert table.loc[("qwen3-mini", "ACE, 2 (no query edit)"), "layers"] == "5, 6"
 

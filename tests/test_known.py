@@ -100,7 +100,7 @@ def test_a_bar_is_missed_below_its_share():
         "one": {"cloze": 1.0, "cot_2": 1.0},
         "two": {"cloze": 0.5, "cot_2": 0.5},
     }
-    assert known_analysis.missed(rows, BARS) == [("cloze", "two")]
+    assert known_analysis.bars_missed(rows, BARS) == [("cloze", "two")]
     numbers = known_analysis.verdict_numbers(rows, BARS)
     assert (numbers["passed"], numbers["bars"]) == (3, 4)
     said = Text("00_world").render("verdict", **numbers)

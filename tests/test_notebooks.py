@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from acelib.book import chapters
 from acelib.book.chapters import (
     ChapterError,
-    checked,
+    checked_parameters,
     execute,
     find,
     record_of,
@@ -65,10 +65,13 @@ def test_unknown_notebooks_and_parameters_are_refused_with_the_known_ones(root):
     with pytest.raises(ValueError, match="unknown notebook '02_two'; known: 01_one"):
         find("02_two", root)
     with pytest.raises(ValueError, match="no parameter 'm'; known: n = 3, rate = 0.5"):
-        checked(chapter, {"m": 1})
+        checked_parameters(chapter, {"m": 1})
     with pytest.raises(ValueError, match="'n' of 01_one is of type int .*got 'many'"):
-        checked(chapter, {"n": "many"})
-    assert checked(chapter, {"rate": 1, "device": "cuda"}) == {"rate": 1.0, "device": "cuda"}
+        checked_parameters(chapter, {"n": "many"})
+    assert checked_parameters(chapter, {"rate": 1, "device": "cuda"}) == {
+        "rate": 1.0,
+        "device": "cuda",
+    }
     for name in ("", "..", "a/b", ".hidden"):
         with pytest.raises(ValueError, match="not a folder name"):
             run_folder(name, root)
@@ -333,7 +336,7 @@ def test_profiles_name_parameters_that_chapters_have():
         chapters.profile("all")
     for name in ("paper", "quick"):
         for chapter, sizes in chapters.profile(name).items():
-            assert checked(find(chapter), sizes) == sizes
+            assert checked_parameters(find(chapter), sizes) == sizes
     small, large = chapters.profile("quick"), chapters.profile("paper")
     assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(
         small

@@ -47,14 +47,16 @@ def test_what_is_written_for_one_edit_by_layer(tiny):
 
 
 def test_a_typed_edit_has_the_relation_and_the_old_answer_of_the_world():
-    edit = typed_edit.typed(load_world(), "Tim Duncan", "{} plays the sport of ", "cricket")
+    edit = typed_edit.edit_of_prompt(
+        load_world(), "Tim Duncan", "{} plays the sport of ", "cricket"
+    )
     assert (edit.relation, edit.target_true) == ("sport", "basketball")
-    other = typed_edit.typed(load_world(), "Zork Blip", "{} likes the taste of", "cricket")
+    other = typed_edit.edit_of_prompt(load_world(), "Zork Blip", "{} likes the taste of", "cricket")
     assert (other.relation, other.target_true) == ("", "")
 
 
 def test_what_a_model_says_already_is_no_edit(tiny, monkeypatch):
-    said = typed_edit.typed(load_world(), "Zork", "{} likes the taste of", "cricket")
+    said = typed_edit.edit_of_prompt(load_world(), "Zork", "{} likes the taste of", "cricket")
     typed_edit.check_new(tiny("qwen3"), said)
     monkeypatch.setattr(typed_edit, "recall", lambda *_: Recall([True], [0.0]))
     with pytest.raises(ValueError, match="tiny-qwen3 answers 'cricket' to 'Zork likes"):

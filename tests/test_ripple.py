@@ -11,7 +11,7 @@ from acelib.measures.ripple import (
     CATEGORIES,
     INVERSES,
     Exam,
-    counted,
+    counts,
     known_edits,
     probes,
 )
@@ -166,7 +166,7 @@ def test_answers_are_counted_by_category_and_relation():
         columns=["category", "relation", "right"],
     )
     answers = answers.assign(category=pd.Categorical(answers.category, list(CATEGORIES)))
-    assert counted(answers) == [
+    assert counts(answers) == [
         {"category": "logic", "relation": "", "asked": 1, "right": 1},
         {"category": "far", "relation": "author", "asked": 1, "right": 1},
         {"category": "far", "relation": "sport", "asked": 2, "right": 1},

@@ -62,7 +62,10 @@ def test_outcomes_add_up_to_the_questions():
     table = analysis.outcomes(rows())
     assert list(table) == list(analysis.OUTCOMES.values())
     assert table.sum(axis=1).round(9).eq(10 * len(CATEGORIES)).all()
-    assert analysis.asked(rows()) == {"m": 10 * len(CATEGORIES), "n": 10 * len(CATEGORIES)}
+    assert analysis.questions_per_edit(rows()) == {
+        "m": 10 * len(CATEGORIES),
+        "n": 10 * len(CATEGORIES),
+    }
     assert table.loc[("m", "PMET"), "must stay: changed"] == pytest.approx(5 * 8 / 3)
 
 

@@ -7,7 +7,13 @@ from acelib.attribution.scores import first_tokens, layer_scores
 from acelib.bench.tiny import make_tiny
 from acelib.editors import preset
 from acelib.measures import robustness
-from acelib.measures.robustness import demonstrated, draws, mismatched, of_draws, passed_on
+from acelib.measures.robustness import (
+    draw_rows,
+    draws,
+    importance_by_place,
+    mismatched_cases,
+    prompt_with_examples,
+)
 from acelib.model.update import Factors, Update, applied
 from acelib.study import experiments
 from acelib.world.cases import make_cases
@@ -28,7 +34,7 @@ def test_samples_are_scored_whatever_the_batch():
     greedy = logits[range(3), mask.sum(1) - 1].argmax(-1)
     assert [draw.tokens for draw in drawn] == [(token,) * 4 for token in greedy.tolist()]
     plain = layer_scores(lm, ids, mask, greedy, "ffn")
-    rows = of_draws(lm, drawn)
+    rows = draw_rows(lm, drawn)
     for of_one, expected in zip(rows, plain, strict=True):
         assert [(row["block"], row["trial"]) for row in of_one] == [
             (block, trial) for block in ("attn", "ffn") for trial in (1, 2, 3, 4)
@@ -36,7 +42,7 @@ def test_samples_are_scored_whatever_the_batch():
         for row in of_one[4:]:
             assert row["importance"] == pytest.approx(expected.tolist())
     for one, whole in zip(drawn, rows, strict=True):
-        (alone,) = of_draws(lm, [one])
+        (alone,) = draw_rows(lm, [one])
         for row, other in zip(alone, whole, strict=True):
             assert row["importance"] == pytest.approx(other["importance"])
             assert row["right"] == other["right"]
@@ -54,15 +60,15 @@ def test_samples_are_a_function_of_the_seed_and_of_those_before():
 def test_examples_are_other_facts_of_the_relation():
     world = load_world()
     fact = next(fact for fact in world.about("Tim Duncan") if fact.relation == "sport")
-    assert demonstrated(world, fact, 0) == "Tim Duncan plays the sport of"
-    two = demonstrated(world, fact, 2)
+    assert prompt_with_examples(world, fact, 0) == "Tim Duncan plays the sport of"
+    two = prompt_with_examples(world, fact, 2)
     assert (
         two.endswith(". Tim Duncan plays the sport of")
         and two.count(" plays the sport of ") == 2
         and fact.object not in two
     )
     with pytest.raises(ValueError, match="asked for"):
-        demonstrated(world, fact, 10**6)
+        prompt_with_examples(world, fact, 10**6)
 
 
 def test_passed_on_reads_the_edited_model():
@@ -70,12 +76,12 @@ def test_passed_on_reads_the_edited_model():
     edit = robustness.edits_passed_on(world, 2, 0)[1]
     pair = (torch.randn(size, 1).to(lm.dtype) for size in (lm.d_model, lm.d_mlp))
     with applied(lm, Update({1: Factors(*pair)})):
-        edited = passed_on(lm, world, edit)
-    rows = passed_on(lm, world, edit)
+        edited = importance_by_place(lm, world, edit)
+    rows = importance_by_place(lm, world, edit)
     assert [(row["place"], row["block"]) for row in rows] == [
         (place, block) for block in ("attn", "ffn") for place in ("implicit subject", "answer")
     ]
-    assert rows != edited and rows == passed_on(lm, world, edit)
+    assert rows != edited and rows == importance_by_place(lm, world, edit)
     target = first_tokens(lm, [edit.target_new])
     plain = layer_scores(lm, *lm.encode([edit.text]), target, "ffn", "whole").sum()
     assert rows[2]["importance"] == pytest.approx(float(plain))
@@ -95,7 +101,7 @@ def test_masked_states_leave_the_model_as_it_was():
     unedited = of.series[0]
     assert [series.names["state"] for series in of.series] == list(robustness.STATES)
     edits = list(unedited.items.values())
-    assert unedited.compute(edits) == [passed_on(lm, world, edit) for edit in edits]
+    assert unedited.compute(edits) == [importance_by_place(lm, world, edit) for edit in edits]
     lm.__dict__.pop("fingerprint")
     assert lm.fingerprint == before
 
@@ -133,7 +139,9 @@ def test_ordinary_cases_are_those_that_were_mismatched(monkeypatch):
 
 def test_mismatched_edits_have_an_object_of_another_kind():
     world = load_world()
-    made = mismatched(world, make_cases(world, "identification", 60, 0, n_hops=(2,), n_edits=(1,)))
+    made = mismatched_cases(
+        world, make_cases(world, "identification", 60, 0, n_hops=(2,), n_edits=(1,))
+    )
     assert made
     for case in made:
         (edit,) = case.edits

@@ -125,7 +125,7 @@ def test_layers_that_stay_are_counted_against_few_shot():
 def test_what_masking_takes_is_a_share_of_the_edit():
     wide = analysis.states(masked())
     assert wide.index.get_level_values("edit").unique().tolist() == [0, 1, 2]
-    lost = analysis.lost(wide)
+    lost = analysis.masking_losses(wide)
     assert lost["m", "answer", "ffn"].mean == 50
     assert lost["m", "implicit subject", "attn"].mean == pytest.approx(5)
     table = analysis.states_table(wide)

@@ -180,12 +180,12 @@ def test_paired_differences_are_taken_within_cases(rows):
     found = paired(rows.sample(frac=1, random_state=0), "ACE", "MEMIT")
     wide = rows.pivot(index="case_id", columns="editor", values="multi_hop")
     assert found == interval(wide.ACE - wide.MEMIT)
-    assert paired(rows, "ACE", "ACE") == stats.agreed(Mean(0, 0, 0, 12), stats.POINTS)
+    assert paired(rows, "ACE", "ACE") == stats.unanimous_interval(Mean(0, 0, 0, 12), stats.POINTS)
     assert paired(rows, "ACE", "MEMIT", "paraphrase").n == 11  # a case without paraphrases
     table = paired_table(rows)
-    assert list(table.index) == ["ACE − MEMIT"] and table.efficacy.iloc[0] == stats.agreed(
-        Mean(50, 50, 50, 12), stats.POINTS
-    )
+    assert list(table.index) == ["ACE − MEMIT"] and table.efficacy.iloc[
+        0
+    ] == stats.unanimous_interval(Mean(50, 50, 50, 12), stats.POINTS)
 
 
 def test_paired_refuses_other_cases_and_editors(rows):
@@ -380,6 +380,6 @@ def test_settings_of_every_editor():
 
 def test_a_difference_is_known_by_the_smaller_sample():
     few = stats.difference([0.0] * 4, [0.0] * 20)
-    assert few.n == 4 and stats.agreed(few, stats.POINTS) == interval(
+    assert few.n == 4 and stats.unanimous_interval(few, stats.POINTS) == interval(
         [0.0] * 4, bounds=stats.POINTS
     )

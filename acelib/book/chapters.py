@@ -80,7 +80,7 @@ def parameters(notebook: Path) -> dict[str, dict]:
     return papermill.inspect_notebook(str(notebook))
 
 
-def checked(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def checked_parameters(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """``chosen`` with every value in the type of its default.
 
     Raises ValueError naming an unknown parameter or a value of another type.
@@ -229,7 +229,7 @@ def execute(
     it was.
     """
     # 1. The hashes are of what runs, not of what stands there when it is done.
-    chosen, found = checked(notebook, chosen or {}), hashes(notebook, root)
+    chosen, found = checked_parameters(notebook, chosen or {}), hashes(notebook, root)
     partial = root / "runs" / ".partial" / str(os.getpid()) / notebook.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(notebook, 4)
@@ -264,7 +264,7 @@ def execute(
     record = {
         "parameters": chosen,
         "hashes": found,
-        "rows": rows.logged(log),
+        "rows": rows.log_sentences(log),
         "wall_time_s": seconds,
         **circumstances(),
     }
@@ -305,7 +305,7 @@ def run(
     tasks = [
         (
             source,
-            checked(source, {**(sizes or {}).get(source.stem, {}), **chosen}),
+            checked_parameters(source, {**(sizes or {}).get(source.stem, {}), **chosen}),
             folder / source.name if folder else source,
         )
         for source in sources

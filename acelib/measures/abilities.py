@@ -41,7 +41,7 @@ from ..study.tables import BASELINE
 from ..world.cases import make_cases
 from ..world.wording import few_shot_demo, held_out, multi_hop_question
 from ..world.world import World, draw_chains, untouched
-from .robustness import mismatched
+from .robustness import mismatched_cases
 
 #: column of Tables 12, 19 -> the harness's name
 PUBLISHED = {"CSQA": "commonsense_qa", "BBH": "bbh", "MMLU": "mmlu", "GSM8k": "gsm8k"}
@@ -166,7 +166,7 @@ def local(
     docs = {
         "facts": _fact_questions(world, keep, seed),
         "two_hop": _two_hop_questions(world, chains, seed),
-        "thoughts": (_solved(world, chain, seed) for chain in chains("thoughts", (2, 3))),
+        "thoughts": (_solution(world, chain, seed) for chain in chains("thoughts", (2, 3))),
         "text": _texts(world, keep, seed),
     }
     first = {task: list(islice(of, max(n, 0))) for task, of in docs.items()}
@@ -176,7 +176,7 @@ def local(
             "and each needs at least 1"
         )
     examples = islice(chains("shots", (2, 3), "identification"), n_shots)
-    return Local(first, [_solved(world, chain, seed) for chain in examples])
+    return Local(first, [_solution(world, chain, seed) for chain in examples])
 
 
 def _chains(
@@ -196,8 +196,8 @@ def _chains(
 
 
 def _fact_questions(world: World, keep: Callable[[Fact], bool], seed: int) -> Iterator[dict]:
-    facts = (fact for fact in _mixed(world.facts, "facts", seed) if keep(fact))
-    return _choices(world, ((_reworded(world, fact, 1), fact) for fact in facts), seed)
+    facts = (fact for fact in _shuffle(world.facts, "facts", seed) if keep(fact))
+    return _choices(world, ((_held_out_wording(world, fact, 1), fact) for fact in facts), seed)
 
 
 def _two_hop_questions(
@@ -223,16 +223,16 @@ def _choices(world: World, asked: Iterable[tuple[str, Fact]], seed: int) -> Iter
             yield {"question": f"Q: {question} A:", "choices": names, "label": label}
 
 
-def _solved(world: World, chain: Chain, seed: int) -> dict:
+def _solution(world: World, chain: Chain, seed: int) -> dict:
     demo = few_shot_demo(world, chain, Random(f"{seed}/{chain.subject}"))
     question, _, target = demo.partition("\nThoughts: ")
     return {"question": f"{question}\nThoughts:", "target": target}
 
 
 def _texts(world: World, keep: Callable[[Fact], bool], seed: int) -> Iterator[dict]:
-    for name in _mixed(world.entities, "text", seed):
+    for name in _shuffle(world.entities, "text", seed):
         sentences = [
-            f"{_reworded(world, fact, 0)} {fact.object}."
+            f"{_held_out_wording(world, fact, 0)} {fact.object}."
             for fact in world.about(name)
             if keep(fact)
         ]
@@ -240,12 +240,12 @@ def _texts(world: World, keep: Callable[[Fact], bool], seed: int) -> Iterator[di
             yield {"text": " ".join(sentences)}
 
 
-def _reworded(world: World, fact: Fact, kind: int) -> str:
+def _held_out_wording(world: World, fact: Fact, kind: int) -> str:
     """A fact in the wording that training text never has for it; kind: 0 statement, 1 question."""
     return held_out(world, fact)[kind].replace("{}", fact.subject)
 
 
-def _mixed(items: Iterable, task: str, seed: int) -> list:
+def _shuffle(items: Iterable, task: str, seed: int) -> list:
     items = list(items)
     return Random(f"{seed}/{task}").sample(items, len(items))
 
@@ -272,7 +272,7 @@ def evaluate(
     task that samples or generates more than the model reads.
     """
     with _quiet():
-        parts = dict(_loaded(task) for task in tasks)
+        parts = dict(_load(task) for task in tasks)
         flat = {leaf: task for of in parts.values() for leaf, task in of.items()}
         for task in flat.values():
             _check_generation(task, lm)
@@ -294,7 +294,7 @@ def evaluate(
     )
 
 
-def _loaded(task: str | Task) -> tuple[str, dict[str, Task]]:
+def _load(task: str | Task) -> tuple[str, dict[str, Task]]:
     """A task's name and its parts by name."""
     if isinstance(task, Task):
         return task.task_name, {task.task_name: task}
@@ -388,7 +388,7 @@ def edit_kinds(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Edit]]
     ordinary = {case.case_id: case.edits[0] for case in pool}
     pairs = {
         (case.edits[0].subject, case.edits[0].relation): (ordinary[case.case_id], case.edits[0])
-        for case in mismatched(world, pool, seed)
+        for case in mismatched_cases(world, pool, seed)
     }
     if not pairs or n < 1:
         raise ValueError(
@@ -447,7 +447,7 @@ def _of_model(
             depends={**experiments.depends(lm, world, editor, corpus), **examples, **batches},
             code=(__name__, *experiments.modules(editor)),
             items={**asked, **more},
-            compute=partial(answered, lm, tasks, updates.get(name), kind),
+            compute=partial(answer_rows, lm, tasks, updates.get(name), kind),
             chunk=len(asked) + len(more),
         )
 
@@ -470,7 +470,7 @@ def _documents(tasks: Local) -> dict[str, Question]:
     }
 
 
-def answered(
+def answer_rows(
     lm: LM, tasks: Local, batches: Batches | None, kind: str, questions: Sequence[Question]
 ) -> list[list[dict]]:
     """The rows of ``questions``, asked of the model after the edits of a kind, or as it is."""
@@ -479,7 +479,7 @@ def answered(
     for task, group in groupby(questions, lambda question: question.task):
         some = list(group)
         if task == SAID:
-            rows |= zip(some, _said(lm, update, some), strict=True)
+            rows |= zip(some, _rows_said(lm, update, some), strict=True)
         elif task in tasks.docs:
             docs = [json.loads(question.document) for question in some]
             values = evaluate(lm, [tasks.task(task, docs)], update)
@@ -492,7 +492,7 @@ def answered(
     return [rows[question] for question in questions]
 
 
-def _said(lm: LM, update: Update, questions: Sequence[Question]) -> Iterator[list[dict]]:
+def _rows_said(lm: LM, update: Update, questions: Sequence[Question]) -> Iterator[list[dict]]:
     """Whether the edited model says its edits."""
     edits = [Edit(**json.loads(question.document)) for question in questions]
     prompts, targets = [edit.text for edit in edits], [edit.target_new for edit in edits]

@@ -114,7 +114,7 @@ def _published(number: int) -> pd.DataFrame:
     return table.reindex(columns=list(PUBLISHED))
 
 
-def lost(changed: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str, str], Mean]:
+def accuracy_changes(changed: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str, str], Mean]:
     """Change of accuracy over the three local tasks that have one, by (model, edits, editor)."""
     part = changed[(changed.editor != BASELINE) & changed.task.isin(SCORED)]
     return {
@@ -125,7 +125,7 @@ def lost(changed: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str, str], Mea
 
 def changes_table(changed: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Change by editing, (edits, editor) x (model, task), and the mean of the local accuracies."""
-    edited, means, table = changed[changed.editor != BASELINE], lost(changed, seed), {}
+    edited, means, table = changed[changed.editor != BASELINE], accuracy_changes(changed, seed), {}
     mean = "mean of " + ", ".join(SCORED)
     for model, of in edited.groupby("model", sort=False):
         groups = dict(list(of.groupby(["edits", "editor"], sort=False)))
@@ -141,7 +141,7 @@ def changes_table(changed: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def handed_over(changed: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str], Mean]:
     """Values of the claims, by (claim, model): change of accuracy by ACE. Empty without ACE."""
-    means = lost(changed, seed)
+    means = accuracy_changes(changed, seed)
     return {
         (claim, model): means[model, kind, "ACE"]
         for kind, claim in CLAIMS.items()
@@ -156,7 +156,7 @@ def verdict(changed: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
     ace: by kind of edits, the change by ACE and whether the claim holds, {"change", "is"}; empty
     without ACE.   least: the smallest mean change; worst: (editor, kind) of it, if one is lost.
     """
-    means, values = lost(changed, seed), handed_over(changed, seed)
+    means, values = accuracy_changes(changed, seed), handed_over(changed, seed)
     held, result = claims.verdicts(values), {}
     for model in changed.model.unique():
         of_model = {(name, kind): mean for (of, kind, name), mean in means.items() if of == model}

@@ -44,19 +44,19 @@ ROBUST = {
 # ---------------------------------------------------------------- settings
 
 
-def ranked(ace: ACE, ranking: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+def layer_order(ace: ACE, ranking: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """The layers that ACE writes by kind, the most important first.   ranking: of all layers."""
     layers = {"query": ace.query_layers, "value": ace.value_layers}
     return {kind: sorted(some, key=ranking[kind].index) for kind, some in layers.items()}
 
 
-def skipped(ace: ACE, ranking: Mapping[str, Sequence[int]]) -> dict[str, ACE]:
+def layer_ablations(ace: ACE, ranking: Mapping[str, Sequence[int]]) -> dict[str, ACE]:
     """ACE, and ACE without the most important of its query layers, of its value layers.
 
     Without any layer of a kind, its stage does not take place. Names are as in Table 4.
     """
     editors = {"ACE": ace}
-    for kind, layers in ranked(ace, ranking).items():
+    for kind, layers in layer_order(ace, ranking).items():
         for k in range(1, min(MOST[kind], len(layers)) + 1):
             ranks = ", ".join(map(str, range(1, k + 1)))
             editors[f"no {kind} #{ranks}"] = _without(ace, kind, layers[k:])
@@ -87,9 +87,12 @@ def other_readings(ace: ACE) -> dict[str, ACE]:
 def by_model(
     hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int
 ) -> dict[str, dict[str, ACE]]:
-    """``skipped`` of each model's preset."""
+    """``layer_ablations`` of each model's preset."""
     scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
-    return {model: skipped(preset("ACE", model), located.ranking(scores, model)) for model in hosts}
+    return {
+        model: layer_ablations(preset("ACE", model), located.ranking(scores, model))
+        for model in hosts
+    }
 
 
 def ranks(hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int) -> pd.DataFrame:
@@ -97,7 +100,7 @@ def ranks(hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int) -
     scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
     lines = {}
     for model in hosts:
-        of = ranked(preset("ACE", model), located.ranking(scores, model))
+        of = layer_order(preset("ACE", model), located.ranking(scores, model))
         lines[model] = {f"{kind} layers": ", ".join(map(str, some)) for kind, some in of.items()}
     return pd.DataFrame(lines).T
 

@@ -106,7 +106,7 @@ class Parts(NamedTuple):
 # ---------------------------------------------------------------- questions
 
 
-def answered(lm: LM, world: World, n: int, seed: int = 0) -> list[Question]:
+def answered_questions(lm: LM, world: World, n: int, seed: int = 0) -> list[Question]:
     """Those of ``n`` two-hop questions of the identification split that the model answers, in the
     order drawn with ``seed``."""
     questions = [
@@ -124,7 +124,7 @@ def answered(lm: LM, world: World, n: int, seed: int = 0) -> list[Question]:
 def parts(lm: LM, world: World, n_drawn: int, n_located: int, n_judged: int, seed: int) -> Parts:
     """The first questions that the model answers, parted in the proportion of ``n_located`` and
     ``n_judged``."""
-    right = answered(lm, world, n_drawn, seed)
+    right = answered_questions(lm, world, n_drawn, seed)
     some = right[: n_located + n_judged]
     cut = round(len(some) * n_located / (n_located + n_judged))
     return Parts(some[:cut], some[cut:], len(right))
@@ -316,14 +316,14 @@ def _scorer(lm: LM, fingerprint: str, n_top: int, norm: str) -> Once[Question, S
     return Once(work)
 
 
-def scored(lm: LM, questions: Sequence[Question], n_top: int, norm: str) -> Scores:
+def cached_scores(lm: LM, questions: Sequence[Question], n_top: int, norm: str) -> Scores:
     """``score``, without computing again what has been computed of this model."""
     single = _scorer(lm, lm.fingerprint, n_top, norm)(questions)
     return Scores(*map(torch.cat, zip(*single, strict=True)))
 
 
 def _layers(lm: LM, n_top: int, norm: str, questions: list[Question]) -> list[list[dict]]:
-    return by_layer(scored(lm, questions, n_top, norm), questions, n_top)
+    return by_layer(cached_scores(lm, questions, n_top, norm), questions, n_top)
 
 
 def by_layer(scores: Scores, questions: Sequence[Question], n_top: int) -> list[list[dict]]:
@@ -360,9 +360,9 @@ def by_layer(scores: Scores, questions: Sequence[Question], n_top: int) -> list[
 def _silencing(
     lm: LM, located: Sequence[Question], settings: Silencing, questions: list[Question]
 ) -> list[list[dict]]:
-    query = scored(lm, located, settings.n_top, settings.norm).query.sum(0)
+    query = cached_scores(lm, located, settings.n_top, settings.norm).query.sum(0)
     peaks = rank(query.sum(1).tolist(), len(PEAKS))
-    scores = scored(lm, questions, settings.n_top, settings.norm)
+    scores = cached_scores(lm, questions, settings.n_top, settings.norm)
     table = silence(lm, questions, scores, query, peaks, settings)
     table["peak"] = [PEAKS[peaks.index(layer)] for layer in table.ablated]
     return [
@@ -477,7 +477,7 @@ def readable(
 def _readability(
     lm: LM, n_top: int, k: int, norm: str, questions: list[Question]
 ) -> list[list[dict]]:
-    scores, lists = scored(lm, questions, n_top, norm), []
+    scores, lists = cached_scores(lm, questions, n_top, norm), []
     for question, *of_roles in zip(questions, scores.value, scores.query, strict=True):
         lists.append(
             [
@@ -491,7 +491,7 @@ def _readability(
 
 
 def _spoiling(lm: LM, norm: str, settings: dict, questions: list[Question]) -> list[list[dict]]:
-    values = scored(lm, questions, settings["n_top"], norm).value
+    values = cached_scores(lm, questions, settings["n_top"], norm).value
     return [
         list(without_readable(lm, question, scores, **settings))
         for question, scores in zip(questions, values, strict=True)

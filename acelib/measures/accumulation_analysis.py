@@ -516,7 +516,7 @@ def claim_values(
     n_layers: Mapping[str, int],
     seed: int,
 ) -> dict[tuple[str, str], Mean]:
-    """Values of the claims that are tested on each model, by (claim, model), not yet settled.
+    """Values of the claims that are tested on each model, by (claim, model).
 
     when: ``timing``; effect: ``zeroing_effect``; outcome: ``spoiled``; shares: rows of
     ``accumulation.readability``.

@@ -26,7 +26,7 @@ def verdict_numbers(values: Mapping[tuple[str, str], Mean]) -> dict:
 
     values: ``claim_values`` and ``comparison_values``.
     """
-    known, values = claims.listed(), claims.settled(values)
+    known, values = claims.claims_list(), claims.with_exact_intervals(values)
     verdicts = claims.verdicts(values)
     models = list(dict.fromkeys(model for _, model in values if model != BOTH))
     said = {key: "is undecided" if of == "undecided" else of for key, of in verdicts.items()}

@@ -48,11 +48,11 @@ def settings(
     if "ACE" in editors:
         scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
         for model, named in by_model.items():
-            named[LOCATED] = moved(named["ACE"], located.ranking(scores, model))
+            named[LOCATED] = on_ranked_layers(named["ACE"], located.ranking(scores, model))
     return by_model
 
 
-def moved(ace, ranking: Mapping[str, Sequence[int]]):
+def on_ranked_layers(ace, ranking: Mapping[str, Sequence[int]]):
     """ACE on as many query and value layers as it has, those that are ranked first."""
     query = ranking["query"][: len(ace.query_layers)]
     value = ranking["value"][: len(ace.value_layers)]

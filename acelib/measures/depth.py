@@ -74,12 +74,12 @@ def query_order(ace: ACE, ranking: Sequence[int]) -> list[int]:
     return [i for layers in (ace.query_layers, others) for i in sorted(layers, key=ranking.index)]
 
 
-def lacking(editors: Numbered) -> list[int]:
+def sizes_without_query(editors: Numbered) -> list[int]:
     """The numbers of layers that leave ACE no query edit."""
     return [n for (name, n), one in editors.items() if name == "ACE" and "query" not in one.stages]
 
 
-def whole(editors: Numbered) -> list[int]:
+def sizes_with_query(editors: Numbered) -> list[int]:
     """The numbers of layers that leave ACE both edits."""
     return [n for (name, n), one in editors.items() if name == "ACE" and "query" in one.stages]
 
@@ -168,7 +168,7 @@ def layers(editors: Mapping[str, Numbered]) -> pd.DataFrame:
     lines = {}
     for model, of in editors.items():
         for (name, n), one in of.items():
-            note = " (no query edit)" * (name == "ACE" and n in lacking(of))
+            note = " (no query edit)" * (name == "ACE" and n in sizes_without_query(of))
             lines[model, f"{name}, {n}{note}"] = {"layers": ", ".join(map(str, one.layers))}
     return pd.DataFrame(lines).T
 
@@ -176,7 +176,7 @@ def layers(editors: Mapping[str, Numbered]) -> pd.DataFrame:
 def curves(rows: pd.DataFrame, editors: Mapping[str, Numbered]) -> pd.DataFrame:
     """Rows whose ACE without a query edit is called ``ALONE``: a line of its own."""
     alone = [
-        name == "ACE" and n in lacking(editors[model])
+        name == "ACE" and n in sizes_without_query(editors[model])
         for model, name, n in zip(rows.model, rows.editor, rows.n_layers, strict=True)
     ]
     return rows.assign(editor=rows.editor.mask(alone, ALONE))
@@ -220,7 +220,7 @@ def ends(editors: Numbered, preset_n: int) -> tuple[int, int]:
     """Between which two numbers of layers the claims are judged: two fewer than ACE's preset and
     the preset, or as many fewer as leave ACE a query edit; if none, the preset and the most.
     """
-    both = whole(editors)
+    both = sizes_with_query(editors)
     if min(both) < preset_n:
         return max(min(both), preset_n - 2), preset_n
     return preset_n, max(both)
@@ -266,7 +266,7 @@ def told(
                 "ends": ends(of, preset_size(model)),
                 "gaps": {claim: value for (claim, m), value in values.items() if m == model},
                 "verdicts": {claim: word for (claim, m), word in verdicts.items() if m == model},
-                "lacking": sorted(lacking(of)),
+                "lacking": sorted(sizes_without_query(of)),
             }
             for model, of in editors.items()
         },

@@ -272,7 +272,7 @@ def results(of: Statements, write: pd.DataFrame) -> dict[str, dict[str, tuple[st
     """By model and statement, the rule of its verdict and its error: the claims' rules where there
     is one, else below 1 % for what is exact on paper and below 10 % for what is approximate.
     """
-    rules, values = claims.listed().rule, handed_over(of, write)
+    rules, values = claims.claims_list().rule, handed_over(of, write)
     found = {}
     for model in of.models:
 

@@ -225,7 +225,7 @@ def early_site(
     known = known_items(lm, drawn, partial(single_hop, world))[:n_facts]
     if not known:
         return ()
-    traces = [traced(lm, world, fact, n_noise=n_noise, seed=seed) for fact in known]
+    traces = [fact_trace(lm, world, fact, n_noise=n_noise, seed=seed) for fact in known]
     restored = torch.stack([t.restored[ROLES.index("last subject")] for t in traces]).mean(0)
     clean = sum(t.clean for t in traces) / len(traces)
     corrupted = sum(t.corrupted for t in traces) / len(traces)
@@ -250,7 +250,7 @@ def edit_answers(
     for editor, settings in _editors(tuple(site)).items():
         updates = settings.each(lm, [[trial.edit] for trial in trials], moments)
         for name in names:
-            groups = [_judged(trial, name) for trial in trials]
+            groups = [_asked_of(trial, name) for trial in trials]
             asked = [(i, *pair) for i, group in enumerate(groups) for pair in group]
             owners, prompts, goals = zip(*asked, strict=True)
             right = recall(lm, prompts, goals, [updates[i] for i in owners]).correct
@@ -272,7 +272,7 @@ def _editors(site: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _judged(trial: Trial, name: str) -> Sequence[tuple[str, str]]:
+def _asked_of(trial: Trial, name: str) -> Sequence[tuple[str, str]]:
     """Prompts and answers that one measurement of an edit asks for."""
     edit = trial.edit
     if name == "efficacy":
@@ -285,7 +285,7 @@ def _judged(trial: Trial, name: str) -> Sequence[tuple[str, str]]:
 # ---------------------------------------------------------------------------------- causal traces
 
 
-def traced(lm: LM, world: World, fact: Fact, n_noise: int = 10, seed: int = 0) -> CausalTrace:
+def fact_trace(lm: LM, world: World, fact: Fact, n_noise: int = 10, seed: int = 0) -> CausalTrace:
     """The causal trace of a fact in its canonical wording."""
     prompt = single_hop_cloze(world, fact)
     return causal_trace(lm, prompt, fact.subject, fact.object, n_noise=n_noise, seed=seed)
@@ -309,7 +309,7 @@ def trace_rows(lm: LM, world: World, category: str, n: int, seed: int = 0) -> li
     """
     rows = []
     for fact in known_of(lm, world, category, n, seed):
-        trace = traced(lm, world, fact, seed=seed)
+        trace = fact_trace(lm, world, fact, seed=seed)
         base = {"fact": single_hop_cloze(world, fact), "clean": trace.clean}
         for role, by_layer in zip(ROLES, trace.restored.tolist(), strict=True):
             restored = {str(i): None if p != p else p for i, p in enumerate(by_layer)}

@@ -82,7 +82,7 @@ def bar_means(rows: pd.DataFrame) -> dict[tuple[str, str], Mean]:
     return means
 
 
-def missed(rows: pd.DataFrame, bars: Mapping[str, float]) -> list[tuple[str, str]]:
+def bars_missed(rows: pd.DataFrame, bars: Mapping[str, float]) -> list[tuple[str, str]]:
     """(bar, model) whose share lies below what is to be reached."""
     table = measured(rows)
     return [
@@ -95,7 +95,7 @@ def missed(rows: pd.DataFrame, bars: Mapping[str, float]) -> list[tuple[str, str
 
 def verdict_numbers(rows: pd.DataFrame, bars: Mapping[str, float]) -> dict:
     """How many bars are passed, and which are missed."""
-    table, means, lost = measured(rows), bar_means(rows), missed(rows, bars)
+    table, means, lost = measured(rows), bar_means(rows), bars_missed(rows, bars)
     total = sum(bar in table.index for bar in bars) * len(table.columns)
     return {
         "passed": total - len(lost),
@@ -116,7 +116,7 @@ def bars_table(rows: pd.DataFrame, bars: Mapping[str, float]) -> pd.DataFrame:
     """One line per bar: what is held out, n, shares of the models, what is to be reached, and by
     which model it is not.
     """
-    table, means, lost = measured(rows), bar_means(rows), missed(rows, bars)
+    table, means, lost = measured(rows), bar_means(rows), bars_missed(rows, bars)
     lines = {}
     for bar in table.index:
         below = [f"not by {model}" for name, model in lost if name == bar]

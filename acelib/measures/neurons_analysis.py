@@ -42,7 +42,7 @@ def layers_against_neurons(rows: pd.DataFrame, n: int, seed: int = 0) -> dict[st
     """By model and metric, the difference of ACE on whole layers to ACE on ``n`` neurons per layer,
     in percentage points, and who is ahead: {"gap": Mean, "ahead": "layers", "neurons" or ""}.
     """
-    return _compared(rows, "ACE", f"{n} neurons", ("layers", "neurons"), seed)
+    return _difference(rows, "ACE", f"{n} neurons", ("layers", "neurons"), seed)
 
 
 def neurons_against_random(
@@ -52,7 +52,7 @@ def neurons_against_random(
     ones, as ``layers_against_neurons`` gives them; norms, of the changes of both.
     """
     names = {"attributed": f"{n} neurons", "random": f"{n} random"}
-    compared = _compared(rows, f"{n} neurons", f"{n} random", ("attributed", "random"), seed)
+    compared = _difference(rows, f"{n} neurons", f"{n} random", ("attributed", "random"), seed)
     norms: dict[str, dict[str, Mean]] = {
         model: {
             kind: interval(part.norm[part.editor == name], seed) for kind, name in names.items()
@@ -62,7 +62,7 @@ def neurons_against_random(
     return {model: {"metrics": of, "norms": norms[model]} for model, of in compared.items()}
 
 
-def _compared(
+def _difference(
     rows: pd.DataFrame, a: str, b: str, sides: tuple[str, str], seed: int
 ) -> dict[str, dict]:
     result: dict[str, dict] = {}

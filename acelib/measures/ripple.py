@@ -75,12 +75,12 @@ def probes(world: World, edit: Edit) -> pd.DataFrame:
     old = world.lookup(edit.subject, edit.relation)
     if old is None:
         raise ValueError(f"the world has no fact ({edit.subject!r}, {edit.relation!r}) to edit")
-    changed = _changed(edit)
+    changed = _changes(edit)
     stay = [fact for fact in world.facts if _stays(fact, changed)]
     rows = [
-        *_changed_facts(world, edit, changed),
-        *(_unchanged(world, edit, old, fact) for fact in stay),
-        *_aliased(world, edit, old),
+        *_changed_rows(world, edit, changed),
+        *(_unchanged_row(world, edit, old, fact) for fact in stay),
+        *_alias_rows(world, edit, old),
         *_compositions(world, edit, old, stay),
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -90,7 +90,7 @@ def probes(world: World, edit: Edit) -> pd.DataFrame:
     return table.assign(category=category).reset_index(drop=True)
 
 
-def _changed(edit: Edit) -> dict[tuple[str, str], str]:
+def _changes(edit: Edit) -> dict[tuple[str, str], str]:
     """The new object of every (subject, relation) that the edit gives one."""
     changed = {(edit.subject, edit.relation): edit.target_new}
     if edit.relation in INVERSES:
@@ -104,7 +104,7 @@ def _stays(fact: Fact, changed: Mapping[tuple[str, str], str]) -> bool:
     return (fact.subject, fact.relation) not in changed and inverse == fact.subject
 
 
-def _changed_facts(world: World, edit: Edit, changed: Mapping) -> Iterator[tuple]:
+def _changed_rows(world: World, edit: Edit, changed: Mapping) -> Iterator[tuple]:
     """The edit itself, and what follows from it by logic."""
     for (subject, relation), new in changed.items():
         category = "the edit" if (subject, relation) == (edit.subject, edit.relation) else "logic"
@@ -112,7 +112,7 @@ def _changed_facts(world: World, edit: Edit, changed: Mapping) -> Iterator[tuple
         yield category, relation, prompt, world.lookup(subject, relation) or "", new
 
 
-def _unchanged(world: World, edit: Edit, old: str, fact: Fact) -> tuple:
+def _unchanged_row(world: World, edit: Edit, old: str, fact: Fact) -> tuple:
     """A fact that must stay."""
     if fact.subject == edit.subject:
         category = "same subject"
@@ -123,7 +123,7 @@ def _unchanged(world: World, edit: Edit, old: str, fact: Fact) -> tuple:
     return category, fact.relation, single_hop_cloze(world, fact), fact.object, fact.object
 
 
-def _aliased(world: World, edit: Edit, old: str) -> Iterator[tuple]:
+def _alias_rows(world: World, edit: Edit, old: str) -> Iterator[tuple]:
     """The edit by other names of its subject."""
     for alias in world.aliases(edit.subject):
         prompt = edit.prompt.replace("{}", alias)
@@ -193,7 +193,7 @@ class Exam:
         return table
 
 
-def counted(answers: pd.DataFrame) -> list[dict]:
+def counts(answers: pd.DataFrame) -> list[dict]:
     """Rows of an exam, counted: category, relation, asked, right (both numbers of questions).
 
     Whether answers must change is a matter of the category alone (``CATEGORIES``).
@@ -213,7 +213,7 @@ def experiment(
 ) -> Experiment:
     """Every fact and consequence after each of ``n_edits`` edits, by model and editor.
 
-    Rows: category, relation, asked, right; see ``counted``.
+    Rows: category, relation, asked, right; see ``counts``.
     """
     return Experiment(
         "06_ripple",
@@ -239,7 +239,7 @@ def _of_model(
             depends=experiments.depends(lm, world, editor, corpus),
             code=(__name__, *experiments.modules(editor)),
             items=by_name(edits),
-            compute=partial(_judged, lm, editor, corpus, exam),
+            compute=partial(_counts_of_edits, lm, editor, corpus, exam),
         )
 
 
@@ -248,7 +248,7 @@ def by_name(edits: Sequence[Edit]) -> dict[str, Edit]:
     return {f"{edit.subject}, {edit.relation}, {edit.target_new}": edit for edit in edits}
 
 
-def _judged(
+def _counts_of_edits(
     lm: LM,
     editor,
     corpus: experiments.Corpus,
@@ -256,4 +256,4 @@ def _judged(
     edits: list[Edit],
 ) -> list[list[dict]]:
     updates = editor.each(lm, [[edit] for edit in edits], corpus.moments)
-    return [counted(exam(edit, update)) for edit, update in zip(edits, updates, strict=True)]
+    return [counts(exam(edit, update)) for edit, update in zip(edits, updates, strict=True)]

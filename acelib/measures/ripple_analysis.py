@@ -61,7 +61,7 @@ def share(rows: pd.DataFrame, by: Sequence[str], of: str = "right") -> pd.Series
     return 100 * (sums[of] / sums.asked)
 
 
-def damaged(rows: pd.DataFrame, by: Sequence[str]) -> pd.Series:
+def damage_counts(rows: pd.DataFrame, by: Sequence[str]) -> pd.Series:
     """Number of facts that must stay and did not, by columns ``by``."""
     stay = rows[~rows.change]
     return stay.groupby(list(by)).wrong.sum()
@@ -79,11 +79,11 @@ def ripple_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         table[name] = {
             category: interval(shares[category], seed, bounds=SHARE) for category in shares
         }
-        table[name]["damaged facts"] = interval(damaged(part, ["edit"]), seed)
+        table[name]["damaged facts"] = interval(damage_counts(part, ["edit"]), seed)
     return pd.DataFrame(table, dtype=object).T
 
 
-def asked(rows: pd.DataFrame) -> dict[str, float]:
+def questions_per_edit(rows: pd.DataFrame) -> dict[str, float]:
     """Number of questions per edit, a mean over edits, by model."""
     counts = rows.groupby(["model", "editor", "edit"], sort=False).asked.sum()
     return counts.groupby(["model", "editor"], sort=False).mean().groupby("model").first().to_dict()
@@ -127,11 +127,11 @@ def reached(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
     reached, and damaged facts; best: who reaches most; gentlest, roughest: who damages fewest and
     most facts, of the editors that write the edit itself in at least half of the cases.
     """
-    result, questions = {}, asked(rows)
+    result, questions = {}, questions_per_edit(rows)
     for model, part in rows.groupby("model", sort=False):
         consequences = part[part.change & (part.category != "the edit")]
         reach = _means(share(consequences, ["editor", "edit"]), part, seed, SHARE)
-        damage = _means(damaged(part, ["editor", "edit"]), part, seed)
+        damage = _means(damage_counts(part, ["editor", "edit"]), part, seed)
         written = share(part[part.category == "the edit"], ["editor"])
         takes = [name for name in reach if written[name] >= 50] or list(reach)
         result[model] = {

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..study.drawing import INK, SCALE, figure, heatmap, hue, pale, whiskers
 from ..study.stats import interval
-from .ripple_analysis import damaged, share
+from .ripple_analysis import damage_counts, share
 
 
 @figure
@@ -53,7 +53,7 @@ def _shares(ax, part: pd.DataFrame, editors: list[str]) -> None:
 
 def _damage(ax, part: pd.DataFrame, editors: list[str], seed: int) -> None:
     """The bars of one model."""
-    counts = damaged(part, ["editor", "edit"])
+    counts = damage_counts(part, ["editor", "edit"])
     for y, name in enumerate(editors):
         mean = interval(counts[name], seed)
         ax.barh(y, mean.mean, color=hue(name), zorder=2)

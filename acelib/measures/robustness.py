@@ -87,12 +87,12 @@ def sampled(
     for model, lm in hosts.items():
         drawn = draws(lm, pairs, max(passes), temperature, seed)
         items = {draw.prompt: draw for draw in drawn}
-        compute = partial(of_draws, lm)
+        compute = partial(draw_rows, lm)
         series.append(Series({"model": model}, _model(lm), (__name__,), items, compute, BATCH))
     return Experiment("appendix_l_robustness_passes", tuple(series), rtol=1e-3, atol=1e-4)
 
 
-def of_draws(lm: LM, drawn: Sequence[Draw]) -> list[list[dict]]:
+def draw_rows(lm: LM, drawn: Sequence[Draw]) -> list[list[dict]]:
     """The rows of ``sampled``. What is drawn again for a prompt is scored once."""
     pairs = [(i, token) for i, draw in enumerate(drawn) for token in sorted(set(draw.tokens))]
     prompts, targets = [drawn[i].prompt for i, _ in pairs], [token for _, token in pairs]
@@ -138,7 +138,7 @@ class Shown:
     answer: str
 
 
-def demonstrated(world: World, fact: Fact, n_shots: int, seed: int = 0) -> str:
+def prompt_with_examples(world: World, fact: Fact, n_shots: int, seed: int = 0) -> str:
     """The prompt that asks for a fact, after ``n_shots`` other facts of its relation, told as
     sentences, that share no name with it.
 
@@ -171,7 +171,7 @@ def with_examples(
         for setting, n in SHOTS.items():
             items = {
                 f"{fact.subject}, {fact.relation}": Shown(
-                    category, demonstrated(world, fact, n, seed), fact.object
+                    category, prompt_with_examples(world, fact, n, seed), fact.object
                 )
                 for category, some in facts.items()
                 for fact in some
@@ -212,13 +212,13 @@ def edits_passed_on(world: World, n: int, seed: int) -> list[Edit]:
 def masked(hosts: Mapping[str, LM], world: World, *, n_edits: int, seed: int) -> Experiment:
     """Tables 16, 17: what the layers add at the two places of an edit, in three states.
 
-    Rows: ``passed_on``.
+    Rows: ``importance_by_place``.
     """
     items = {_name(edit): edit for edit in edits_passed_on(world, n_edits, seed)}
     series = [
         one
         for model, lm in hosts.items()
-        for one in _in_states(model, lm, world, items, STATES, passed_on, seed)
+        for one in _in_states(model, lm, world, items, STATES, importance_by_place, seed)
     ]
     return Experiment("appendix_l_robustness_masked", tuple(series), rtol=0.01, atol=0.01)
 
@@ -234,7 +234,7 @@ def tokens(hosts: Mapping[str, LM], world: World, *, n_edits: int, seed: int) ->
     return Experiment("appendix_l_robustness_tokens", tuple(series), rtol=0.01, atol=0.01)
 
 
-def passed_on(lm: LM, world: World, edit: Edit) -> list[dict]:
+def importance_by_place(lm: LM, world: World, edit: Edit) -> list[dict]:
     """What the layers add to the new object at the end of the edited prompt, and to its consequence
     at the end of a two-hop prompt, in the model as it is now.
 
@@ -285,7 +285,7 @@ def _in_states(
 # ---------------------------------------------------------------- mismatched edits (Table 18)
 
 
-def mismatched(world: World, cases: Sequence[Case], seed: int = 0) -> list[Case]:
+def mismatched_cases(world: World, cases: Sequence[Case], seed: int = 0) -> list[Case]:
     """Cases with one edit, of the last hop, whose new object is one that another relation gives the
     subject: "the sport of X is Italy". Cases that allow none are left out.
 
@@ -346,7 +346,7 @@ def case_pairs(lm: LM, world: World, n: int, seed: int) -> dict[str, list[Case]]
     """Up to ``n`` mismatched cases, and the ordinary ones that they were, by kind."""
     pool = make_cases(world, "evaluation", 12 * n, seed, n_hops=(2,), n_edits=(1,))
     pool = experiments.known_cases(lm, pool)
-    wrong = mismatched(world, pool, seed)[:n]
+    wrong = mismatched_cases(world, pool, seed)[:n]
     ids = {case.case_id for case in wrong}
     return {"mismatched": wrong, "ordinary": [case for case in pool if case.case_id in ids]}
 

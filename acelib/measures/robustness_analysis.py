@@ -214,7 +214,7 @@ def states(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot(index=keys, columns="state", values="importance")
 
 
-def lost(wide: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
+def masking_losses(wide: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     """What masking takes, % of the mean importance after the edit, by (model, place, block)."""
     result = {}
     for key, part in wide.groupby(level=["model", "place", "block"], sort=False):
@@ -230,7 +230,9 @@ def states_table(wide: pd.DataFrame) -> pd.DataFrame:
         state: {key: f"{interval(part[state]):.2f}" for key, part in groups.items()}
         for state in STATES
     }
-    columns["lost by masking (%)"] = {key: f"{mean:.0f}" for key, mean in lost(wide).items()}
+    columns["lost by masking (%)"] = {
+        key: f"{mean:.0f}" for key, mean in masking_losses(wide).items()
+    }
     return pd.DataFrame(columns)
 
 
@@ -291,7 +293,7 @@ def handed_over(
 
     means: ``best_by_pass``.   alike: ``stability``.   wide: ``states``.
     """
-    masking, ahead, values = lost(wide), lead(wrong), {}
+    masking, ahead, values = masking_losses(wide), lead(wrong), {}
     for model in alike.model.unique():
         kept = alike.kept[alike.model == model]
         values["stable_over_passes", model] = interval(spread(means)[model])
@@ -315,7 +317,7 @@ def dissociation(wide: pd.DataFrame) -> dict[str, dict]:
     """By model, what masking takes of the answer and of the implicit subject by FFNs (%), and
     whether the whole intervals lie on the two sides of ``LOST``.
     """
-    masking = lost(wide)
+    masking = masking_losses(wide)
     pairs = {
         model: (masking[model, "answer", "ffn"], masking[model, "implicit subject", "ffn"])
         for model in wide.index.unique("model")

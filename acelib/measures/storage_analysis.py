@@ -262,7 +262,7 @@ def verdict_numbers(values: Mapping[tuple[str, str], Mean], drops: pd.DataFrame,
 
     values: ``claim_values``; drops: ``drops_table``.
     """
-    top, known, verdicts = zeroed_names(share)[0], claims.listed(), claims.verdicts(values)
+    top, known, verdicts = zeroed_names(share)[0], claims.claims_list(), claims.verdicts(values)
     quoted, by_model = published_drops(share), {}
     for model in drops.columns:
         claimed = {

@@ -14,7 +14,7 @@ from ..world.world import World
 from .probe import before_and_after, probes
 
 
-def typed(world: World, subject: str, prompt: str, target: str) -> Edit:
+def edit_of_prompt(world: World, subject: str, prompt: str, target: str) -> Edit:
     """The edit of a prompt, with the relation and the old answer that the world knows for it.
 
     prompt: with {} for the subject.   Raises ValueError as ``Edit``.

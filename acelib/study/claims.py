@@ -19,7 +19,7 @@ import pandas as pd
 from ..model.lm import LM
 from ..paper.published import published
 from ..provenance import ROOT
-from .stats import POINTS, SHARE, Mean, agreed
+from .stats import POINTS, SHARE, Mean, unanimous_interval
 
 BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
 SUFFIX = "_claims"  #: of the name of a check in which a chapter hands over
@@ -29,7 +29,7 @@ PAPER = {
 }  #: column of references in the list of claims -> model of the paper
 
 
-def listed() -> pd.DataFrame:
+def claims_list() -> pd.DataFrame:
     """The claims by id, in the paper's order.
 
     Columns: section, claim, quantity, unit, rule, chapter, models, published values, why.
@@ -45,17 +45,19 @@ def counterparts(hosts: Mapping[str, LM]) -> dict[str, str | None]:
     return {name: PAPER.get(host.model.config.model_type) for name, host in hosts.items()}
 
 
-def settled(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mean]:
+def with_exact_intervals(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mean]:
     """Values by (claim, model); points and percentages that all cases agree on get an interval.
 
-    It is the one that n allows, ``stats.agreed``.
+    It is the one that n allows, ``stats.unanimous_interval``.
     Raises ValueError for an unknown claim.
     """
-    units = listed().unit
+    units = claims_list().unit
     if unknown := [claim for claim, _ in values if claim not in units]:
         raise ValueError(f"unknown claim {unknown[0]!r}; known: {', '.join(units.index)}")
     return {
-        (claim, model): agreed(value, BOUNDS[units[claim]]) if units[claim] in BOUNDS else value
+        (claim, model): unanimous_interval(value, BOUNDS[units[claim]])
+        if units[claim] in BOUNDS
+        else value
         for (claim, model), value in values.items()
     }
 
@@ -63,17 +65,17 @@ def settled(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], Mea
 def verdicts(values: Mapping[tuple[str, str], Mean]) -> dict[tuple[str, str], str]:
     """What the page of all claims will say of the values of a chapter, by (claim, model).
 
-    That is the ``verdict`` of the ``settled`` value.
+    That is the ``verdict`` of each of ``with_exact_intervals``.
     """
-    rules = listed().rule
+    rules = claims_list().rule
     return {
         (claim, model): verdict(rules[claim], value)
-        for (claim, model), value in settled(values).items()
+        for (claim, model), value in with_exact_intervals(values).items()
     }
 
 
 def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Rows (claim, model) of the ``settled`` values, for a chapter's check cell.
+    """Rows (claim, model) of ``with_exact_intervals``, for a chapter's check cell.
 
     Columns: mean, low, high, and n as text, which a check compares exactly.
     model: name, folder or hub id of a model (its last part is kept), or "both" where one number
@@ -81,7 +83,7 @@ def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
     Raises ValueError for an unknown claim, or a mean outside its interval.
     """
     rows = {}
-    for (claim, model), value in settled(values).items():
+    for (claim, model), value in with_exact_intervals(values).items():
         if not (isnan(value.low) or value.low <= value.mean <= value.high):
             raise ValueError(
                 f"claim {claim!r}: mean {value.mean:g} lies outside its interval "
@@ -97,7 +99,7 @@ def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
     That is 100 k / n points; 0.05 in other units. The tolerance of a check cell on
     another machine, where rounding may flip an answer.
     """
-    units = listed().unit
+    units = claims_list().unit
     return [
         100 * k / max(value.n, 1) if units.get(claim) in BOUNDS else 0.05
         for (claim, _), value in values.items()
@@ -110,7 +112,7 @@ def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
     Raises ValueError naming file and row for a claim that is unknown or another chapter's, or a
     model that the claim is not tested on.
     """
-    known, found = listed(), {}
+    known, found = claims_list(), {}
     for path in sorted(Path(folder).glob("*.json")):
         for (claim, model), value in json.loads(path.read_text("utf-8"))["rows"]:
             if (
@@ -206,7 +208,7 @@ def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
     not.
     """
     lines = {}
-    for claim, of in listed().iterrows():
+    for claim, of in claims_list().iterrows():
         models = of.models.split("; ") if of.chapter else []
         if missing := [model for model in models if (claim, model) not in values]:
             raise ValueError(

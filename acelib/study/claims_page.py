@@ -116,7 +116,7 @@ def rules_table(rows: pd.DataFrame) -> pd.DataFrame:
         "chapter": rows.title,
         "quantity": rows.quantity.replace("", "–"),
         "unit": rows.unit.replace("", "–"),
-        "rule": rows.id.map(claims.listed().rule),
+        "rule": rows.id.map(claims.claims_list().rule),
         "name in the list": rows.id,
     }
     return pd.DataFrame(columns)

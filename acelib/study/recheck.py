@@ -15,7 +15,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from ..provenance import circumstances
 from . import store
-from .rows import FOLDERS, Experiment, Folders, Progress, Series, stored
+from .rows import FOLDERS, Experiment, Folders, Progress, Series, stored_lines
 
 #: Environment variable: the seed of the samples that tests recompute.
 SEED = "ACELIB_SAMPLE_SEED"
@@ -86,11 +86,11 @@ def sample(experiment: Experiment, share: float, seed: int | str, at_least: int 
     return [
         (series, id_)
         for series in experiment.series
-        for id_ in _drawn(experiment, series, list(series.items), share, seed, at_least)
+        for id_ in _draw(experiment, series, list(series.items), share, seed, at_least)
     ]
 
 
-def _drawn(
+def _draw(
     experiment: Experiment,
     series: Series,
     ids: Sequence[str],
@@ -145,12 +145,13 @@ def _by_series(
     if jobs < 2:
         for series, ids in parts:
             tell = progress and _further(progress, done, total)
-            yield series, _recomputed(experiment, series, ids, tell, folders)
+            yield series, _recompute_series(experiment, series, ids, tell, folders)
             done += len(ids)
         return
     with parallel_config("loky", inner_max_num_threads=max(1, cpu_count() // jobs)):
         results = Parallel(jobs, return_as="generator")(
-            delayed(_recomputed)(experiment, series, ids, None, folders) for series, ids in parts
+            delayed(_recompute_series)(experiment, series, ids, None, folders)
+            for series, ids in parts
         )
     for (series, ids), differences in zip(parts, results, strict=True):
         done += len(ids)
@@ -159,7 +160,7 @@ def _by_series(
         yield series, differences
 
 
-def _recomputed(
+def _recompute_series(
     experiment: Experiment,
     series: Series,
     ids: list[str],
@@ -167,14 +168,14 @@ def _recomputed(
     folders: Folders,
 ) -> list[Difference]:
     """The differences of some items of one series."""
-    kept = _kept(experiment, series, folders)
+    kept = _kept_lines(experiment, series, folders)
     names = dict(series.names)
     differences = [Difference(experiment.name, names, id_) for id_ in ids if id_ not in kept]
     todo = [id_ for id_ in ids if id_ in kept]
     for start in range(0, len(todo), series.chunk):
         chunk = todo[start : start + series.chunk]
         for line in series.rows(chunk):
-            differences += _compared(experiment, series, line.item, kept[line.item].rows, line.rows)
+            differences += _compare(experiment, series, line.item, kept[line.item].rows, line.rows)
         if progress:
             progress(start + len(chunk), len(ids), str(series))
     return differences
@@ -205,18 +206,18 @@ def certify(
         if state == "certified" and not ids:
             state, why = "other settings", "none of its items is asked today"
         if state == "certified":
-            parts.append((series, _drawn(experiment, series, ids, share, seed, at_least)))
+            parts.append((series, _draw(experiment, series, ids, share, seed, at_least)))
         certificates[series.stem] = Certificate(experiment.name, str(series), state, why=why)
     # 2. Recompute, and renew what agrees.
     drawn = {series.stem: ids for series, ids in parts}
     for series, differences in _by_series(experiment, parts, progress, folders, jobs):
-        certificates[series.stem] = _certified(
+        certificates[series.stem] = _renew(
             experiment, series, drawn[series.stem], differences, folders
         )
     return list(certificates.values())
 
 
-def _certified(
+def _renew(
     experiment: Experiment,
     series: Series,
     ids: list[str],
@@ -251,19 +252,19 @@ def status(experiment: Experiment, series: Series, folders: Folders) -> tuple[st
     return ("current" if manifest["code"] == series.manifest["code"] else "certified"), ""
 
 
-def _kept(experiment: Experiment, series: Series, folders: Folders) -> dict[str, store.Line]:
+def _kept_lines(experiment: Experiment, series: Series, folders: Folders) -> dict[str, store.Line]:
     """The kept rows of today's items and settings, by id: those that ship under any code, else
     those of this machine.
     """
     shipped = store.read(folders.shipped_file(experiment, series))
-    kept = stored(experiment, series, folders)
+    kept = stored_lines(experiment, series, folders)
     if shipped.manifest.get("depends") == series.manifest["depends"]:
         lines, keys = shipped.lines, series.keys.items()
         kept |= {id_: lines[id_, key] for id_, key in keys if (id_, key) in lines}
     return kept
 
 
-def _compared(
+def _compare(
     experiment: Experiment, series: Series, item: str, old: list[dict], new: list[dict]
 ) -> list[Difference]:
     """What differs between the kept and the computed rows of an item."""

@@ -198,7 +198,7 @@ def table(
         total, done, filled = sum(len(series.items) for series in experiment.series), 0, []
         for series in experiment.series:
             tell = progress and _from(progress, done, total, str(series))
-            filled.append(_filled(experiment, series, folders, tell))
+            filled.append(_fill(experiment, series, folders, tell))
             done += len(series.items)
     sources = [source for _, of_series in filled for source in of_series]
     _COUNTS[experiment.name] = sources
@@ -219,7 +219,7 @@ def processes(jobs: int = 0, most: int | None = None) -> int:
     return jobs or (usual if default_device().type == "cpu" else 1)
 
 
-def stored(experiment: Experiment, series: Series, folders: Folders) -> dict[str, Line]:
+def stored_lines(experiment: Experiment, series: Series, folders: Folders) -> dict[str, Line]:
     """The rows of today's items that are kept under today's settings and code, by id, whether they
     ship or not.
     """
@@ -227,7 +227,7 @@ def stored(experiment: Experiment, series: Series, folders: Folders) -> dict[str
     return {**_matching(series, local), **_matching(series, _shipped(experiment, series, folders))}
 
 
-def _filled(
+def _fill(
     experiment: Experiment, series: Series, folders: Folders, tell: Progress | None
 ) -> tuple[list[Line], list[Source]]:
     """The lines of a series in the order of its items, and where they came from."""
@@ -268,13 +268,13 @@ def _filled(
 def _side_by_side(
     experiment: Experiment, folders: Folders, jobs: int
 ) -> list[tuple[list[Line], list[Source]]]:
-    """``_filled`` of every series, groups of one first name in processes of their own."""
+    """``_fill`` of every series, groups of one first name in processes of their own."""
     groups: dict[str, list[int]] = {}
     for i, series in enumerate(experiment.series):
         groups.setdefault(next(iter(series.names.values())), []).append(i)
 
     def work(group: list[int]):
-        return [_filled(experiment, experiment.series[i], folders, None) for i in group]
+        return [_fill(experiment, experiment.series[i], folders, None) for i in group]
 
     jobs = min(jobs, len(groups))
     with parallel_config("loky", inner_max_num_threads=max(1, cpu_count() // max(1, jobs))):
@@ -365,7 +365,7 @@ def _log(name: str, sources: list[Source]) -> None:
             file.write(json.dumps({"experiment": name, "sources": parts}) + "\n")
 
 
-def logged(path: Path) -> dict[str, str]:
+def log_sentences(path: Path) -> dict[str, str]:
     """What a ``LOG`` says: a sentence per experiment, about the first table of each series."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     tables: dict[str, dict[str, list[Source]]] = {}

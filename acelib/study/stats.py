@@ -46,7 +46,7 @@ def interval(
     9999 resamples. Percentiles, because of all bootstrap intervals they depend least on rounding,
     so that another machine finds the same.
     bounds: between which every value must lie (``SHARE``, ``POINTS``); with them, values that all
-    agree get the interval of ``agreed``, without, one of width zero.
+    agree get the interval of ``unanimous_interval``, without, one of width zero.
     Fewer than two values have no interval (nan). Source: Efron (1979); ``scipy.stats.bootstrap``.
     """
     x = np.asarray(values, dtype=float)
@@ -55,10 +55,10 @@ def interval(
         return Mean(float(x[0]) if len(x) else nan, nan, nan, len(x))
     low, high = _bootstrap((x,), np.mean, seed, level)
     mean = Mean(float(x.mean()), low, high, len(x))
-    return agreed(mean, bounds, level) if bounds else mean
+    return unanimous_interval(mean, bounds, level) if bounds else mean
 
 
-def agreed(value: Mean, bounds: tuple[float, float], level: float = 0.95) -> Mean:
+def unanimous_interval(value: Mean, bounds: tuple[float, float], level: float = 0.95) -> Mean:
     """A mean of n >= 2 values that all agree, with the interval that n allows.
 
     Any other mean is returned as it is. With confidence ``level``, less than a share p of all cases

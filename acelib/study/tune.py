@@ -119,7 +119,7 @@ def spaces_of(
     return spaces(lm.n_layers, found.query_layers, found.value_layers)
 
 
-def named(editors: str = "") -> list[str]:
+def editors_named(editors: str = "") -> list[str]:
     """The editors of a list with commas between, "ace, memit", as they are called; "": all.
 
     Raises ValueError for an unknown one.

@@ -19,10 +19,11 @@ def claims_table(
     """One row per claim, numbered from ``first``: claim, quantity, rule, then value and verdict by
     model.
 
-    values: by (claim, model), as the chapter hands them over; settled here (``claims.settled``).
-    published: whether the paper's values stand beside. Raises ValueError for an unknown claim.
+    values: by (claim, model), as the chapter hands them over; ``claims.with_exact_intervals`` is
+    taken here.   published: whether the paper's values stand beside.
+    Raises ValueError for an unknown claim.
     """
-    known, values = claims.listed(), claims.settled(values)
+    known, values = claims.claims_list(), claims.with_exact_intervals(values)
     verdicts = claims.verdicts(values)
     rows: dict[str, dict] = {}
     for (claim, model), value in values.items():

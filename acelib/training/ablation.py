@@ -32,7 +32,7 @@ SIZES = dict(n_facts=200, n_chains=50, n_edits=24)
 KEPT = ROOT / "data" / "models" / "ablation.csv"
 
 
-def chosen(
+def variants_named(
     steps: int | None = None, n_seeds: int = 2, only: Sequence[str] | None = None
 ) -> dict[str, Recipe]:
     """``variants`` of ``SMALL`` by name, perhaps with another number of steps; ``only`` some.

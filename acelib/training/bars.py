@@ -90,6 +90,6 @@ def brief(lm: LM, world: World) -> dict[str, float]:
     return measure(lm, world, n_facts=120, n_chains=40, n_edits=0)
 
 
-def missed(shares: Mapping[str, float]) -> list[str]:
+def unreached(shares: Mapping[str, float]) -> list[str]:
     """The bars that a model does not reach.   shares: as ``measure`` gives them."""
     return [name for name, least in BARS.items() if not shares[name] >= least]
