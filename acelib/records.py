@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
+from reprlib import Repr
+from typing import TypeGuard
 
 
-def check_template(template: str, owner: str) -> None:
+def quoted(value: object, most: int = 120) -> str:
+    """A value as messages show it: its ``repr``, its middle left out if that is long."""
+    short = Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    return short.repr(value)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that files can hold: UTF-8 has no lone surrogates."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def check_template(template: object, owner: str) -> None:
     """Raises ValueError, naming ``owner``, unless ``template`` has one place for a subject."""
-    if not isinstance(template, str) or template.count("{}") != 1:
-        raise ValueError(f"{owner}: a template must hold exactly one '{{}}', got {template!r}")
+    if not is_text(template) or template.count("{}") != 1:
+        raise ValueError(
+            f"{owner}: a template must hold exactly one '{{}}', got {quoted(template)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,28 +58,26 @@ class Edit:
 
     def __post_init__(self):
         for name in ("subject", "target_new"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+            text = getattr(self, name)
+            if not is_text(text) or not text.strip():
+                raise ValueError(f"{name} of an edit must be a non-empty text, got {quoted(text)}")
+        owner = f"the edit of {quoted(self.subject)}"
+        for name in ("target_true", "relation"):
+            text = getattr(self, name)
+            if not is_text(text):
                 raise ValueError(
-                    f"{name} of an edit must be a non-empty text, got {getattr(self, name)!r}"
+                    f"{name} of {owner} must be a text, '' if it is not known, got {quoted(text)}"
                 )
-        if not isinstance(self.target_true, str):
-            raise ValueError(
-                f"target_true of the edit of {self.subject!r} must be a text, "
-                f"'' if it is not known, got {self.target_true!r}"
-            )
         for name in ("paraphrases", "hops"):
             texts = getattr(self, name)
-            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                raise ValueError(
-                    f"{name} of the edit of {self.subject!r} must be a list of texts, got {texts!r}"
-                )
+            if not isinstance(texts, (list, tuple)) or not all(map(is_text, texts)):
+                raise ValueError(f"{name} of {owner} must be a list of texts, got {quoted(texts)}")
             object.__setattr__(self, name, tuple(texts))
         for template in (self.prompt, *self.paraphrases):
-            check_template(template, f"edit of {self.subject!r}")
+            check_template(template, owner)
         if self.target_new.strip() == self.target_true.strip():
             raise ValueError(
-                f"target_new of the edit of {self.subject!r} is already the answer: "
-                f"{self.target_new!r}"
+                f"target_new of {owner} is already the answer: {quoted(self.target_new)}"
             )
 
     @property

@@ -17,7 +17,7 @@ import torch
 from acelib.bench.tiny import make_tiny
 from acelib.editing.moments import second_moments
 from acelib.editors import EDITORS, NeuronACE, preset
-from acelib.model.lm import load
+from acelib.model.loading import load
 from acelib.world.cases import make_cases
 from acelib.world.text import documents
 from acelib.world.world import load_world

@@ -219,7 +219,7 @@ def host(monkeypatch, tmp_path):
     """A tiny model under any name, few texts, a cache and a repository of their own."""
     lm = make_tiny("gptj", torch.float32)
     monkeypatch.setattr("acelib.editing.moments.user_cache_path", lambda name: tmp_path / "cache")
-    monkeypatch.setattr("acelib.model.lm.load", lambda name, device=None: lm)
+    monkeypatch.setattr("acelib.model.loading.load", lambda name, device=None: lm)
     monkeypatch.setattr(
         "acelib.study.experiments.documents",
         lambda world, n, seed=0: [f"Text number {i} of {n}." for i in range(40)],

@@ -13,7 +13,8 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 from acelib.bench.tiny import FAMILIES, make_tiny, tiny_tokenizer
 from acelib.model import lm as module
-from acelib.model.lm import LM, load
+from acelib.model.lm import LM
+from acelib.model.loading import load
 
 TEXT = "In Paris and Paris: Paris's Tim Duncan"
 

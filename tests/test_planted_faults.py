@@ -12,7 +12,7 @@ from acelib.attribution import layers
 from acelib.attribution.layers import locate, questions
 from acelib.editing import search, write
 from acelib.editors import preset
-from acelib.model import lm
+from acelib.model.loading import load
 from acelib.study import judge, rows
 from acelib.study.experiments import Corpus, balanced, comparison, known_cases
 from acelib.study.judge import Protocol
@@ -28,7 +28,7 @@ MODEL = "gptj-mini"
 @pytest.fixture(scope="module")
 def experiment():
     """Three cases, edited by nobody and by MEMIT, and the layers of three questions."""
-    host, world = lm.load(MODEL), load_world()
+    host, world = load(MODEL), load_world()
     cases = balanced(known_cases(host, make_cases(world, "evaluation", 8, 0)), 3)[:3]
     # accepted is the last word alone; where the model says more, only substrings agree
     cases = [replace(case, answer=case.answer.split()[-1], answer_alias=()) for case in cases]

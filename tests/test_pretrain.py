@@ -11,7 +11,7 @@ import torch
 from test_experiments import relation
 
 from acelib.bench.tiny import tiny_tokenizer
-from acelib.model import lm as lms
+from acelib.model.loading import load
 from acelib.records import Fact
 from acelib.training import train as pretrain
 from acelib.training.train import Corpus, Recipe, make_tokenizer, schedule, train
@@ -207,7 +207,7 @@ def test_training_learns(training, tmp_path):
 
 def test_a_finished_model_loads(training, tmp_path):
     trained = training("done")
-    loaded = lms.load(str(tmp_path / "done"), device="cpu")
+    loaded = load(str(tmp_path / "done"), device="cpu")
     assert same(state(loaded), state(trained)) and loaded.fingerprint == trained.fingerprint
     assert json.loads((tmp_path / "done" / "recipe.json").read_text())["steps"] == 6
     assert not list((tmp_path / "done").glob("*.part"))

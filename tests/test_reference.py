@@ -9,8 +9,8 @@ from test_update import bits, same_bits
 from acelib.editing.moments import second_moments
 from acelib.editors import EDITORS, preset
 from acelib.measures import probe
-from acelib.model import lm
 from acelib.model.answers import recall
+from acelib.model.loading import load
 from acelib.model.update import applied
 from acelib.study.experiments import known_cases
 from acelib.study.judge import Protocol, judge
@@ -27,12 +27,12 @@ def world():
 
 @pytest.fixture(scope="module")
 def host():
-    return lm.load("gptj-mini")
+    return load("gptj-mini")
 
 
 @pytest.fixture(scope="module", params=["gptj-mini", "qwen3-mini"])
 def each_host(request):
-    return lm.load(request.param)
+    return load(request.param)
 
 
 @pytest.fixture(scope="module")

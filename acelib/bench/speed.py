@@ -26,7 +26,8 @@ from ..editing.search import Objective, target_vectors
 from ..editing.solve import null_space_solver, ridge
 from ..editors import MEMIT
 from ..model.answers import recall
-from ..model.lm import LM, load, shipped
+from ..model.lm import LM
+from ..model.loading import load, shipped
 from ..model.update import Update, applied
 from ..training.train import RECIPES, make_tokenizer, new_model
 from ..world.cases import single_edits

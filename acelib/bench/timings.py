@@ -18,7 +18,8 @@ from ..editing.keys import contexts
 from ..editing.moments import Moments, second_moments
 from ..editing.request import requests
 from ..editors import preset
-from ..model.lm import LM, load
+from ..model.lm import LM
+from ..model.loading import load
 from ..study.rows import FOLDERS, Experiment, Folders, Series
 from ..world.cases import single_edits
 from ..world.text import documents

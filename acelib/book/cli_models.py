@@ -33,11 +33,11 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 def _load(name: str, device: str | None = None):
     """A model; a bar of transformers is shown for downloads only."""
-    from ..model import lm
+    from ..model import loading
 
-    if name in lm.shipped() or Path(name).is_dir():
+    if name in loading.shipped() or Path(name).is_dir():
         quiet()
-    return lm.load(name, device)
+    return loading.load(name, device)
 
 
 # ---------------------------------------------------------------------- one edit
@@ -89,7 +89,7 @@ def edit(  # noqa: PLR0913 - options
 
     _check_free(save, save_model)
     chosen, world = preset(editor, model), load_world()
-    asked = typed_edit.typed(world, subject, prompt, target)
+    asked = typed_edit.edit_of_prompt(world, subject, prompt, target)
     host = _load(model)
     typed_edit.check_new(host, asked)
     with bar("second moments, kept for the next time") as tell:
@@ -189,7 +189,7 @@ def tune(
     from ..study.experiments import corpus
     from ..world.world import load_world
 
-    names, world = search.named(editors), load_world()
+    names, world = search.editors_named(editors), load_world()
     host = _load(model)
     with bar("locating layers") as tell:
         spaces = search.spaces_of(host, world, seed, tell)
@@ -267,7 +267,7 @@ def pretrain(
         with waiting(f"measuring {name}"):
             found = bars.measure(host, world)
         say(bars_table(name, found, bars.BARS))
-        missed = bars.missed(found)
+        missed = bars.unreached(found)
         return say("[red]missed: " + ", ".join(missed) if missed else "[green]all bars are reached")
     recipe = training.recipe_named(name, steps, seed)
     quiet()
@@ -325,7 +325,7 @@ def ablate(
     from ..training import ablation, bars
     from ..world.world import load_world
 
-    chosen = ablation.chosen(steps, seeds, only)
+    chosen = ablation.variants_named(steps, seeds, only)
     quiet()
     folder = provenance.ROOT / "runs" / "ablation"
     with bar("steps") as tell:

@@ -36,7 +36,8 @@ from ..editing.request import Request
 from ..editing.search import target_vectors
 from ..editing.write import SHARES, Stage, write
 from ..editors import preset
-from ..model.lm import LM, load
+from ..model.lm import LM
+from ..model.loading import load
 from ..model.states import Site, last, read, trace
 from ..model.update import Update
 from ..study.experiments import Corpus, depends, modules

@@ -11,7 +11,8 @@ from random import Random
 
 import pandas as pd
 
-from ..model.lm import LM, SHIPPED
+from ..model.lm import LM
+from ..model.loading import SHIPPED
 from ..records import Chain
 from ..world.text import TEXTS
 from ..world.wording import multi_hop_cloze, multi_hop_question

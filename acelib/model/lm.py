@@ -11,27 +11,20 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.pytorch_utils import Conv1D
 
-from ..provenance import ROOT, default_device
-
-SHIPPED = ROOT / "data" / "models"
+from ..interrupts import unbroken
 
 Linear = nn.Linear | Conv1D  #: GPT-2's Conv1D stores its weight as (in, out)
 
@@ -135,6 +128,11 @@ class LM:
         if self.tokenizer.pad_token_id is None:
             object.__setattr__(self, "tokenizer", copy.deepcopy(self.tokenizer))
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"model {self.name!r}: its tokenizer has neither a token to pad with nor one that "
+                "ends a text; tokenizer_config.json must name one"
+            )
         self._check()
 
     def _check(self):
@@ -382,7 +380,7 @@ class LM:
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    @contextmanager
+    @unbroken
     def changing(self, layers: Iterable[int]) -> Iterator[Callable[[], None]]:
         """Change the second FFN matrices of ``layers`` inside; on the way out they are as before.
 
@@ -431,40 +429,3 @@ def common_start(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two rows have in common at their start."""
     differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))
-
-
-def shipped() -> list[str]:
-    """Names of the reference models in ``data/models``."""
-    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
-
-
-def load(
-    name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
-) -> LM:
-    """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
-
-    device: where to put it; None takes ``provenance.default_device``.   dtype: float32 by default.
-    Raises ValueError if nothing of that name can be loaded, naming the shipped models, or if a
-    weight is missing from its files.
-    """
-    folder = SHIPPED / name if name in shipped() else Path(name)
-    source = str(folder) if folder.is_dir() else name
-    try:
-        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True
-        )
-        model, report = loaded
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
-        why = f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0]}"
-        raise ValueError(
-            f"model {name!r} cannot be loaded: it is neither shipped "
-            f"({', '.join(shipped()) or 'none'}), nor a readable local folder, nor a hub id that "
-            f"can be reached ({why})"
-        ) from err
-    if missing := sorted(report["missing_keys"]):  # they would be random
-        raise ValueError(
-            f"model {name!r}: {len(missing)} weights are missing from its files, "
-            f"such as {missing[0]!r}"
-        )
-    return LM(model.to(device or default_device()), tokenizer, name)

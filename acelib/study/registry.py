@@ -8,7 +8,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from ..model.lm import LM, load
+from ..model.lm import LM
+from ..model.loading import load
 from ..world.world import World, load_world
 from .parameters import chapter_of, defaults
 from .rows import Experiment

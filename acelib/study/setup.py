@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..editors import preset
-from ..model.lm import LM, load
+from ..model.lm import LM
+from ..model.loading import load
 from ..world.world import World, load_world
 from . import claims
 
