@@ -10,13 +10,14 @@ of the stack, or many forwards in a row).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..interrupts import unbroken
 from .lm import LM
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def trace(
 # ---------------------------------------------------------------------- forwards of the caller
 
 
-@contextmanager
+@unbroken
 def read(lm: LM, sites: Iterable[Site]) -> Iterator[dict[tuple[str, int], State]]:
     """Fill a dict with the states at ``sites`` of the last forward inside.
 
@@ -126,7 +127,7 @@ def read(lm: LM, sites: Iterable[Site]) -> Iterator[dict[tuple[str, int], State]
         yield states
 
 
-@contextmanager
+@unbroken
 def replaced(lm: LM, patches: Mapping[Site, Callable[[State], State | None]]) -> Iterator[LM]:
     """The model with some states replaced in every forward inside.
 
@@ -145,7 +146,7 @@ def replaced(lm: LM, patches: Mapping[Site, Callable[[State], State | None]]) ->
         yield lm
 
 
-@contextmanager
+@unbroken
 def added(lm: LM, changes: Mapping[int, Callable[[Keys], Outputs]]) -> Iterator[LM]:
     """The model whose fc2 of layer l gives fc2(x) + changes[l](x) in every forward inside."""
     with ExitStack() as hooks:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replacing
+from ..interrupts import unbroken
 from ..records import Edit
 from .lm import LM
 from .states import Keys, Outputs, added
@@ -179,7 +179,7 @@ def save_pretrained(lm: LM, update: Update, folder: str | Path):
         Path(part).mkdir()  # for the clean-up to find
 
 
-@contextmanager
+@unbroken
 def applied(lm: LM, update: Update) -> Iterator[LM]:
     """The model with ``update`` written, for the length of a ``with``.
 
@@ -192,7 +192,7 @@ def applied(lm: LM, update: Update) -> Iterator[LM]:
         yield lm
 
 
-@contextmanager
+@unbroken
 def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
     """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for each row b.
 
