@@ -37,23 +37,13 @@ def target_vectors(
     without a floor.
     Source: MEMIT Section 4.2 and Algorithm 1, and its released code.
     """
+    # 1. Every request after every prefix, then its guard against drift.
     per, n = len(prefixes) + 1, len(given)
-    rows: list[list[int]] = []
-    at: list[int] = []
-    labels: list[tuple[int, int, int, int]] = []
-    for i, r in enumerate(given):
-        answer = lm.answer_ids(r.target)
-        for prefix in prefixes:
-            head = lm.tokenizer(prefix + r.prompt)["input_ids"]
-            labels += [(i, len(rows), len(head) - 1 + t, token) for t, token in enumerate(answer)]
-            rows.append(head + answer[:-1])
-            at.append(lm.token_at(prefix + r.prompt, len(prefix) + r.end))
-        rows.append(lm.tokenizer(r.subject + " is a")["input_ids"])
-        at.append(lm.token_at(r.subject + " is a", len(r.subject)))
-    (ids, mask), each = lm.pad(rows), list(range(len(rows)))
-    who, row, column, token = torch.tensor(labels, device=lm.device).T
+    (ids, mask), at, labels = _padded_rows(lm, given, prefixes)
+    each = list(range(len(ids)))
+    who, row, column, token = labels
     weight = 1 / torch.bincount(who)[who].to(lm.dtype)  # the mean over its rows and tokens
-    guards = list(range(per - 1, len(rows), per))
+    guards = list(range(per - 1, len(ids), per))
     owner = torch.arange(n, device=lm.device).repeat_interleave(per)
     guard_at = [at[i] for i in guards]
     delta = torch.zeros(n, lm.d_model, dtype=lm.dtype, device=lm.device, requires_grad=True)
@@ -67,6 +57,7 @@ def target_vectors(
         h[each, at] = h[each, at] + delta[owner]
         return h
 
+    # 2. Where each step starts: at the tokens, or at the states of ``layer``.
     if frozen:
         with torch.no_grad(), read(lm, [Site("out", layer)]) as values:
             lm.between(0, layer)(input_ids=ids, attention_mask=mask, use_cache=False)
@@ -79,6 +70,7 @@ def target_vectors(
             part, start_at = lm.stack, dict(input_ids=ids)
         return part(**start_at, attention_mask=mask, use_cache=False).last_hidden_state
 
+    # 3. The search.
     adam = torch.optim.Adam([delta], lr=objective.lr)
     with replaced(lm, {} if frozen else {Site("out", layer): push}):
         for step in range(objective.steps):
@@ -109,6 +101,29 @@ def target_vectors(
                     objective.clamp * start[0].norm(dim=-1) / delta.data.norm(dim=-1)
                 ).clamp(max=1)[:, None]
     return start[0] + delta.detach()
+
+
+def _padded_rows(
+    lm: LM, given: Sequence[Request], prefixes: Sequence[str]
+) -> tuple[tuple[Tensor, Tensor], list[int], Tensor]:
+    """Padded rows, per request one for each prefix with the answer and one "S is a".
+
+    Returns ids and mask, the place of the subject's last token in each row, and for every token of
+    an answer its request, row, column and id, (4, tokens).
+    """
+    rows: list[list[int]] = []
+    at: list[int] = []
+    labels: list[tuple[int, int, int, int]] = []
+    for i, r in enumerate(given):
+        answer = lm.answer_ids(r.target)
+        for prefix in prefixes:
+            head = lm.tokenizer(prefix + r.prompt)["input_ids"]
+            labels += [(i, len(rows), len(head) - 1 + t, token) for t, token in enumerate(answer)]
+            rows.append(head + answer[:-1])
+            at.append(lm.token_at(prefix + r.prompt, len(prefix) + r.end))
+        rows.append(lm.tokenizer(r.subject + " is a")["input_ids"])
+        at.append(lm.token_at(r.subject + " is a", len(r.subject)))
+    return lm.pad(rows), at, torch.tensor(labels, device=lm.device).T
 
 
 def ridge(C: Tensor, K: Tensor, R: Tensor, weight: float) -> Tensor:

@@ -5,6 +5,7 @@ that were noted while reading it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -138,43 +139,8 @@ def places() -> list[tuple]:
     """Query and value layers in Sections 4.2, 6.4 and G, and whether the models have all layers
     that are named.
     """
-    probed = [
-        re.match(r"active value neurons in layer (\d+), before", quantity)
-        for quantity in published("ace_inline").quantity
-    ]
-    named = {
-        ("GPT-J", "query"): {
-            "4.2": layers("ace_19"),
-            "6.4": layers("ace_35"),
-            "G": layers("ace_47"),
-        },
-        ("GPT-J", "value"): {
-            "4.2": [int(found[1]) for found in probed if found],
-            "6.4": layers("ace_36"),
-            "G": layers("ace_48"),
-        },
-        ("Qwen3-8B", "query"): {"6.4": layers("ace_37"), "G": layers("ace_49")},
-        ("Qwen3-8B", "value"): {"6.4": layers("ace_38"), "G": layers("ace_50")},
-    }
-    lists = {
-        model: {
-            f"{section}, {role}": some
-            for (of, role), sections in named.items()
-            if of == model
-            for section, some in sections.items()
-        }
-        for model in DEPTH
-    }
-    lists["Qwen3-8B"] |= {
-        "F": layers("ace_45", "ace_46"),
-        "Table 9": list(published(9).layer),
-        "Table 13": sorted(set(published(13).layer)),
-    }
-    for n in (1, 14, 15):
-        lists["GPT-J"] |= {
-            f"Table {n}, {category} {block}": list(part.layer)
-            for (category, block), part in published(n).groupby(["category", "block"], sort=False)
-        }
+    named = named_layers()
+    lists = listed_layers(named)
     gaps = {
         section: min(named["GPT-J", "value"][section]) - max(named["GPT-J", "query"][section])
         for section in ("6.4", "G")
@@ -202,6 +168,54 @@ def places() -> list[tuple]:
             *numbers("ace_15", "ace_16"),
         ),
     ]
+
+
+def named_layers() -> dict[tuple[str, str], dict[str, list[int]]]:
+    """The layers that Sections 4.2, 6.4 and G name, by (model, role) and section."""
+    probed = [
+        re.match(r"active value neurons in layer (\d+), before", quantity)
+        for quantity in published("ace_inline").quantity
+    ]
+    return {
+        ("GPT-J", "query"): {
+            "4.2": layers("ace_19"),
+            "6.4": layers("ace_35"),
+            "G": layers("ace_47"),
+        },
+        ("GPT-J", "value"): {
+            "4.2": [int(found[1]) for found in probed if found],
+            "6.4": layers("ace_36"),
+            "G": layers("ace_48"),
+        },
+        ("Qwen3-8B", "query"): {"6.4": layers("ace_37"), "G": layers("ace_49")},
+        ("Qwen3-8B", "value"): {"6.4": layers("ace_38"), "G": layers("ace_50")},
+    }
+
+
+def listed_layers(
+    named: Mapping[tuple[str, str], Mapping[str, list[int]]],
+) -> dict[str, dict[str, list[int]]]:
+    """All lists of layers of the paper by model and place: ``named_layers``, Appendix F, Tables."""
+    lists = {
+        model: {
+            f"{section}, {role}": some
+            for (of, role), sections in named.items()
+            if of == model
+            for section, some in sections.items()
+        }
+        for model in DEPTH
+    }
+    lists["Qwen3-8B"] |= {
+        "F": layers("ace_45", "ace_46"),
+        "Table 9": list(published(9).layer),
+        "Table 13": sorted(set(published(13).layer)),
+    }
+    for n in (1, 14, 15):
+        lists["GPT-J"] |= {
+            f"Table {n}, {category} {block}": list(part.layer)
+            for (category, block), part in published(n).groupby(["category", "block"], sort=False)
+        }
+    return lists
 
 
 # ------------------------------------------------------------------------------------------- values
