@@ -15,8 +15,8 @@ import json
 import pickle
 import random
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -253,18 +253,7 @@ def train(  # noqa: PLR0913 - how to run, by keyword only
         for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * schedule(recipe, step)
-        block = block.to(device)
-        with half:
-            logits = model.lm_head(
-                forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state
-            )
-        loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        model.zero_grad()
-        losses.append(loss.detach())
+        losses.append(_update(model, forward, optimisers, block.to(device), half))
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             size, seconds = recipe.batch * recipe.length, time.monotonic() - since
             row = dict(
@@ -288,6 +277,25 @@ def train(  # noqa: PLR0913 - how to run, by keyword only
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
     return LM(model.float(), tokenizer)
+
+
+def _update(
+    model: PreTrainedModel,
+    forward: Callable,
+    optimisers: Sequence[torch.optim.Optimizer],
+    block: torch.Tensor,
+    half: AbstractContextManager,
+) -> torch.Tensor:
+    """One step of the optimisers on a block of token ids; returns the loss, nats per token."""
+    with half:
+        logits = model.lm_head(forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state)
+    loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+    model.zero_grad()
+    return loss.detach()
 
 
 def new_optimisers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
