@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from .records import quoted
+
 T = TypeVar("T")
 
 Layers = Annotated[tuple[int, ...], Field(strict=False)]  #: numbers of layers, from 0
@@ -62,10 +64,10 @@ def _sentence(cls: Any, error: ValidationError) -> str:
     if isinstance(field, int):  # given by its place
         field = fields(cls)[field].name
     if kind == "unexpected_keyword_argument":
-        return f"{name} has no {field!r}; it has: {', '.join(f.name for f in fields(cls))}"
+        return f"{name} has no {quoted(field)}; it has: {', '.join(f.name for f in fields(cls))}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{name} needs {field}"
-    said = f"{name}: {field} {wrong['input']!r}"
+    said = f"{name}: {field} {quoted(wrong['input'])}"
     if kind == "literal_error":
         return f"{said} is unknown; allowed: {context['expected'].replace(' or ', ', ')}"
     if kind in BOUNDS:

@@ -259,6 +259,18 @@ def test_every_kind_of_fault_is_found(world):
         (dict(target_true=None), "target_true .* must be a text"),
         (dict(hops="The sport of Tim Duncan is"), "hops .* must be a list of texts"),
         (dict(hops=("a", None)), "hops .* must be a list"),
+        (dict(hops=None), "hops .* must be a list of texts, got None"),
+        (dict(paraphrases={"{} plays": 1}), "paraphrases .* must be a list of texts"),
+        (dict(relation=None), "relation .* must be a text"),
+        (dict(prompt=b"{} plays"), "exactly one"),
+        (dict(subject="Tim \ud800"), r"subject of an edit .* got 'Tim \\ud800'"),
+        (dict(target_new="\udfff"), "target_new of an edit"),
+        (dict(target_true="\udfff"), "target_true of the edit"),
+        (dict(prompt="\ud800 {}"), "exactly one"),
+        (dict(hops=["\ud800"]), "hops .* must be a list of texts"),
+        (dict(prompt="long " * 5000), "^.{80,250}$"),
+        (dict(hops=["a", 1] * 5000), "^.{80,250}$"),
+        (dict(subject="x" * 20_000, hops=None), "^.{80,250}$"),
     ],
 )
 def test_unusable_edits_are_refused(fields, message):
