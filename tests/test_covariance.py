@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acelib.editing.moments import Moments, second_moments
+from acelib.editing.moments import LEAST, Moments, second_moments
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -72,12 +72,12 @@ def test_singular_moments_get_a_recorded_ridge():
         1,
     )
     x = torch.randn(6, 1, dtype=torch.float64)
-    assert (
-        moments.solver(0, 1.0)(x).isfinite().all()
-        and 0 < moments.ridge[0] < 1e-6 * moments[0].diagonal().mean()
-    )
+    least = LEAST * moments[0].diagonal().mean().item()
+    with pytest.warns(UserWarning, match="layer 0 has rank 2 of 6 over 1 tokens.* More texts"):
+        assert moments.solver(0, 1.0)(x).isfinite().all()
+    assert moments.rank[0] == 2 and least <= moments.ridge[0] < 1.001 * least
     torch.testing.assert_close(moments.solver(1, 4.0)(x), x / 4)
-    assert moments.ridge[1] == 0.0
+    assert moments.rank[1] == 6 and moments.ridge[1] == 0.0
     with pytest.raises(ValueError, match="layer 2 is zero"):
         moments.solver(2, 1.0)
     with pytest.raises(ValueError, match="weight 0"):

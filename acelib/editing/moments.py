@@ -10,6 +10,7 @@ Source: ROME Section 3.1, MEMIT Eq. 15 (C_0 = weight * C).
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from ..model.states import Site, State, replaced
 from ..model.update import load_tensors, save_tensors
 from .solve import Solver
 
+#: Of the mean diagonal of C: eigenvalues below it are taken for undetermined.
+LEAST = 1e-8
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -37,6 +41,8 @@ class Moments:
     model: str = ""
     #: what was added to C_l's diagonal to make it invertible, 0.0 for nothing; set by ``solver``
     ridge: dict[int, float] = field(default_factory=dict)
+    #: how many directions C_l's texts determine; set by ``solver``
+    rank: dict[int, int] = field(default_factory=dict)
     _factors: dict[int, Float[Tensor, "d_mlp d_mlp"]] = field(default_factory=dict, repr=False)
     _bases: dict[tuple, tuple[Float64[Tensor, "d_mlp directions"], bool]] = field(
         default_factory=dict, repr=False
@@ -53,16 +59,25 @@ class Moments:
     def solver(self, layer: int, weight: float) -> Solver:
         """x (d_mlp, n) -> (weight * C)^{-1} x, in float64.
 
-        One Cholesky factor of C is kept for any weight. A singular C (fewer texts than neurons,
-        dead neurons) gets the smallest ridge of 1e-10, 1e-9, ... times its mean diagonal that makes
-        it safely positive; it is recorded in ``ridge``.
+        One Cholesky factor of C is kept for any weight. Directions in which keys have less than
+        ``LEAST`` of their mean square are not determined by the texts: rounding in a float32 key is
+        as large, and C^{-1} would blow it up. If there are any, C gets a ridge that lifts all above
+        it; a warning says so, ``ridge`` and ``rank`` record it.
         Raises ValueError for a weight that is not positive, a layer that is not there, a moment of
         zeros or NaN.
         """
         if not weight > 0:
             raise ValueError(f"weight {weight} of the second moment must be positive")
         if layer not in self._factors:
-            self._factors[layer], self.ridge[layer] = _factor(self[layer], layer)
+            factor, ridge, rank = _factor(self[layer], layer)
+            if ridge:
+                warnings.warn(
+                    f"the second moment of layer {layer} has rank {rank} of {len(factor)} over "
+                    f"{self.tokens} tokens; {ridge:.2g} is added to its diagonal. "
+                    "More texts determine it better",
+                    stacklevel=2,
+                )
+            self._factors[layer], self.ridge[layer], self.rank[layer] = factor, ridge, rank
         factor = self._factors[layer]
 
         def solve(x: Float[Tensor, "d_mlp n"]) -> Float64[Tensor, "d_mlp n"]:
@@ -131,19 +146,23 @@ def _null_space(
 
 def _factor(
     C: Float[Tensor, "d_mlp d_mlp"], layer: int
-) -> tuple[Float[Tensor, "d_mlp d_mlp"], float]:
-    """The Cholesky factor of C, and what was added to its diagonal for it."""
-    scale = C.diagonal().mean().item()
+) -> tuple[Float[Tensor, "d_mlp d_mlp"], float, int]:
+    """The Cholesky factor of C, what was added to its diagonal for it, and the rank of C."""
+    scale, d = C.diagonal().mean().item(), len(C)
     if not 0 < scale < float("inf"):
         raise ValueError(f"the second moment of layer {layer} is zero or not finite")
-    for ridge in (0.0, *(10.0**k for k in range(-10, 0))):
-        factor, failed = torch.linalg.cholesky_ex(
-            C + ridge * scale * torch.eye(len(C), dtype=C.dtype, device=C.device)
-        )
-        pivots = factor.diagonal() ** 2
-        if not failed and pivots.min() > 1e-13 * pivots.max():
-            return factor, ridge * scale
-    raise ValueError(f"the second moment of layer {layer} is not positive semi-definite")
+    # 1. C - least I has a factor if and only if every eigenvalue is above ``least``.
+    least = LEAST * scale
+    identity = torch.eye(d, dtype=C.dtype, device=C.device)
+    if not torch.linalg.cholesky_ex(C - least * identity).info:
+        return torch.linalg.cholesky(C), 0.0, d
+    # 2. Else its lowest one is lifted there, and the others by as much.
+    values = torch.linalg.eigvalsh(C)
+    lowest, rank = values[0].item(), int((values >= least).sum())
+    if not lowest > -1e-6 * scale:
+        raise ValueError(f"the second moment of layer {layer} is not positive semi-definite")
+    ridge = least - min(lowest, 0.0)
+    return torch.linalg.cholesky(C + ridge * identity), ridge, rank
 
 
 def second_moments(
