@@ -65,6 +65,22 @@ def test_rows_of_one_measurement_have_no_words_that_vary(tiny):
             assert all(column in one.tolerances for column in row if column.endswith("_s"))
 
 
+def test_stages_of_an_edit_and_points_of_curves_are_timed(tiny, tmp_path, monkeypatch):
+    """The whole of what an item does, on a model so small that it is over at once."""
+    few = [f"The golf of Paris is {i}." for i in range(9)]
+    monkeypatch.setattr(timings, "documents", lambda *_: few)
+    monkeypatch.setattr("acelib.editing.moments.user_cache_path", lambda name: tmp_path)
+    hosts = {"gptj-mini": tiny("gptj", n_layers=8)}
+    one = timings.experiment(hosts, WORLD, model="gptj-mini", **SMALL, growth=1, seed=0)
+    (series,) = one.series
+    stages, growth = series.compute(
+        [series.items["stages gptj-mini 0"], series.items["growth depth 3"]]
+    )
+    assert stages[0]["vectors_s"] > 0 < stages[0]["update_s"]
+    assert [row["procedure"] for row in growth] == ["plain", "acelib"]
+    assert all(row["seconds"] > 0 and row["size"] == 3 for row in growth)
+
+
 def test_clocks_agree_with_everything(tiny):
     tolerances = experiment(tiny).tolerances
     assert all(tolerances[name] == timings.FREE for name in timings.SECONDS)
