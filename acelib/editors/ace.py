@@ -111,7 +111,7 @@ class ACE(Staged):
         self,
         query_layers: Sequence[int] | None = None,
         value_layers: Sequence[int] | None = None,
-    ):
+    ) -> ACE:
         """The same editor on other layers; None: on those that it has."""
         query = self.query_layers if query_layers is None else tuple(query_layers)
         value = self.value_layers if value_layers is None else tuple(value_layers)
@@ -121,7 +121,7 @@ class ACE(Staged):
             value=replace(self.value, layers=value),
         )
 
-    def on(self, editor: MEMIT):
+    def on(self, editor: MEMIT) -> ACE:
         """The same layers, positions and texts, but both stages written as ``editor`` writes."""
 
         def write(stage: str) -> MEMIT:
@@ -131,13 +131,14 @@ class ACE(Staged):
 
         return replace(self, value=write("value"), query=write("query"))
 
-    def with_both(self, **changes: Any):
+    def with_both(self, **changes: Any) -> ACE:
         """The same editor with ``changes`` of the settings of both stages."""
         return replace(
             self, value=replace(self.value, **changes), query=replace(self.query, **changes)
         )
 
-    def with_texts(self, texts: Sequence[str]):
+    def with_texts(self, texts: Sequence[str]) -> ACE:
+        """The same editor, with ``texts`` read before prompts instead of sampled ones."""
         return self.with_both(texts=tuple(texts))
 
     # ------------------------------------------------------------------ what is read

@@ -41,10 +41,6 @@ class Editor(ABC):
             for update, edits in zip(updates, groups, strict=True)
         ]
 
-    def with_texts(self, texts: Sequence[str]) -> Editor:
-        """The same editor, with ``texts`` read before prompts instead of sampled ones."""
-        return replace(self, texts=tuple(texts))  # type: ignore[type-var]
-
 
 class Staged(Editor):
     """Base of editors made of stages. A subclass has ``plan``, ``requests`` and ``prefixes``."""

@@ -181,9 +181,8 @@ class _Training:
                 }
                 adam.zero_grad()
                 if moving:
-                    sum(moving.values()).backward(  # type: ignore[union-attr]
-                        inputs=[changes[g] for changes in self.change.values() for g in moving]
-                    )
+                    inputs = [changes[g] for changes in self.change.values() for g in moving]
+                    torch.stack([*moving.values()]).sum().backward(inputs=inputs)
                     adam.step()
                 # 3. Back into the box.
                 if e.norm_constraint is not None:

@@ -28,7 +28,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..editing.keys import aligned
+from ..editing.keys import Batch, aligned
 from ..editing.moments import Moments
 from ..editing.request import Request, request, requests
 from ..model.lm import LM
@@ -168,64 +168,41 @@ def integrated_gradients(
     In probability. Source: KN, Eq. 4 and 5.
     """
     batch = aligned(lm, [(ids, len(ids) - 1) for ids, _ in rows])
-    at, target = batch.at, torch.tensor([token for _, token in rows], device=lm.device)
-    before, tail, past, layers = slice(0, at), slice(at, None), DynamicCache(), range(lm.n_layers)
-    above, fc1 = (
-        [lm.above(layer) for layer in layers],
-        [getattr(lm.mlp(layer), lm.family.fc1[0]) for layer in layers],
-    )
+    target = torch.tensor([token for _, token in rows], device=lm.device)
+    precision = torch.promote_types(lm.dtype, torch.float32)
+    scale = torch.arange(1, steps + 1, dtype=precision, device=lm.device) / steps
     with torch.no_grad():
-        if at:
-            lm.stack(
-                input_ids=batch.ids[:, before],
-                **batch.inputs(before),
-                past_key_values=past,
-                use_cache=True,
-            )
-        prefix = [(k, v) for k, v, *_ in past]
-        kinds = ("in", "attn", "key", "mlp", "out")
-        with read(lm, [Site(kind, layer) for kind in kinds for layer in layers]) as values:
-            lm.stack(
-                input_ids=batch.ids[:, tail],
-                **batch.inputs(tail),
-                past_key_values=past,
-                use_cache=bool(at),
-            )
-    states = {site: value[:, 0] for site, value in values.items()}
-    scale = (
-        torch.arange(
-            1, steps + 1, dtype=torch.promote_types(lm.dtype, torch.float32), device=lm.device
-        )
-        / steps
-    )
+        past, states = _until_last(lm, batch)
+    at, above = batch.at, [lm.above(layer) for layer in range(lm.n_layers)]
 
     def attribute(layer: int, piece: range) -> Float[Tensor, "rows d_mlp"]:
+        # 1. What the FFN reads, and its activations, scaled.
         many = torch.tensor(piece, device=lm.device).repeat_interleave(steps)
-        h = states[Site("in", layer)]
+        h = states["in", layer]
         if not lm.family.parallel:
-            h = h + states[Site("attn", layer)]
-        h = lm.ffn_norm(layer)(h)  # what the FFN reads
-        a = states[Site("key", layer)] if activation == "post" else fc1[layer](h)
+            h = h + states["attn", layer]
+        h = lm.ffn_norm(layer)(h)
+        fc1 = getattr(lm.mlp(layer), lm.family.fc1[0])
+        a = states["key", layer] if activation == "post" else fc1(h)
         x = (a[many] * scale.repeat(len(piece))[:, None].to(a)).detach().requires_grad_()
         with torch.enable_grad():
+            # 2. The FFN's output with them.
             if activation == "post":
                 ffn = lm.fc2(layer)(x)
             else:
-                hook = fc1[layer].register_forward_hook(lambda *_: x)
-                try:
+                with fc1.register_forward_hook(lambda *_: x):
                     ffn = lm.mlp(layer)(h[many])
-                finally:
-                    hook.remove()
-            hidden = (states[Site("out", layer)] - states[Site("mlp", layer)])[many] + ffn
+            hidden = (states["out", layer] - states["mlp", layer])[many] + ffn
+            # 3. The layers above, the probability of the token, and its gradient.
             cache = DynamicCache(
                 [
                     (k[many], v[many]) if i == 0 or i > layer else (None, None)
-                    for i, (k, v) in enumerate(prefix)
+                    for i, (k, v) in enumerate(past)
                 ]
             )
             last = above[layer](
                 inputs_embeds=hidden[:, None],
-                **batch.inputs(tail, many),
+                **batch.inputs(slice(at, None), many),
                 past_key_values=cache if at else None,
                 use_cache=bool(at),
             ).last_hidden_state[:, 0]
@@ -235,6 +212,30 @@ def integrated_gradients(
 
     per_layer = [
         torch.cat(chunked(partial(attribute, layer), len(rows), max(1, budget // steps)))
-        for layer in layers
+        for layer in range(lm.n_layers)
     ]
     return torch.stack(per_layer, 1)
+
+
+def _until_last(
+    lm: LM, batch: Batch
+) -> tuple[list[tuple[Tensor, Tensor]], dict[tuple[str, int], Float[Tensor, "rows d"]]]:
+    """Keys and values of the positions before the lookup token, and the states at it."""
+    before, tail, past = slice(0, batch.at), slice(batch.at, None), DynamicCache()
+    if batch.at:
+        lm.stack(
+            input_ids=batch.ids[:, before],
+            **batch.inputs(before),
+            past_key_values=past,
+            use_cache=True,
+        )
+    pairs = [(k, v) for k, v, *_ in past]
+    kinds = ("in", "attn", "key", "mlp", "out")
+    with read(lm, [Site(kind, layer) for kind in kinds for layer in range(lm.n_layers)]) as values:
+        lm.stack(
+            input_ids=batch.ids[:, tail],
+            **batch.inputs(tail),
+            past_key_values=past,
+            use_cache=bool(batch.at),
+        )
+    return pairs, {site: value[:, 0] for site, value in values.items()}

@@ -74,6 +74,10 @@ class MEMIT(Staged):
             return ("", *self.texts)
         return contexts(lm, self.n_prefixes, self.prefix_length, self.seed)
 
+    def with_texts(self, texts: Sequence[str]) -> MEMIT:
+        """The same editor, with ``texts`` read before prompts instead of sampled ones."""
+        return replace(self, texts=tuple(texts))
+
 
 @settings()
 class PMET(MEMIT):

@@ -11,6 +11,7 @@ u = mean key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -66,6 +67,10 @@ class ROME(Editor):
             for i, length in enumerate(self.prefix_lengths)
         )
         return ("", *(text for texts in samples for text in texts))
+
+    def with_texts(self, texts: Sequence[str]) -> ROME:
+        """The same editor, with ``texts`` read before prompts instead of sampled ones."""
+        return replace(self, texts=tuple(texts))
 
     def _solver(self, moments: Moments | None) -> Solver:
         """x -> C^{-1} x, or x itself if the second moment is left out."""
