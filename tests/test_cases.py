@@ -257,6 +257,19 @@ def test_a_published_record_is_read_with_its_oddities(file):
     assert case.new_chain[-1] == ("Steve Jobs", "educated at", "Harvard University")
 
 
+def test_extended_answers_are_accepted_before_the_edit(file):
+    extended = PUBLISHED | {"answer_alias": ["PDX"], "answer_extended": ["Portland", "PDX", "Ore."]}
+    (case,) = read_cases(file([extended]))
+    assert case.answer_alias == ("PDX", "Ore.") and case.new_answer_alias == ()
+
+
+def test_a_case_that_is_there_twice_is_refused(file):
+    other = PUBLISHED | {"case_id": 8}
+    assert len(read_cases(file([PUBLISHED, other]))) == 2
+    with pytest.raises(ValueError, match="cases.json: 2 cases have the case_id 7"):
+        read_cases(file([PUBLISHED, other, PUBLISHED]))
+
+
 def test_conflicts_across_published_cases_are_reported_not_fatal(file):
     other = deepcopy(PUBLISHED)
     other["case_id"], other["requested_rewrite"][0]["target_new"]["str"] = 8, "MIT"
@@ -289,7 +302,7 @@ def _with(value, *path):
         (_with("7", "case_id"), "record 0: field 'case_id'"),
         (_without("requested_rewrite"), "case 7: field 'requested_rewrite'"),
         (_with([], "requested_rewrite"), "case 7: field 'requested_rewrite'"),
-        (_with(["text"], "requested_rewrite"), "case 7: field 'requested_rewrite.relation_id'"),
+        (_with(["text"], "requested_rewrite"), "case 7: field 'requested_rewrite' must hold JSON"),
         (_without("requested_rewrite", 0, "subject"), "case 7: field 'requested_rewrite.subject'"),
         (
             _with("Reed College", "requested_rewrite", 0, "target_new"),
@@ -317,6 +330,24 @@ def _with(value, *path):
         (_without("new_single_hops"), "case 7: field 'new_single_hops'"),
         (_without("orig"), "case 7: field 'orig'"),
         (_with([["a", "b"]], "orig", "triples"), "case 7: field 'orig.triples'"),
+        (_with([["a", 1, "b"]], "orig", "triples"), "case 7: field 'orig.triples'"),
+        (_with({}, "orig", "new_triples_labeled"), "case 7: field 'orig.new_triples_labeled'"),
+        (_with(True, "case_id"), "record 0: field 'case_id' must be a whole number, got True"),
+        (_with(" ", "answer"), "case 7: field 'answer' must be a non-empty text, got ' '"),
+        (_with("\ud800", "answer"), "case 7: field 'answer' must be a non-empty text"),
+        (_with(["\ud800"], "questions"), "case 7: field 'questions' must be a list of texts"),
+        (_with([" "], "questions"), "case 7: field 'questions'"),
+        (_with(0, "answer_alias"), "case 7: field 'answer_alias' must be a list of texts, got 0"),
+        (_with("Ore.", "answer_extended"), "case 7: field 'answer_extended'"),
+        (_with([7], "single_hops", 0, "answer_alias"), "case 7: field 'single_hops.answer_alias'"),
+        (_with(None, "single_hops", 0), "case 7: field 'single_hops' .* got None"),
+        (_without("single_hops", 0), "case 7: field 'single_hops' must be .* 2, one for each fact"),
+        (_without("new_single_hops", 1), "case 7: field 'new_single_hops' must be .* 2, one for"),
+        (_without("orig", "triples_labeled", 0), "case 7: field 'orig.triples_labeled' .* 2 tri"),
+        (_without("orig", "triples", 0), "case 7: field 'single_hops' must be .* 1, one for"),
+        (_with("long " * 4000, "answer_alias"), "^.{80,250}$"),
+        (_with("long " * 4000, "requested_rewrite", 0, "prompt"), "^.{80,250}$"),
+        (_with({"long " * 4000: "long " * 4000}, "questions"), "^.{80,400}$"),
     ],
 )
 def test_malformed_records_are_refused_by_case_and_field(file, spoil, message):
@@ -326,10 +357,50 @@ def test_malformed_records_are_refused_by_case_and_field(file, spoil, message):
         read_cases(file([record]))
 
 
-@pytest.mark.parametrize("content", ["{", "", {"case_id": 1}, ["text"]])
-def test_files_that_are_no_case_lists_are_refused(file, content):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "cases.json cannot be read as a JSON file"),
+        ("", "cases.json cannot be read as a JSON file"),
+        ("[" * 5000, "cases.json cannot be read as a JSON file: it is nested too deep"),
+        ({"case_id": 1}, "cases.json must hold a list of cases, got dict"),
+        (["text"], "cases.json, record 0: it must hold JSON objects, got 'text'"),
+        ([[]], r"cases.json, record 0: it must hold JSON objects, got \[\]"),
+    ],
+)
+def test_files_that_are_no_case_lists_are_refused(file, content, message):
+    with pytest.raises(ValueError, match=message):
         read_cases(file(content))
+
+
+def test_a_file_that_is_no_utf8_is_refused(file):
+    path = file([PUBLISHED])
+    path.write_bytes(path.read_bytes().replace(b"Jobs", b"J\xffbs"))
+    with pytest.raises(ValueError, match="cases.json cannot be read as a JSON file: 'utf-8'"):
+        read_cases(path)
+
+
+def _places(value, path=()):
+    """The paths to everything in a JSON value."""
+    yield path
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(part, (dict, list)):
+            yield from _places(part, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def test_another_kind_of_value_anywhere_is_read_or_one_sentence(file):
+    """Nothing but a ValueError that names the case, whatever stands wherever."""
+    for path in list(_places(PUBLISHED))[1:]:
+        for value in (None, True, 0, -1.5, "", "text", [], ["text"], {}, {"str": []}, [[1, 2, 3]]):
+            record = deepcopy(PUBLISHED)
+            _with(value, *path)(record)
+            try:
+                read_cases(file([record]))
+            except ValueError as error:
+                said = str(error)
+                assert said.startswith(("case ", "cases.json, record 0")) and len(said) < 400, path
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -9,18 +9,16 @@ Source: Zhong et al., 2023, arXiv:2305.14795.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
 from random import Random
-from typing import TypeVar
 
-from ..records import Case, Chain, Edit, Fact, Hop
+from ..records import Case, Chain, Edit, Fact, Hop, is_text, quoted
 from .wording import multi_hop_cloze, multi_hop_question, single_hop_cloze, single_hop_question
 from .world import Relation, World, draw_chains, load_relations
-
-T = TypeVar("T")
 
 #: Multi-hop prompts an edit is given at most, each from another predecessor of its subject.
 N_PREDECESSORS = 4
@@ -279,22 +277,31 @@ def read_cases(path: str | Path, relations: Mapping[str, Relation] | None = None
     """Read cases from our file or a published MQuAKE file.
 
     Extra keys, missing paraphrases, hops and aliases, and typing errors of the published templates
-    are accepted; whether edits of different cases contradict each other is for ``conflicts`` to
-    say.   relations: they name the Wikidata ids; default: the shipped ones.
-    Raises ValueError for an unreadable file, and, naming the case and the field, for a field that
-    is missing, empty or of a wrong kind.
+    are accepted; ``answer_extended`` of MQuAKE-T joins the aliases of the old answer. Whether edits
+    of different cases contradict each other is for ``conflicts`` to say.
+    relations: they name the Wikidata ids; default: the shipped ones.
+    Raises ValueError for an unreadable file, for a case that is there twice, and, naming the case
+    and the field, for a field that is missing, empty, of a wrong kind, or of another number of hops
+    than the chain.
     """
     keys = {relation.pid: key for key, relation in (relations or load_relations()).items()}
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a JSON file: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read as a JSON file: it is nested too deep") from None
     if not isinstance(records, list):
         raise ValueError(f"{path} must hold a list of cases, got {type(records).__name__}")
-    return [
-        _read_case(record, f"{Path(path).name}, record {number}", keys)
+    name = Path(path).name
+    cases = [
+        _read_case(record, f"{name}, record {number}", keys)
         for number, record in enumerate(records)
     ]
+    case_id, n = next(iter(Counter(case.case_id for case in cases).most_common(1)), (None, 0))
+    if n > 1:
+        raise ValueError(f"{name}: {n} cases have the case_id {case_id}; each must have its own")
+    return cases
 
 
 @dataclass(frozen=True)
@@ -305,85 +312,115 @@ class _Record:
     where: str
     prefix: str = ""  #: of its fields' names
 
-    def take(self, field: str, kind: type[T]) -> T:
-        value = self.values.get(field) if isinstance(self.values, dict) else None
-        if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
+    def get(self, field: str) -> object:
+        """What a field holds; None if it is missing."""
+        if not isinstance(self.values, dict):
+            place = f"field {self.prefix[:-1]!r}" if self.prefix else "it"
             raise ValueError(
-                f"{self.where}: field {self.prefix + field!r} must be a non-empty "
-                f"{kind.__name__}, got {value!r}"
+                f"{self.where}: {place} must hold JSON objects, got {quoted(self.values)}"
             )
+        return self.values.get(field)
+
+    def wrong(self, field: str, allowed: str) -> ValueError:
+        return ValueError(
+            f"{self.where}: field {self.prefix + field!r} must be {allowed}, "
+            f"got {quoted(self.get(field))}"
+        )
+
+    def number(self, field: str) -> int:
+        value = self.get(field)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.wrong(field, "a whole number")
         return value
 
-    def part(self, field: str) -> _Record:
-        """The object in a field."""
-        return _Record(self.take(field, dict), self.where, f"{self.prefix}{field}.")
-
-    def parts(self, field: str) -> list[_Record]:
-        """The objects of a list."""
-        name = f"{self.prefix}{field}."
-        return [_Record(value, self.where, name) for value in self.take(field, list)]
+    def text(self, field: str) -> str:
+        value = self.get(field)
+        if not is_text(value) or not value.strip():
+            raise self.wrong(field, "a non-empty text")
+        return value
 
     def texts(self, field: str, least: int = 0) -> tuple[str, ...]:
         """The texts of a list that are not blank; a list that is missing has none."""
-        values = (self.values.get(field) if isinstance(self.values, dict) else None) or []
-        if (
-            not isinstance(values, list)
-            or not all(isinstance(value, str) for value in values)
-            or len(values) < least
-        ):
-            raise ValueError(
-                f"{self.where}: field {field!r} must be a list of texts, got {values!r}"
-            )
-        return tuple(value for value in values if value.strip())
+        values = self.get(field)
+        if values is None and not least:
+            return ()
+        if not isinstance(values, list) or not all(map(is_text, values)):
+            raise self.wrong(field, "a list of texts")
+        texts = tuple(value for value in values if value.strip())
+        if len(texts) < least:
+            raise self.wrong(field, "a non-empty list of texts")
+        return texts
 
-    def triples(self, field: str) -> tuple[tuple[str, str, str], ...]:
-        rows = self.take(field, list)
-        if not all(
-            isinstance(row, list) and len(row) == 3 and all(isinstance(item, str) for item in row)
-            for row in rows
+    def part(self, field: str) -> _Record:
+        """The object in a field."""
+        value = self.get(field)
+        if not isinstance(value, dict):
+            raise self.wrong(field, "a JSON object")
+        return _Record(value, self.where, f"{self.prefix}{field}.")
+
+    def parts(self, field: str, n: int | None = None) -> list[_Record]:
+        """The objects of a list: ``n``, or one or more."""
+        values = self.get(field)
+        if not isinstance(values, list) or not values or len(values) != (n or len(values)):
+            hops = f"{n}, one for each fact of the chain" if n else "one or more"
+            raise self.wrong(field, f"a list of JSON objects, {hops}")
+        return [_Record(value, self.where, f"{self.prefix}{field}.") for value in values]
+
+    def triples(self, field: str, n: int | None = None) -> tuple[tuple[str, str, str], ...]:
+        """The (subject, relation, object) of a list: ``n``, or one or more."""
+        rows = self.get(field)
+        if (
+            not isinstance(rows, list)
+            or not rows
+            or not all(isinstance(row, list) and len(row) == 3 for row in rows)
+            or not all(is_text(item) for row in rows for item in row)
         ):
-            raise ValueError(
-                f"{self.where}: field {self.prefix + field!r} must be a list of triples, "
-                f"got {rows!r}"
-            )
+            raise self.wrong(field, "a list of triples of texts")
+        if len(rows) != (n or len(rows)):
+            raise self.wrong(field, f"a list of {n} triples, as many as 'orig.triples'")
         return tuple((subject, relation, target) for subject, relation, target in rows)
 
 
 def _read_case(values: object, where: str, keys: Mapping[str, str]) -> Case:
-    case_id = _Record(values, where).take("case_id", int)
+    case_id = _Record(values, where).number("case_id")
     record = _Record(values, f"case {case_id}")
+    chains = record.part("orig")
+    relations = tuple(keys.get(pid, pid) for _, pid, _ in chains.triples("triples"))
+    n = len(relations)
+    answer, aliases = record.text("answer"), record.texts("answer_alias")
+    more = [name for name in record.texts("answer_extended") if name not in (answer, *aliases)]
     return Case(
         case_id=case_id,
         edits=tuple(_read_edit(part, keys) for part in record.parts("requested_rewrite")),
         questions=record.texts("questions", 1),
-        answer=record.take("answer", str),
-        answer_alias=record.texts("answer_alias"),
-        new_answer=record.take("new_answer", str),
+        answer=answer,
+        answer_alias=(*aliases, *more),
+        new_answer=record.text("new_answer"),
         new_answer_alias=record.texts("new_answer_alias"),
-        hops=tuple(map(_read_hop, record.parts("single_hops"))),
-        new_hops=tuple(map(_read_hop, record.parts("new_single_hops"))),
-        chain=record.part("orig").triples("triples_labeled"),
-        new_chain=record.part("orig").triples("new_triples_labeled"),
-        relations=tuple(keys.get(pid, pid) for _, pid, _ in record.part("orig").triples("triples")),
+        hops=tuple(map(_read_hop, record.parts("single_hops", n))),
+        new_hops=tuple(map(_read_hop, record.parts("new_single_hops", n))),
+        chain=chains.triples("triples_labeled", n),
+        new_chain=chains.triples("new_triples_labeled", n),
+        relations=relations,
     )
 
 
 def _read_hop(record: _Record) -> Hop:
     return Hop(
-        question=record.take("question", str).rstrip(),
-        cloze=record.take("cloze", str).rstrip(),
-        answer=record.take("answer", str).rstrip(),
+        question=record.text("question").rstrip(),
+        cloze=record.text("cloze").rstrip(),
+        answer=record.text("answer").rstrip(),
         answer_alias=record.texts("answer_alias"),
     )
 
 
 def _read_edit(record: _Record, keys: Mapping[str, str]) -> Edit:
-    pid = record.take("relation_id", str)
+    pid = record.text("relation_id")
     fields = dict(
-        subject=record.take("subject", str),
-        prompt=record.take("prompt", str),
-        target_new=record.part("target_new").take("str", str),
-        target_true=record.part("target_true").take("str", str),
+        subject=record.text("subject"),
+        prompt=record.text("prompt"),
+        target_new=record.part("target_new").text("str"),
+        target_true=record.part("target_true").text("str"),
         relation=keys.get(pid, pid),
     )
     paraphrases, hops = record.texts("paraphrases"), record.texts("hops")
