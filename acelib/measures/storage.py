@@ -7,13 +7,12 @@ scored (Eq. 9, at the last token of the prompt), the *judged* ones are asked wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from random import Random
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from ..model.answers import known_items, recall
 from ..model.lm import LM
 from ..records import Fact
 from ..study.rows import Experiment, Series
-from ..world.wording import single_hop, single_hop_cloze
+from ..world.wording import single_hop
 from ..world.world import World
 from .once import Once
 
@@ -222,44 +221,6 @@ def count(share: float, n: int) -> int:
 
 
 # ---------------------------------------------------------------- what is computed
-
-
-def category_scores(
-    lm: LM,
-    world: World,
-    facts: Mapping[str, Sequence[Fact]],
-    norm: str = "frozen",
-    batch_size: int = BATCH,
-    progress: Callable[[int, int], object] | None = None,
-    prompt: Callable[[Fact], str] | None = None,
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Importance of every layer and every FFN neuron for each category: Eq. 9 at the last token of
-    the single-hop prompts.
-
-    prompt: the prompt of a fact; None: the canonical one.
-    Returns: one row per question and layer with columns category, block ("attn", "ffn"), layer,
-    importance (nats, sum over the layer's neurons); and by category the FFN neurons' scores summed
-    over its questions, (l, m).   Source: ACE, Table 1.
-    """
-    rows, sums, done, total = [], {}, 0, sum(map(len, facts.values()))
-    for category, some in facts.items():
-        sums[category] = torch.zeros(lm.n_layers, lm.d_mlp)
-        for start in range(0, len(some), batch_size):
-            batch = [
-                Question(
-                    category,
-                    prompt(fact) if prompt else single_hop_cloze(world, fact),
-                    fact.object,
-                )
-                for fact in some[start : start + batch_size]
-            ]
-            scores = {block: _scores(lm, batch, block, norm) for block in BLOCKS}
-            rows += [row for of in _by_layer(batch, scores) for row in of]
-            sums[category] += scores["ffn"].sum(0).float().cpu()
-            done += len(batch)
-            if progress:
-                progress(done, total)
-    return pd.DataFrame(rows), sums
 
 
 def _scores(lm: LM, questions: Sequence[Question], block: str, norm: str) -> Tensor:
