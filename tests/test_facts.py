@@ -2,6 +2,8 @@
 splits stable.
 """
 
+import json
+import tomllib
 from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import islice
@@ -37,10 +39,11 @@ def tables(tmp_path):
     ``tables(people_a="name,qid,aliases,sport\\n...")``.
     """
 
-    def write(**texts: str) -> World:
+    def write(**texts: str | bytes) -> World:
         copy(WORLD / "relations.toml", tmp_path)
         for name, text in texts.items():
-            (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
+            file = f"{name}.toml" if name == "relations" else f"{name}.csv"
+            (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
         return load_world(tmp_path)
 
     return write
@@ -204,6 +207,22 @@ def test_agreeing_rows_merge_and_fill_each_other(tables):
         (dict(books="name,qid,aliases,author\nDune,,,Frank Herbert,1965\n"), "books.csv: torn row"),
         (dict(books="name,qid,aliases,author\nDune,\n"), "books.csv: torn row"),
         (dict(books="name,qid,aliases,author\n ,,,Frank Herbert\n"), "books.csv: torn row"),
+        (dict(books="title,author\nDune,\n"), r"books.csv: no column 'name'; its columns are \['t"),
+        (dict(books=""), "books.csv: no column 'name'"),
+        (dict(books='name,author\nDune,"Frank\n'), "books.csv cannot be read: unexpected end of"),
+        (dict(books=b"name,author\nD\xfcne,\n"), "books.csv cannot be read: 'utf-8' codec"),
+        (
+            dict(books="name,author\nDune,<script>alert(1)</script>\n"),
+            "books.csv: row 'Dune', column 'author': '<' is not allowed in '<script>",
+        ),
+        (dict(books="name,author\nDune {},\n"), "row 'Dune {}', column 'name': '{' is not allowed"),
+        (dict(books='name,author\n"Du\nne",\n'), r"books.csv: row 'Du\\nne', column 'name': '\\n'"),
+        (dict(books='name,aliases\nDune,"a;b\rc"\n'), "books.csv: row 'Dune', column 'aliases'"),
+        (dict(books=f"name,author\n{'long ' * 4000},<\n"), "^books.csv: row .{100,200}$"),
+        (dict(relations="sport = 3"), "relations.toml: relation 'sport' must be a table, got 3"),
+        (dict(relations="[sport"), "relations.toml cannot be read: "),
+        (dict(relations=b"# \xff"), "relations.toml cannot be read: 'utf-8' codec"),
+        (dict(relations="a = " + "[" * 5000), "relations.toml cannot be read: it is nested"),
     ],
 )
 def test_bad_tables_are_refused_by_file_and_cell(tables, texts, message):
@@ -215,6 +234,36 @@ def test_a_relation_without_a_field_is_refused(tmp_path):
     (tmp_path / "relations.toml").write_text('[sport]\npid = "P641"\n')
     with pytest.raises(ValueError, match="relation 'sport'.*label"):
         load_relations(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (
+            "cloze = 3",
+            "relations.toml: relation 'sport': Relation: cloze 3: it should be a valid tu",
+        ),
+        ('cloze = "{} plays"', "relation 'sport': Relation: cloze '{} plays'"),
+        ("nouns = [1, 2]", "relation 'sport': Relation: nouns 1: it should be a valid string"),
+        ("label = 3", "relation 'sport': Relation: label 3"),
+        ("colour = 3", "relation 'sport': Relation has no 'colour'; it has: key, pid"),
+        ('label = "<b>"', "relation 'sport': '<' is not allowed in '<b>'"),
+        ('nouns = ["a {}", "b\\n{}"]', r"relation 'sport': '\\n' is not allowed"),
+    ],
+)
+def test_a_relation_with_a_wrong_field_is_refused(tmp_path, line, message):
+    field = line.split(" ")[0]
+    shipped = (WORLD / "relations.toml").read_text("utf-8").split("[sport]\n")[1].split("\n\n")[0]
+    table = tomllib.loads(shipped)
+    lines = [f"{name} = {json.dumps(value)}" for name, value in table.items() if name != field]
+    (tmp_path / "relations.toml").write_text("\n".join(["[sport]", *lines, line]))
+    with pytest.raises(ValueError, match=message):
+        load_relations(tmp_path)
+
+
+def test_a_world_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nowhere/relations.toml cannot be read: No such file"):
+        load_world(tmp_path / "nowhere")
 
 
 def test_every_kind_of_fault_is_found(world):

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from ..provenance import ROOT
-from ..records import Chain, Edit, Fact, check_template
+from ..records import Chain, Edit, Fact, check_template, quoted
+from ..settings import Texts, settings
+
+T = TypeVar("T")
 
 WORLD = ROOT / "data" / "world"
+
+#: What no name holds: braces, which mark places in templates, HTML, line breaks, what cannot be
+#: printed.
+FORBIDDEN = re.compile(r"[{}<>\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 #: The paper's eight categories (Section 4.1, Appendix C).
 CATEGORIES = {
@@ -69,35 +78,41 @@ TABLES = {
 }
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Relation:
     """A kind of fact with its wordings.
 
-    Raises ValueError if a template has not exactly one "{}" or a wording is missing.
+    Raises ValueError if a field is missing or of a wrong type, if a template has not exactly one
+    "{}", or if there are too few.
     """
 
     key: str
     pid: str  #: Wikidata property
     label: str
     category: str | None  #: one of CATEGORIES
-    subject_types: tuple[str, ...]
+    subject_types: Texts
     object_type: str  #: "a|b" allows either
-    cloze: tuple[str, ...]  #: end right before the object; the first is the canonical one
-    questions: tuple[str, ...]
-    nouns: tuple[str, ...]  #: "the sport of {}": these compose
+    cloze: Texts  #: end right before the object; the first is the canonical one
+    questions: Texts
+    nouns: Texts  #: "the sport of {}": these compose
 
     def __post_init__(self):
         for template in (*self.cloze, *self.questions, *self.nouns):
             check_template(template, f"relation {self.key!r}")
+        for text in (self.key, self.label, *self.cloze, *self.questions, *self.nouns):
+            if found := FORBIDDEN.search(text.replace("{}", "")):
+                raise ValueError(
+                    f"relation {self.key!r}: {found[0]!r} is not allowed in {quoted(text)}"
+                )
         for name, least in (("cloze", 5), ("questions", 2), ("nouns", 2)):
             if len(set(getattr(self, name))) < least:
                 raise ValueError(
                     f"relation {self.key!r}: {name} must hold at least {least} different "
-                    f"templates, got {getattr(self, name)}"
+                    f"templates, got {quoted(getattr(self, name))}"
                 )
         if self.category is not None and self.category not in CATEGORIES:
             raise ValueError(
-                f"relation {self.key!r}: category {self.category!r} is none of "
+                f"relation {self.key!r}: category {quoted(self.category)} is none of "
                 f"{', '.join(CATEGORIES)}"
             )
 
@@ -221,20 +236,32 @@ def unrelated_facts(world: World, edits: Sequence[Edit], n: int, rng: Random) ->
 def load_relations(folder: str | Path | None = None) -> dict[str, Relation]:
     """Read ``relations.toml`` of a world (default: the shipped one).
 
-    Raises ValueError for a relation that lacks a field or a wording.
+    Raises ValueError for a file that cannot be read, and for a relation that is no table, lacks a
+    field or a wording, or has one that is unknown or of a wrong type.
     """
+    path = Path(folder or WORLD) / "relations.toml"
     relations = {}
-    for key, row in tomllib.loads(
-        (Path(folder or WORLD) / "relations.toml").read_text(encoding="utf-8")
-    ).items():
-        row = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
-        }
+    for key, row in _read(path, tomllib.loads).items():
+        where = f"{path.name}: relation {key!r}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} must be a table, got {quoted(row)}")
         try:
-            relations[key] = Relation(key, category=row.pop("category", None), **row)
-        except TypeError as error:
-            raise ValueError(f"relations.toml: relation {key!r}: {error}") from None
+            relations[key] = Relation(**{"category": None, **row, "key": key})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
     return relations
+
+
+def _read(path: Path, parse: Callable[[str], T]) -> T:
+    """What a text file holds. Raises ValueError if it cannot be read, is no UTF-8, or is torn."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read: it is nested too deep") from None
 
 
 def load_world(folder: str | Path | None = None) -> World:
@@ -242,8 +269,9 @@ def load_world(folder: str | Path | None = None) -> World:
 
     Columns are name, qid, aliases, then relations. An entity may have rows in several tables as
     long as they agree. Facts are ordered by first mention of their subject, then by relation.
-    Raises ValueError naming file, row and column for an unknown table or column, a torn row, or
-    cells that contradict each other.
+    Raises ValueError naming file, row and column for a file that cannot be read, an unknown table
+    or column, a torn row, a cell that holds what is ``FORBIDDEN``, or cells that contradict each
+    other.
     """
     folder = Path(folder or WORLD)
     relations = load_relations(folder)
@@ -262,7 +290,7 @@ def load_world(folder: str | Path | None = None) -> World:
             for column, value in {"type": kind, "qid": row.pop("qid", ""), **row}.items():
                 if column not in relations and column not in ("type", "qid"):
                     raise ValueError(
-                        f"{path.name}: unknown column {column!r}; allowed are "
+                        f"{path.name}: unknown column {quoted(column)}; allowed are "
                         f"{', '.join(relations)}"
                     )
                 if not value:
@@ -270,8 +298,8 @@ def load_world(folder: str | Path | None = None) -> World:
                 known, source = cells.setdefault((name, column), (value, path.name))
                 if known != value:
                     raise ValueError(
-                        f"{path.name}: row {name!r}, column {column!r}: {value!r} "
-                        f"contradicts {known!r} of {source}"
+                        f"{path.name}: row {quoted(name)}, column {column!r}: {quoted(value)} "
+                        f"contradicts {quoted(known)} of {source}"
                     )
             new = filter(None, map(str.strip, also))
             aliases[name] = tuple(dict.fromkeys((*aliases.get(name, ()), *new)))
@@ -293,15 +321,33 @@ def load_world(folder: str | Path | None = None) -> World:
 
 
 def _read_table(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a table, cells without blanks around them. Raises ValueError for a torn one."""
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, strict=True):
-            if None in row or None in row.values() or not row.get("name", "").strip():
+    """The rows of a table, cells without blanks around them.
+
+    Raises ValueError for a file without a column of names, a torn row, or a cell that holds
+    what is ``FORBIDDEN``.
+    """
+    columns, *rows = _read(path, _cells) or [[]]
+    if "name" not in columns:
+        raise ValueError(f"{path.name}: no column 'name'; its columns are {quoted(columns)}")
+    for cells in rows:
+        row = dict(zip(columns, cells, strict=False))
+        if len(cells) != len(columns) or not row["name"]:
+            raise ValueError(
+                f"{path.name}: torn row {quoted(cells)}; the header has {len(columns)} columns"
+            )
+        for column, cell in row.items():
+            if found := FORBIDDEN.search(cell):
                 raise ValueError(
-                    f"{path.name}: torn row {list(row.values())}; the header has "
-                    f"{len(row.keys() - {None})} columns"
+                    f"{path.name}: row {quoted(row['name'])}, column {column!r}: "
+                    f"{found[0]!r} is not allowed in {quoted(cell)}"
                 )
-            yield {column.strip(): cell.strip() for column, cell in row.items()}
+        yield row
+
+
+def _cells(text: str) -> list[list[str]]:
+    """The cells of a table in CSV, without blanks around them; empty lines are no rows."""
+    rows = csv.reader(StringIO(text, newline=""), strict=True)
+    return [[cell.strip() for cell in row] for row in rows if row]
 
 
 def chains(world: World, n_hops: int) -> Iterator[Chain]:
