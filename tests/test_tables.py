@@ -314,6 +314,18 @@ def test_other_tables_have_a_style_too(rows, scores):
     assert "&lt;b&gt;" in style(pd.DataFrame({"x": ["<b>"]}), "Text").to_html()
 
 
+def test_html_in_labels_is_escaped_like_that_in_cells():
+    mark = "<script>&"
+    columns = pd.MultiIndex.from_tuples([(mark, f"{mark}1"), (mark, f"{mark}2")], names=[mark, "n"])
+    index = pd.MultiIndex.from_tuples([(mark, mark), (mark, "b")], names=["a", mark])
+    for table in (
+        pd.DataFrame([[mark, 1.0], [mark, 2.0]], index, columns),
+        pd.DataFrame([[mark, 1.0], [mark, 2.0]], [mark, "b"], [mark, "c"]).rename_axis(mark),
+    ):
+        page = style(table, mark).to_html()
+        assert "<script>" not in page and page.count("&lt;script&gt;&amp;") >= 6, page
+
+
 @pytest.mark.parametrize("module", ["tables", "figures", "check"])
 def test_no_torch(module):
     tree = ast.parse((Path(tables.__file__).parent / f"{module}.py").read_text("utf-8"))

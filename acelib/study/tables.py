@@ -278,6 +278,8 @@ def style(table: pd.DataFrame, caption: str) -> Table:
     result.set_table_styles(
         [{"selector": selector, "props": props} for selector, props in CSS.items()]
     ).set_td_classes(classes)
+    for axis in (0, 1):  # labels are escaped like cells, those of all levels and their names
+        result.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
     return result.set_table_attributes('class="dataframe"').format(
         lambda cell: _html(cell, min(places, 3))
     )
