@@ -35,7 +35,6 @@ def test_the_moment_is_a_bad_one(lm, moments):
         moments.solver(0, 1.0)
 
 
-@pytest.mark.filterwarnings("ignore:the second moment of layer")
 @pytest.mark.parametrize("name", EDITORS)
 def test_a_batch_of_edits_equals_one_by_one(lm, moments, name):
     editor = preset(name, MODEL)

@@ -42,9 +42,11 @@ def test_cache(tiny, tmp_path, monkeypatch):
     monkeypatch.undo()
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2
-    for rubbish in (b"rubbish", files[0].read_bytes()[:200], b""):
+    flipped = files[1].read_bytes()[:-1] + bytes([files[1].read_bytes()[-1] ^ 1])
+    for rubbish in (b"rubbish", files[0].read_bytes()[:200], b"", flipped):
         files[1].write_bytes(rubbish)
-        assert torch.equal(second_moments(lm, TEXTS, (0, 1), tmp_path)[1], first[1])
+        with pytest.warns(UserWarning, match="no second moment .*it is computed again"):
+            assert torch.equal(second_moments(lm, TEXTS, (0, 1), tmp_path)[1], first[1])
     second_moments(lm, TEXTS[:-1], (0,), tmp_path)
     second_moments(tiny("gpt2", seed=1), TEXTS, (0,), tmp_path)
     second_moments(tiny("gpt2", torch.float32), TEXTS, (0,), tmp_path)

@@ -1,4 +1,4 @@
-import json
+from random import Random
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from acelib.model.update import (
     commit,
     overlaid,
     save_pretrained,
+    save_tensors,
 )
 
 
@@ -158,7 +159,6 @@ MADE = dict(editor="X", edits=[], model="0123456789abcdef")
 @pytest.mark.parametrize(
     "tensors, meta",
     [
-        ({}, []),
         ({}, {}),
         ({}, MADE | dict(edits=["France"])),
         ({}, MADE | dict(edits=[dict(capital="Paris")])),
@@ -168,7 +168,7 @@ MADE = dict(editor="X", edits=[], model="0123456789abcdef")
     ],
 )
 def test_another_file_is_not_an_update(tiny, tmp_path, tensors, meta):
-    save_file(tensors, tmp_path / "u.safetensors", {"acelib": json.dumps(meta)})
+    save_tensors(tmp_path / "u.safetensors", tensors, meta)
     with pytest.raises(ValueError, match="u.safetensors' is not a saved update"):
         Update.load(tmp_path / "u.safetensors", tiny("gpt2"))
 
@@ -183,6 +183,38 @@ def test_a_file_of_something_else_is_not_an_update(tiny, tmp_path):
         Update.load(tmp_path / "none", lm)
     with pytest.raises(ValueError, match="is a folder; name a file"):
         random_update(lm).save(tmp_path)
+
+
+def test_a_changed_bit_is_found_wherever_it_is(tiny, tmp_path):
+    lm, path = tiny("gpt2"), tmp_path / "u.safetensors"
+    random_update(lm).save(path)
+    whole, rng = path.read_bytes(), Random(0)
+    for _ in range(100):
+        damaged, at = bytearray(whole), rng.randrange(len(whole))
+        damaged[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="u.safetensors' (is not a saved update|was made for)"):
+            Update.load(path, lm)
+
+
+@pytest.mark.parametrize(
+    "left, right, said",
+    [
+        (torch.full((32, 1), torch.nan), torch.ones(48, 1), "left holds a number that is not fin"),
+        (torch.ones(32, 1), torch.full((48, 1), torch.inf), "right holds a number that is not fin"),
+        (torch.ones(32), torch.ones(48), "are no matrices"),
+        (torch.ones(32, 1, dtype=torch.long), torch.ones(48, 1), "left is torch.int64, no tensor"),
+        ([[1.0]] * 32, torch.ones(48, 1), "left is list, no tensor of floating-point numbers"),
+        (torch.ones(32, 2), torch.ones(48, 1), r"factors \(32, 2\), \(48, 1\) do not fit"),
+    ],
+)
+def test_what_is_no_finite_matrix_is_refused_before_a_weight_is_touched(tiny, left, right, said):
+    lm = tiny("gpt2")
+    before, update = bits(lm), Update({1: Factors(left, right)})
+    for use in (commit, applied, lambda lm, update: overlaid(lm, [update])):
+        with pytest.raises(ValueError, match=f"layer 1 of the update: .*{said}"), use(lm, update):
+            pass
+    assert same_bits(lm, before)
 
 
 @pytest.mark.parametrize("family", ["gptj", "qwen3"])

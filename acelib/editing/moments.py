@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Float64
 from platformdirs import user_cache_path
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..model.lm import LM
@@ -205,15 +204,19 @@ def second_moments(
     )
 
 
-def _cached(path: Path, size: int) -> tuple[Float64[Tensor, "size size"], int] | None:
-    """The moment of ``path`` and its tokens; None for no file, or one without such a moment."""
+def _cached(path: Path, size: int) -> tuple[Float64[Tensor, "d_mlp d_mlp"], int] | None:
+    """The moment of ``path`` and its tokens; None for no file, and, with a warning, a damaged one."""
+    if not path.exists():
+        return None
     try:
         tensors, meta = load_tensors(path)
         moment, count = tensors["moment"], int(meta["tokens"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        if moment.shape != (size, size) or moment.dtype != torch.float64:
+            raise ValueError(f"it is {tuple(moment.shape)} of {moment.dtype}")
+    except (KeyError, TypeError, ValueError) as err:
+        warnings.warn(f"{path}: no second moment ({err}); it is computed again", stacklevel=3)
         return None
-    fits = moment.shape == (size, size) and moment.dtype == torch.float64
-    return (moment, count) if fits else None
+    return moment, count
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ different edit), ``applied`` writes for the length of a ``with`` and puts the ve
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,7 +114,8 @@ class Update:
     def load(cls, path: str | Path, lm: LM) -> Update:
         """The update saved at ``path``.
 
-        Raises ValueError if it is unreadable or was made for a model other than ``lm``.
+        Raises ValueError if it is unreadable or damaged, does not fit ``lm``, or was made for
+        another model.
         """
         try:
             tensors, meta = load_tensors(path)
@@ -128,14 +130,7 @@ class Update:
             factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
             edits = tuple(Edit(**edit) for edit in meta["edits"])
             update = cls(factors, meta["editor"], edits, meta["model"], keys)
-        except (
-            OSError,
-            SafetensorError,
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as err:
+        except (LookupError, TypeError, ValueError) as err:
             raise ValueError(
                 f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})"
             ) from err
@@ -144,6 +139,7 @@ class Update:
                 f"{str(path)!r} was made for the model {update.model or 'unknown'}, "
                 f"not for {lm.name!r} ({lm.fingerprint})"
             )
+        _fits(lm, update)
         return update
 
 
@@ -274,37 +270,58 @@ def _add(lm: LM, update: Update):
 
 
 def _fits(lm: LM, update: Update):
+    """Raises ValueError unless every factor is a finite matrix of the model's shape."""
     if update.factors:
         lm.layers(tuple(update.factors))
-    for layer, (left, right) in update.factors.items():
-        if (
-            left.shape[0] != lm.d_model
-            or right.shape[0] != lm.d_mlp
-            or left.shape[1:] != right.shape[1:]
-        ):
+    for layer, pair in update.factors.items():
+        where = f"layer {layer} of the update"
+        for side, factor in zip(Factors._fields, pair, strict=True):
+            if not isinstance(factor, Tensor) or not factor.is_floating_point():
+                kind = getattr(factor, "dtype", type(factor).__name__)
+                raise ValueError(f"{where}: {side} is {kind}, no tensor of floating-point numbers")
+            if not factor.isfinite().all():
+                raise ValueError(f"{where}: {side} holds a number that is not finite")
+        left, right = (tuple(factor.shape) for factor in pair)
+        if left[:1] != (lm.d_model,) or right[:1] != (lm.d_mlp,) or left[1:] != right[1:]:
             raise ValueError(
-                f"layer {layer}: factors {tuple(left.shape)}, {tuple(right.shape)} do not fit "
+                f"{where}: factors {left}, {right} do not fit "
                 f"({lm.d_model}, r), ({lm.d_mlp}, r) of model {lm.name!r}"
             )
+        if len(left) != 2:
+            raise ValueError(f"{where}: factors {left}, {right} are no matrices")
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
-    """A safetensors file with JSON metadata; readers see all of it or nothing."""
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping):
+    """A safetensors file with JSON metadata and a checksum; readers see all of it or nothing."""
+    kept = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with replacing(path) as part:
-        save_file(
-            {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
-            part,
-            {"acelib": json.dumps(meta)},
-        )
+        save_file(kept, part, {"acelib": json.dumps(meta), "checksum": _checksum(kept, meta)})
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors (on the CPU) and metadata of a file written by ``save_tensors``.
 
-    Raises what safetensors and the file system raise.
+    Raises ValueError if the file is no such one, is damaged, or holds numbers that are not finite.
     """
-    with safe_open(str(path), "pt") as file:
-        names = file.keys()  # it is no mapping: it cannot be iterated itself
-        return {name: file.get_tensor(name) for name in names}, json.loads(
-            (file.metadata() or {})["acelib"]
-        )
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            kept = file.metadata() or {}
+        meta, checksum = json.loads(kept["acelib"]), kept["checksum"]
+    except (OSError, SafetensorError, LookupError, ValueError, RecursionError) as err:
+        raise ValueError(f"it cannot be read ({type(err).__name__}: {err})") from err
+    if not isinstance(meta, dict) or checksum != _checksum(tensors, meta):
+        raise ValueError("it is damaged: its checksum is another")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds a number that is not finite")
+    return tensors, meta
+
+
+def _checksum(tensors: Mapping[str, Tensor], meta: Mapping) -> str:
+    """Sixteen hex digits that change with any bit of the tensors and of what is said of them."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
