@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import ceil, comb, isnan
+from math import ceil, isnan
 from random import Random
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
@@ -101,13 +101,6 @@ def _draw(
     n = min(len(ids), max(at_least, ceil(share * len(ids) - 1e-9)))
     chosen = set(Random(f"{seed}/{experiment.name}/{series.stem}").sample(ids, n))
     return [id_ for id_ in ids if id_ in chosen]
-
-
-def detection(n_rows: int, n_sampled: int, n_flipped: int = 1) -> float:
-    """Probability that a sample without replacement holds a flipped row: 1 - C(n - f, s) / C(n, s),
-    which is s / n for one.
-    """
-    return 1 - comb(n_rows - n_flipped, n_sampled) / comb(n_rows, n_sampled)
 
 
 def recompute(

@@ -176,9 +176,6 @@ class Source:
     )  #: the same of the last check, if the code changed since
 
 
-_COUNTS: dict[str, list[Source]] = {}  # by experiment, of the last table of each
-
-
 def table(
     experiment: Experiment,
     progress: Progress | None = None,
@@ -201,7 +198,6 @@ def table(
             filled.append(_fill(experiment, series, folders, tell))
             done += len(series.items)
     sources = [source for _, of_series in filled for source in of_series]
-    _COUNTS[experiment.name] = sources
     _log(experiment.name, sources)
     return pd.DataFrame(
         [
@@ -303,18 +299,6 @@ def _from(progress: Progress, done: int, total: int, what: str) -> Progress:
 
 
 # ---------------------------------------------------------------- what was read, what was computed
-
-
-def counts(name: str) -> str:
-    """Where the rows of the last table of an experiment came from, in one sentence.
-
-    Raises ValueError if there was no table.
-    """
-    if name not in _COUNTS:
-        raise ValueError(
-            f"no table of {name!r} in this process; there are: {', '.join(_COUNTS) or 'none'}"
-        )
-    return sentence(_COUNTS[name])
 
 
 def sentence(sources: list[Source]) -> str:
