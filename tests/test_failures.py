@@ -298,3 +298,18 @@ def test_flags_and_mode_are_the_users(tiny, editor):
     lm.model.requires_grad_(True).train()
     with untouched(lm):
         assert finite(editor(lm, [EDIT, OTHER], eye(lm)))
+
+
+@pytest.mark.parametrize("part", ["prompt", "target", "hops"])
+def test_what_is_longer_than_the_model_reads_is_refused_before_any_work(tiny, editor, part):
+    lm = tiny("gpt2")
+    long = "word " * 300
+    change = {
+        "prompt": dict(prompt=long + "{} is"),
+        "target": dict(target_new=long),
+        "hops": dict(hops=(long + "is",)),
+    }[part]
+    if part == "hops" and not hasattr(editor, "value_prompts"):
+        pytest.skip("the editor reads no multi-hop prompts")
+    with untouched(lm), pytest.raises(ValueError, match="model 'tiny-gpt2' reads 256 at most"):
+        editor(lm, [replace(EDIT, **change)], eye(lm))

@@ -205,7 +205,7 @@ def second_moments(
 
 
 def _cached(path: Path, size: int) -> tuple[Float64[Tensor, "d_mlp d_mlp"], int] | None:
-    """The moment of ``path`` and its tokens; None for no file, and, with a warning, a damaged one."""
+    """The moment of ``path`` and its tokens; None for no file or, with a warning, a damaged one."""
     if not path.exists():
         return None
     try:

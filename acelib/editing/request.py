@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..records import Edit
+from ..model.lm import LM
+from ..records import Edit, quoted
 
 Position = Literal["subject_last", "last"]  #: of a prompt: its subject's last token, or its own
 POSITIONS = get_args(Position)
@@ -93,3 +94,19 @@ def unique_requests(requests: Iterable[Request]) -> list[Request]:
         if target != r.target:
             raise ValueError(f"conflicting edits: {r.prompt!r} -> {target!r} and -> {r.target!r}")
     return unique
+
+
+def check_lengths(lm: LM, requests: Iterable[Request], prefixes: Sequence[str] = ("",)) -> None:
+    """Raises ValueError if a prompt and its target, after any prefix, are longer than ``lm`` reads.
+
+    Later that would be an index out of range, or an update that nobody can judge.
+    """
+    most, longest = lm.model.config.max_position_embeddings, max(prefixes, key=len)
+    for r in requests:
+        n = len(lm.tokenizer(longest + r.prompt)["input_ids"]) + len(lm.answer_ids(r.target))
+        if n > most:
+            raise ValueError(
+                f"the prompt {quoted(r.prompt)} and its target have {n} tokens"
+                f"{' behind the text before them' if longest else ''}; "
+                f"model {lm.name!r} reads {most} at most"
+            )

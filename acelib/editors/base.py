@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..editing.moments import Moments
-from ..editing.request import Request
+from ..editing.request import Request, check_lengths
 from ..editing.write import History, Stage, edit
 from ..model.lm import LM
 from ..model.update import Update, applied
@@ -95,6 +95,8 @@ class Staged(Editor):
             name: [r for g, edits in enumerate(groups) for r in self.requests(edits, name, g)]
             for name in self.plan
         }
+        together = [r for of_stage in requests.values() for r in of_stage]
+        check_lengths(lm, together)
         if moments is None:
             raise ValueError(f"{type(self).__name__} needs second moments, but none are given")
         stages = self.stages_for(lm, groups, requests)
@@ -104,6 +106,7 @@ class Staged(Editor):
             return []
         # 2. The texts that prompts are read after, of the model as it is.
         prefixes, done = self.prefixes(lm), [Update()] * len(groups)
+        check_lengths(lm, together, prefixes)
         base = done
         # 3. Search and write stage by stage; the sum is the edit.
         for name, stage in stages.items():

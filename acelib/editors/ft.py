@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..editing.keys import Batch
 from ..editing.moments import Moments
-from ..editing.request import Request, requests
+from ..editing.request import Request, check_lengths, requests
 from ..model.lm import LM
 from ..model.states import Keys, Outputs, Site, added, chunked, read
 from ..model.update import Factors, Update
@@ -60,6 +60,7 @@ class FT(Editor):
     ) -> list[Update]:
         """One Update for each group, as if it were alone, as many in one batch as memory holds."""
         batches = [requests(edits, "last", g) for g, edits in enumerate(groups)]
+        check_lengths(lm, chain(*batches))
         size = BUDGET // (4 * len(lm.layers(self.layers)) * lm.d_model * lm.d_mlp)
 
         def train(piece: range) -> list[Update]:

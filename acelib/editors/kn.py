@@ -19,6 +19,7 @@ the gradient at 0), or subtracts an embedding of the model's guess instead of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -30,7 +31,7 @@ from transformers import DynamicCache
 
 from ..editing.keys import Batch, aligned
 from ..editing.moments import Moments
-from ..editing.request import Request, request, requests
+from ..editing.request import Request, check_lengths, request, requests
 from ..model.lm import LM
 from ..model.states import Site, chunked, read
 from ..model.update import Factors, Update
@@ -64,6 +65,8 @@ class KN(Editor):
         """One Update for each group, every group as if it were alone, all in one batch."""
         # 1. The old answer of each request.
         olds, updates = _old_answers(groups), [Update() for _ in groups]
+        check_lengths(lm, olds)
+        check_lengths(lm, [replace(r, target=old) for r, old in olds.items()])
         batch = list(olds)
 
         def locate(piece: range) -> list[Bool[Tensor, "layers d_mlp"]]:

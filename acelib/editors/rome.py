@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Annotated, Literal
 
 import torch
@@ -19,7 +20,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ..editing.keys import Walk, contexts
 from ..editing.moments import Moments
-from ..editing.request import Position, requests
+from ..editing.request import Position, check_lengths, requests
 from ..editing.search import Objective, target_vectors
 from ..editing.solve import Solver, rank_one
 from ..editing.write import identity
@@ -90,12 +91,14 @@ class ROME(Editor):
         """
         # 1. Check edits, the layer and its moment before any work.
         batches = [requests(edits, self.position, g) for g, edits in enumerate(groups)]
+        check_lengths(lm, chain(*batches))
         lm.layers(self.layers)
         solver = self._solver(moments)
         if not groups:
             return []
         # 2. One edit of each group after the other, each on what the group has written so far.
         prefixes, updates = self.prefixes(lm), [Update() for _ in groups]
+        check_lengths(lm, chain(*batches), prefixes)
         for turn in range(max(map(len, batches))):
             now, before = [rs[turn] for rs in batches if len(rs) > turn], updates if turn else None
             targets = target_vectors(lm, now, self.layer, self.objective, prefixes, before)
