@@ -236,7 +236,7 @@ def train(  # noqa: PLR0913 - how to run, by keyword only
     device = torch.device(device)
     tokenizer = make_tokenizer(world, recipe)
     model = new_model(recipe, len(tokenizer))
-    model.to(device)  # type: ignore[arg-type]  # its decorator hides self
+    torch.nn.Module.to(model, device)
     optimisers = new_optimisers(model, recipe)
     first = _resume(state_file, recipe, model, optimisers, device)
     forward = torch.compile(model.get_decoder()) if compile else model.get_decoder()
