@@ -39,6 +39,9 @@ Kind = Literal["block", "mlp", "pmet"]
 #: where each kind adds its deltas; the last is written
 KINDS = {"block": ("out",), "mlp": ("mlp",), "pmet": ("attn", "mlp")}
 
+#: PMET, once the model says the target: the KL that ends the search, and phi until then
+SAID_KL, SAID_PHI = 0.01, 0.1
+
 
 @settings()
 class Objective:
@@ -323,8 +326,8 @@ class _Search:
                     if o.floor is not None:
                         stop |= loss_ < o.floor
                     if o.kind == "pmet":
-                        stop |= hit & (kl_ <= 0.01)
-                        phi[alive] = torch.where(hit, 0.1, 1.0).to(phi)
+                        stop |= hit & (kl_ <= SAID_KL)
+                        phi[alive] = torch.where(hit, SAID_PHI, 1.0).to(phi)
                     # 3. The others take one step and stay in their balls.
                     moving = alive[~stop]
                     if len(moving):
