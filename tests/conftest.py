@@ -8,7 +8,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Shapes in signatures are checked in tests only; this must come before the library is imported.
 from jaxtyping import install_import_hook
 
-CHECKED = ["acelib.model", "acelib.attribution", "acelib.editing"]  # editors refuse wrong types themselves
+# Editors are left out: they refuse wrong types themselves, which is tested.
+CHECKED = ["acelib.model", "acelib.attribution", "acelib.editing"]
+    "acelib.model",
+    "acelib.attribution",
+    "acelib.editing",
+]  # editors refuse wrong types themselves
 install_import_hook(CHECKED, "checker.check")
 
 import pytest  # noqa: E402

@@ -7,7 +7,7 @@ import torch
 from test_alphaedit import spectrum
 from test_editors import BLOCK, EDITORS, HOPS, JOINT
 from test_keys import EDITS, plain
-from test_spread import identity
+from test_write import identity
 
 from acelib.editing.search import target_vectors
 from acelib.editing.write import edit as one_stage

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from test_keys import EDITS, plain
-from test_spread import PREFIXES, goals
 from test_update import bits, same_bits
+from test_write import PREFIXES, goals
 
 from acelib.editing.keys import keys_at
 from acelib.editing.moments import Moments

@@ -13,7 +13,7 @@ from pending import PENDING
 from acelib.provenance import ROOT
 from acelib.study import check
 from acelib.study.check import assert_table
-from acelib.study.parameters import chapter_of, defaults
+from acelib.study.parameters import chapter_of, defaults, in_place_of
 from acelib.study.stats import Mean
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -135,6 +135,7 @@ def root(tmp_path, monkeypatch):
     cell = {"metadata": {"tags": ["parameters"]}, "source": ["n: int = 3  # cases\n", "of = ['a']"]}
     path = tmp_path / "notebooks" / "01_one.ipynb"
     path.parent.mkdir()
+    (tmp_path / "_toc.yml").write_text("  - file: notebooks/01_one\n")
     path.write_text(json.dumps({"cells": [{"metadata": {}, "source": ["x = 1"]}, cell]}))
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "chapter_of", lambda name: chapter_of(name, tmp_path))
@@ -222,6 +223,63 @@ def test_parameters_are_plain_values(root):
     notebook.write_text(notebook.read_text().replace("n: int = 3", "n: int = len(x)"))
     with pytest.raises(ValueError, match=r"01_one: the default of n is no plain value: len\(x\)"):
         defaults("01_one", root)
+    notebook.write_text(notebook.read_text().replace('"tags": ["parameters"]', '"tags": []'))
+    with pytest.raises(ValueError, match="01_one: no cell is tagged 'parameters'"):
+        defaults("01_one", root)
+
+
+@pytest.mark.parametrize(
+    "default, value, comment, said",
+    [
+        (3, 5, "", ""),
+        (3, 0, "cases", "must be a whole number greater than 0 (default 3), got 0"),
+        (3, -1, "", "must be a whole number greater than 0"),
+        (3, None, "", "must be a whole number greater than 0 (default 3), got None"),
+        (3, [], "", "must be a whole number greater than 0"),
+        (3, True, "", "must be a whole number greater than 0"),
+        (3, 2.0, "", "must be a whole number greater than 0"),
+        (3, "3", "", "must be a whole number greater than 0"),
+        (3, 0, "facts; 0 asks all", ""),
+        (3, 0, "the usual 0.5, or 1 of 10,000", "must be a whole number greater than 0"),
+        (3, -1, "0: all", "must be a whole number, 0 or more"),
+        (0, 0, "", ""),
+        (0, -1, "", "must be a whole number, 0 or more (default 0), got -1"),
+        (0.5, 1, "", ""),
+        (0.5, 0, "", "must be a number greater than 0"),
+        (0.5, float("nan"), "", "must be a number greater than 0"),
+        (0.5, float("inf"), "", "must be a number greater than 0"),
+        (-0.5, float("-inf"), "", "must be a number (default"),
+        ("frozen", "exact", "", ""),
+        ("frozen", " ", "", "must be a text that is not empty (default 'frozen'), got ' '"),
+        ("frozen", "\udcff", "", "must be a text that is not empty"),
+        ("frozen", None, "", "must be a text that is not empty"),
+        ("", "", "", ""),
+        ("", 3, "", "must be a text (default ''), got 3"),
+        (False, True, "", ""),
+        (False, 0, "", "must be true or false (default False), got 0"),
+        (["a"], ["b", "c"], "", ""),
+        (["a"], [], "", "must be a list of one or more, each a text that is not empty"),
+        (["a"], "b", "", "must be a list of one or more"),
+        (["a"], ["b", 1], "", "must be a list of one or more"),
+        ([0, 3], [0, 1], "", ""),
+        ([0, 3], [-1], "", "must be a list of one or more, each a whole number, 0 or more"),
+        ([-1, 1], [-5], "", ""),
+        ([1, 2], [0], "", "must be a list of one or more, each a whole number greater than 0"),
+        ((1, 2), [3], "", ""),
+        ([], [], "", ""),
+        ([], "MMLU", "", "must be a list (default []), got 'MMLU'"),
+        (None, "cuda", "", ""),
+        (3, "long " * 4000, "", "must be"),
+    ],
+)
+def test_what_can_stand_in_place_of_a_default(default, value, comment, said):
+    if not said:
+        found = in_place_of(default, value, comment)
+        assert found == value and (type(found) is type(value) or type(found) is type(default))
+        return
+    with pytest.raises(ValueError) as refused:
+        in_place_of(default, value, comment)
+    assert str(refused.value).startswith(said) and len(str(refused.value)) < 250
 
 
 def test_kept_references_were_measured_with_the_defaults():

@@ -3,11 +3,15 @@ wired to the library.
 """
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 import torch
-from test_pretrain import RECIPE
+from safetensors import SafetensorError
+from test_train import RECIPE
 from test_tune import SPACES, fake_comparison, fake_run
 from typer.testing import CliRunner
 
@@ -17,6 +21,7 @@ from acelib.book import cli, console
 from acelib.editing.search import Objective
 from acelib.editors import MEMIT, PMET
 from acelib.editors.presets import presets, save
+from acelib.provenance import ROOT
 from acelib.study import recheck, registry, rows
 from acelib.study.rows import Experiment, Folders, Series
 from acelib.training.bars import BARS
@@ -59,12 +64,24 @@ EDIT = (
         (("run", "a", "-p", "n"), "parameter 'n' has no value"),
         (
             ("run", "a", "-p", "n", "1", "--update"),
-            "--update writes the book at its default parameters",
+            "--update writes the book, into notebooks/ and at its default parameters; leave it out",
         ),
+        (("run", "--all", "--update", "--name", "x"), "--update writes the book, into notebooks/"),
+        (("run", "03_ace", "-p", "n_cases", "[" * 5000), "parameter 'n_cases': '[[[[[[[["),
+        (
+            ("run", "03_ace", "-p", "n_cases", "9" * 5000),
+            "'n_cases' of 03_ace must be a whole numb",
+        ),
+        (("run", "03_ace", "-p", "n_cases", "null"), "'n_cases' of 03_ace must be a whole number"),
+        (("run", "03_ace", "-p", "n_cases", "0"), "must be a whole number greater than 0 (default"),
+        (("run", "03_ace", "-p", "editors", "[]"), "'editors' of 03_ace must be a list of one or"),
+        (("run", "03_ace", "-p", "cases_", "1"), "03_ace has no parameter 'cases_'; known: models"),
+        (("run", "a", "--name", "x" * 300), "is not a folder name; use at most 60 letters, digits"),
+        (("run", "x" * 20_000), "unknown notebook 'xxxxx"),
         (("run", "--all", "--profile", "huge"), "unknown profile 'huge'; known: paper, quick"),
         (
             ("run", "--all", "--profile", "paper", "--update"),
-            "--update writes the book at its default parameters",
+            "--update writes the book, into notebooks/ and at its default parameters",
         ),
         (("run", "a", "--name", "../up"), "run name '../up' is not a folder name"),
         (("certify", "no_such"), "unknown experiment 'no_such'; known:"),
@@ -82,6 +99,10 @@ EDIT = (
             (*EDIT, "--save", "no/such/folder/update"),
             "the folder of --save no/such/folder/update does not exist",
         ),
+        ((*EDIT, "--save", "/dev/null/update"), "the folder of --save /dev/null/update does not"),
+        ((*EDIT, "--save-model", "/dev/null/x/y"), "the folder /dev/null/x cannot be written: Not"),
+        (("pretrain", "--out", "/dev/null/x"), "--out /dev/null/x cannot be written: Not a direct"),
+        (("pretrain", "--out", "x" * 300), "cannot be written: File name too long"),
         ((*EDIT[:3], "--prompt", "plays the sport of", "--target", "tennis"), "exactly one '{}'"),
         ((*EDIT[:5], "--target", " "), "target_new of an edit must be a non-empty text"),
         (("edit", "--subject", " ", *EDIT[3:]), "subject of an edit must be a non-empty text"),
@@ -117,6 +138,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said):
         result.exit_code == 2
         and said in result.stderr
         and result.stderr.count("\n") == 1
+        and len(result.stderr) < 1500
         and "Traceback" not in result.output
     )
 
@@ -159,6 +181,9 @@ def test_parameters_are_pairs_of_a_name_and_a_json_value(monkeypatch):
         (ValueError("no [layer] 99"), 2, "no [layer] 99"),
         (KeyboardInterrupt(), 130, "rerun the same command to resume"),
         (ModuleNotFoundError("no", name="papermill"), 1, "pip install 'acelib[book]'"),
+        (OSError(28, "No space left on device", "/runs/x"), 1, "No space left on device: /runs/x"),
+        (OSError("cannot reach the hub"), 1, "cannot reach the hub"),
+        (SafetensorError("IoError: No space left"), 1, "IoError: No space left"),
     ],
 )
 def test_errors_become_one_line_and_an_exit_code(monkeypatch, error, code, said):
@@ -173,6 +198,60 @@ def test_errors_become_one_line_and_an_exit_code(monkeypatch, error, code, said)
 def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("acelib.book.chapters.run", lambda *_, **__: 1 / 0)
     assert isinstance(call("run", "a").exception, ZeroDivisionError)
+
+
+def test_strays_are_named_when_all_chapters_run(monkeypatch, tmp_path):
+    monkeypatch.setattr("acelib.book.chapters.run", lambda names, *_, **__: [])
+    monkeypatch.setattr("acelib.book.chapters.strays", lambda: [tmp_path / "03_ace-Copy1.ipynb"])
+    said = "03_ace-Copy1.ipynb is in no part of _toc.yml: skipped"
+    assert said in call("run", "--all").output and said not in call("run", "03_ace").output
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch):
+    def full(dir, buffering):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("acelib.files.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("acelib.book.chapters.run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("acelib.training.train.train", lambda *_, **__: 1 / 0)
+    for words in (("run", "03_ace"), ("run", "03_ace", "--update"), ("pretrain",), ("ablate",)):
+        result = call(*words)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1, words
+        assert "cannot be written: No space left on device" in result.stderr
+
+
+PRINTS = """
+import sys
+from acelib.book import cli, console
+@cli.app.command()
+def prints():
+    for i in range(3000):
+        console.say(f"Łódź {i}", console.Table("ł", title="a table"))
+    console.fail("Łódź", 2) if sys.argv[2:] else open(sys.argv[0], "w").write("done")
+cli.app()
+"""
+
+
+def prints(tmp_path, *words, **options):
+    program = PRINTS.replace("sys.argv[0]", repr(str(tmp_path / "done")))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-c", program, "prints", *words]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, **options)
+
+
+def test_letters_that_a_terminal_does_not_have_are_replaced(tmp_path):
+    process = prints(tmp_path, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and not err and (tmp_path / "done").exists()
+    assert out.decode("cp1252").startswith("?ód? 0")
+
+
+def test_a_closed_pipe_is_no_error_and_the_work_goes_on(tmp_path):
+    process = prints(tmp_path, stderr=subprocess.PIPE)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    assert (tmp_path / "done").exists()
 
 
 def test_tables_show_plain_data(capsys):
@@ -270,6 +349,14 @@ def test_edit_shows_answers_and_keeps_the_update(host, quick, tmp_path, subject,
     assert "norm of the change by layer: 1: " in result.stdout and (tmp_path / "update").is_file()
     assert all(torch.equal(value, before[name]) for name, value in host.model.state_dict().items())
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # one moment a layer
+
+
+def test_an_update_is_kept_before_anything_is_printed(host, quick, monkeypatch, tmp_path):
+    monkeypatch.setattr("acelib.book.cli_models.probe_table", lambda answers: 1 / 0)
+    places = ("--save", str(tmp_path / "update"), "--save-model", str(tmp_path / "model"))
+    result = call(*EDIT, "-e", "memit", "-m", "mini", "--unrelated", "1", *places)
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert (tmp_path / "update").is_file() and (tmp_path / "model" / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ TABLE = [
         "share of what is left to write, with 4 layers to go",
         (SHARES["even"](4), SHARES["root"](4)),
         (0.25, 0.5),
-        "test_spread.py",
+        "test_write.py",
     ),
     (
         "texts before prompts: MEMIT",

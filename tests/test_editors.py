@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 from test_keys import EDITS
-from test_spread import identity
 from test_update import bits, same_bits
+from test_write import identity
 
 from acelib.editing.moments import Moments
 from acelib.editing.search import Objective

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from test_covariance import TEXTS
+from test_moments import TEXTS
 
 from acelib import editors
 from acelib.editing.keys import tokens

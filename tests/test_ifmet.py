@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_editors import EDITORS, HOPS, JOINT
 from test_keys import EDITS
-from test_spread import identity
+from test_write import identity
 
 from acelib.editing.request import request
 from acelib.editing.write import edit

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from test_editors import EDITORS, HOPS
-from test_spread import goals, identity
 from test_update import bits, same_bits
+from test_write import goals, identity
 
 from acelib.attribution.scores import first_tokens, query_scores, value_scores
 from acelib.editing.keys import keys_at, values_at

@@ -27,6 +27,13 @@ from acelib.book.chapters import (
 from acelib.provenance import ROOT, code_hash, data_hash
 
 
+def contents(root, *names):
+    """Write a table of contents."""
+    lines = [f"      - file: notebooks/{name}" for name in names]
+    text = "\n".join(["parts:", "  - chapters:", "      - file: book/reading", *lines])
+    (root / "_toc.yml").write_text(text + "\n")
+
+
 @pytest.fixture
 def root(tmp_path):
     """A repository with one chapter, which fails for n = 0 and takes a minute for n = 60."""
@@ -34,7 +41,7 @@ def root(tmp_path):
         (tmp_path / folder).mkdir()
     (tmp_path / "acelib" / "lib.py").write_text("A = 1  # one\n")
     (tmp_path / "data" / "facts.csv").write_text("a,b\n")
-    defaults = "n = 3  # cases\nrate = 0.5\nmodels = ['a']\ndevice = None"
+    defaults = "n = 3  # cases; 0 fails\nrate = 0.5\nmodels = ['a']\ndevice = None"
     cells = [
         new_markdown_cell("# One"),
         new_code_cell(defaults, metadata={"tags": ["parameters"]}),
@@ -47,6 +54,7 @@ def root(tmp_path):
     nbformat.write(
         new_notebook(cells=cells, metadata=metadata), tmp_path / "notebooks" / "01_one.ipynb"
     )
+    contents(tmp_path, "01_one")
     yield tmp_path
     code_hash.cache_clear(), data_hash.cache_clear()
 
@@ -66,15 +74,62 @@ def test_unknown_notebooks_and_parameters_are_refused_with_the_known_ones(root):
         find("02_two", root)
     with pytest.raises(ValueError, match="no parameter 'm'; known: n = 3, rate = 0.5"):
         checked_parameters(chapter, {"m": 1})
-    with pytest.raises(ValueError, match="'n' of 01_one is of type int .*got 'many'"):
+    with pytest.raises(ValueError, match="'n' of 01_one must be a whole number.*got 'many'"):
         checked_parameters(chapter, {"n": "many"})
     assert checked_parameters(chapter, {"rate": 1, "device": "cuda"}) == {
         "rate": 1.0,
         "device": "cuda",
     }
-    for name in ("", "..", "a/b", ".hidden"):
-        with pytest.raises(ValueError, match="not a folder name"):
+    for name in ("", "..", "a/b", ".hidden", "a\n", "x" * 300):
+        with pytest.raises(ValueError, match="^run name .{2,150} is not a folder name") as refused:
             run_folder(name, root)
+        assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("value", [None, -1, [], "", True, 1.5, float("nan")])
+def test_a_value_that_makes_no_sense_is_refused_before_any_work(root, value):
+    folder = run_folder("quick", root)
+    with pytest.raises(ValueError, match="parameter 'n' of 01_one must be a whole number, 0 or m"):
+        list(run(["01_one"], {"n": value}, folder, progress=False, root=root))
+    assert not (root / "runs").exists()
+
+
+def test_a_parameters_cell_that_lost_its_tag_is_named(root):
+    chapter = find("01_one", root)
+    chapter.write_text(chapter.read_text().replace('"parameters"', '"parametres"'))
+    with pytest.raises(ValueError, match="01_one: no cell is tagged 'parameters'"):
+        checked_parameters(chapter, {"n": 1})
+    assert checked_parameters(chapter, {}) == {}
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"cells": 3}'])
+def test_a_chapter_that_cannot_be_read_is_named(root, content):
+    chapter = find("01_one", root)
+    chapter.unlink() if content is None else chapter.write_text(content)
+    with pytest.raises(ValueError, match="notebooks/01_one.ipynb cannot be read as a notebook"):
+        list(run(["01_one"], {}, None, progress=False, root=root))
+
+
+def test_chapters_are_those_of_the_table_of_contents(root):
+    for stray in ("Untitled", "01_one-Copy1"):
+        (root / "notebooks" / f"{stray}.ipynb").write_text("")
+    assert list(chapters.known(root)) == ["01_one"]
+    assert [path.stem for path in chapters.strays(root)] == ["01_one-Copy1", "Untitled"]
+    contents(root, "02_two", "01_one.ipynb")
+    assert list(chapters.known(root)) == ["02_two", "01_one"]
+    assert list(chapters.known(ROOT))[:2] == ["00_world", "01_storage"] and not chapters.strays()
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next(root):
+    """What a process that runs is at stays."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    partial = root / "runs" / ".partial"
+    for name in (str(gone.pid), str(os.getppid()), "mine"):
+        (partial / name).mkdir(parents=True)
+        (partial / name / "01_one.ipynb").write_text("{")
+    list(run([], {}, None, progress=False, root=root))
+    assert sorted(path.name for path in partial.iterdir()) == sorted([str(os.getppid()), "mine"])
 
 
 def test_a_run_keeps_its_provenance_is_reused_and_becomes_stale(root):
@@ -260,6 +315,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_same_command_continues(root):
 
 def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root):
     chapter = find("01_one", root)
+    contents(root, "01_one", "02_two", "claims")
     nbformat.write(nbformat.read(chapter, 4), root / "notebooks" / "02_two.ipynb")
     read = [
         new_code_cell(
@@ -305,6 +361,7 @@ def test_chapters_at_once_are_those_one_after_another_and_claims_come_last(root)
 def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root):
     """Whether ``LAST`` is up to date is asked when the others have run, not before."""
     chapter, reference = find("01_one", root), root / "results" / "claims" / "01_one.json"
+    contents(root, "01_one", "claims")
     metadata = nbformat.read(chapter, 4).metadata
     write = [
         new_code_cell("n = 1", metadata={"tags": ["parameters"]}),

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 from test_keys import EDITS, plain
-from test_spread import identity
 from test_update import bits, same_bits
+from test_write import identity
 
 from acelib.bench import released
 from acelib.bench.released_check import POSITIONS, search

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from test_covariance import TEXTS
 from test_keys import EDITS, plain
+from test_moments import TEXTS
 from test_update import bits, random_update, same_bits
 
 from acelib.editing.keys import values_at
