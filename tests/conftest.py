@@ -10,10 +10,6 @@ from jaxtyping import install_import_hook
 
 # Editors are left out: they refuse wrong types themselves, which is tested.
 CHECKED = ["acelib.model", "acelib.attribution", "acelib.editing"]
-    "acelib.model",
-    "acelib.attribution",
-    "acelib.editing",
-]  # editors refuse wrong types themselves
 install_import_hook(CHECKED, "checker.check")
 
 import pytest  # noqa: E402
