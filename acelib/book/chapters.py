@@ -14,6 +14,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +24,17 @@ from typing import Any
 
 import nbformat
 import papermill
+import psutil
 from joblib import Parallel, delayed
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from ..files import replacing
 from ..provenance import ROOT, circumstances, code, code_hash, data_hash, digest, imports
+from ..records import quoted
 from ..study import rows
-from ..study.parameters import chapter_of
+from ..study.parameters import chapter_of, in_place_of
+from ..study.parameters import chapters as chapter_names
 
 ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbval alike
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -58,7 +62,12 @@ class ChapterError(RuntimeError):
 
 def known(root: Path = ROOT) -> dict[str, Path]:
     """Chapters by name, in order: {"01_storage": .../notebooks/01_storage.ipynb, ...}."""
-    return {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    return {name: root / "notebooks" / f"{name}.ipynb" for name in chapter_names(root)}
+
+
+def strays(root: Path = ROOT) -> list[Path]:
+    """Notebooks that lie among the chapters and are none."""
+    return sorted({*(root / "notebooks").glob("*.ipynb")} - {*known(root).values()})
 
 
 def find(name: str, root: Path = ROOT) -> Path:
@@ -69,44 +78,46 @@ def find(name: str, root: Path = ROOT) -> Path:
     chapters = known(root)
     if (stem := Path(name).stem if name.endswith(".ipynb") else name) not in chapters:
         raise ValueError(
-            f"unknown notebook {name!r}; known: "
+            f"unknown notebook {quoted(name)}; known: "
             f"{', '.join(chapters) or 'none, is this a clone of the repository?'}"
         )
     return chapters[stem]
 
 
 def parameters(notebook: Path) -> dict[str, dict]:
-    """The parameters of a chapter: {name: {"default": source text, "help": comment}}."""
-    return papermill.inspect_notebook(str(notebook))
+    """The parameters of a chapter: {name: {"default": source text, "help": comment}}.
+
+    Raises ValueError if there is no such notebook, or it cannot be read.
+    """
+    try:
+        return papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # of any kind, if it is no notebook
+        raise ValueError(f"{notebook} cannot be read as a notebook: {error}") from None
 
 
 def checked_parameters(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """``chosen`` with every value in the type of its default.
 
-    Raises ValueError naming an unknown parameter or a value of another type.
+    Raises ValueError naming an unknown parameter, or one whose value cannot stand in place of its
+    default (``in_place_of``); or if the notebook cannot be read or tags no parameters.
     """
     declared, result = parameters(notebook), {}
+    if chosen and not declared:
+        raise ValueError(f"{notebook.stem}: no cell is tagged 'parameters'")
     for key, value in chosen.items():
         if key not in declared:
             listed = ", ".join(
                 f"{name} = {parameter['default']}" for name, parameter in declared.items()
             )
-            raise ValueError(f"{notebook.stem} has no parameter {key!r}; known: {listed}")
+            raise ValueError(f"{notebook.stem} has no parameter {quoted(key)}; known: {listed}")
         try:
             default = ast.literal_eval(declared[key]["default"])
         except (ValueError, SyntaxError):
             default = None
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        elif isinstance(default, tuple) and isinstance(value, list):
-            default = list(default)
-        if None not in (default, value) and type(value) is not type(default):
-            kind = type(default).__name__
-            raise ValueError(
-                f"parameter {key!r} of {notebook.stem} is of type {kind} "
-                f"(default {default!r}), got {value!r}"
-            )
-        result[key] = value
+        try:
+            result[key] = in_place_of(default, value, declared[key]["help"])
+        except ValueError as error:
+            raise ValueError(f"parameter {key!r} of {notebook.stem} {error}") from None
     return result
 
 
@@ -301,6 +312,7 @@ def run(
     jobs: chapters at once; ``LAST`` comes last. All names and parameters are checked before the
     first chapter starts; rerun after an interruption, it continues.
     """
+    _sweep(root)
     sources = [find(name, root) for name in names]
     tasks = [
         (
@@ -329,6 +341,13 @@ def run(
             yield from parallel(delayed(work)(*task) for task in todo)
 
 
+def _sweep(root: Path) -> None:
+    """Remove what processes that are gone have left in ``runs/.partial``."""
+    for folder in (root / "runs" / ".partial").glob("*"):
+        if folder.name.isdecimal() and not psutil.pid_exists(int(folder.name)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """Parameters of all chapters by the name of a profile in ``book/profiles.toml``: {"03_ace":
     {"n_cases": 3000}, ...}.
@@ -337,7 +356,7 @@ def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """
     known_ = tomllib.loads((root / "book" / "profiles.toml").read_text("utf-8"))
     if name not in known_:
-        raise ValueError(f"unknown profile {name!r}; known: {', '.join(known_)}")
+        raise ValueError(f"unknown profile {quoted(name)}; known: {', '.join(known_)}")
     return known_[name]
 
 
@@ -346,9 +365,10 @@ def run_folder(name: str, root: Path = ROOT) -> Path:
 
     Raises ValueError if it is not a plain folder name.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]{,59}", name):
         raise ValueError(
-            f"run name {name!r} is not a folder name; use letters, digits, '-', '_' and '.'"
+            f"run name {quoted(name)} is not a folder name; "
+            "use at most 60 letters, digits, '-', '_' and '.'"
         )
     return root / "runs" / name
 
