@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def check_writable(folder: str | Path, what: str) -> None:
+    """Raises ValueError, naming ``what``, unless files can be written in ``folder``, or where it
+    would be made.
+    """
+    folder = Path(folder).absolute()
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there, buffering=0) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ValueError(f"{what} {folder} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from ..files import check_writable
+from ..provenance import ROOT
+from ..records import quoted
 from .console import Pairs, bar, examples, fail, quiet, say
 
 app = typer.Typer()
@@ -42,7 +45,10 @@ def run(
             help="A parameter to change, its value in JSON. Repeatable.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="The run's folder below runs/.")] = "latest",
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="The run's folder below runs/; default: latest."),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All chapters.")] = False,
     update: Annotated[
         bool, typer.Option("--update", help="Write into notebooks/, at the default parameters.")
@@ -74,14 +80,18 @@ def run(
         raise ValueError(
             "name the chapters to run, or give --all; known: " + ", ".join(notebooks.known())
         )
-    if update and (parameter or profile):
+    if update and (parameter or profile or name is not None):
         raise ValueError(
-            "--update writes the book at its default parameters; leave out -p and --profile, "
-            "or give --name instead"
+            "--update writes the book, into notebooks/ and at its default parameters; "
+            "leave it out, or -p, --profile and --name"
         )
     chosen = dict(map(_pair, parameter or ()))
+    name = "latest" if name is None else name
     folder = None if update else notebooks.run_folder(name)
+    check_writable(folder or ROOT / "notebooks", "the folder")
     names = chapters or list(notebooks.known())
+    for stray in notebooks.strays() if every else ():
+        say(f"[yellow]{escape(stray.name)} is in no part of _toc.yml: skipped")
     sizes = notebooks.profile(profile) if profile else None
     jobs = min(processes(jobs, most=4), len(names))
     executed = notebooks.run(names, chosen, folder, force, sizes=sizes, jobs=jobs)
@@ -101,11 +111,13 @@ def _pair(text: str) -> tuple[str, Any]:
     """A parameter and its value: JSON, or else text."""
     key, separator, value = text.partition("=")
     if not separator:
-        raise ValueError(f"parameter {text!r} has no value; write -p NAME VALUE")
+        raise ValueError(f"parameter {quoted(text)} has no value; write -p NAME VALUE")
     try:
         return key, json.loads(value)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or too long a number
         return key, value
+    except RecursionError:
+        raise ValueError(f"parameter {key!r}: {quoted(value)} is nested too deep") from None
 
 
 @app.command(

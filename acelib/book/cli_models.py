@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from ..files import check_writable
 from .console import (
     bar,
     bars_table,
@@ -98,15 +99,15 @@ def edit(  # noqa: PLR0913 - options
         update, answers = typed_edit.edit_and_ask(
             host, world, chosen, asked, moments, unrelated, seed
         )
+    if save:
+        update.save(save)
+    if save_model:
+        save_pretrained(host, update, save_model)
     say(probe_table(answers))
     say(ideal_line(answers))
     say(norms_line(update.norms()))
-    if save:
-        update.save(save)
-        say(f"kept in {save}")
-    if save_model:
-        save_pretrained(host, update, save_model)
-        say(f"kept in {save_model}")
+    for place in filter(None, (save, save_model)):
+        say(f"kept in {escape(str(place))}")
 
 
 def _check_free(save: Path | None, save_model: Path | None) -> None:
@@ -117,6 +118,8 @@ def _check_free(save: Path | None, save_model: Path | None) -> None:
         raise ValueError(f"the folder of --save {save} does not exist")
     if save_model and save_model.exists():
         raise ValueError(f"--save-model {save_model} exists; name a new folder")
+    for place in filter(None, (save, save_model)):
+        check_writable(place.absolute().parent, "the folder")
 
 
 # ---------------------------------------------------------------------- where knowledge is
@@ -190,6 +193,9 @@ def tune(
     from ..world.world import load_world
 
     names, world = search.editors_named(editors), load_world()
+    folder, path = provenance.ROOT / "runs" / "tune", presets.path_of(model)
+    for place in (folder, path.parent):
+        check_writable(place, "the folder")
     host = _load(model)
     with bar("locating layers") as tell:
         spaces = search.spaces_of(host, world, seed, tell)
@@ -197,10 +203,8 @@ def tune(
     with bar("second moments") as tell:
         moments = corpus(host, world, [one for _, one in drawn]).gather(tell)
     asked = search.identification(host, world, cases, seed)
-    folder = provenance.ROOT / "runs" / "tune"
     with bar("trials") as tell:
         rows = search.tune(host, world, asked, moments, drawn, folder, progress=tell)
-    path = presets.path_of(model)
     search.keep(rows, path.with_suffix(".csv"))
     search.keep_presets(rows, path)
     for line in search.best(rows):
@@ -270,8 +274,9 @@ def pretrain(
         missed = bars.unreached(found)
         return say("[red]missed: " + ", ".join(missed) if missed else "[green]all bars are reached")
     recipe = training.recipe_named(name, steps, seed)
-    quiet()
     folder = out or provenance.ROOT / "runs" / "pretrain" / name
+    check_writable(folder, "--out")
+    quiet()
     with bar(f"{name}, steps") as tell:
 
         def report(row):
@@ -328,6 +333,7 @@ def ablate(
     chosen = ablation.variants_named(steps, seeds, only)
     quiet()
     folder = provenance.ROOT / "runs" / "ablation"
+    check_writable(folder, "the folder")
     with bar("steps") as tell:
         rows = ablation.ablate(load_world(), folder, chosen, compile=compiled, progress=tell)
     for row in rows.to_dict("records"):

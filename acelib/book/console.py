@@ -1,15 +1,18 @@
 """What a terminal shows: messages, progress bars, tables; a user's mistake as one red line and an
 exit code.
 
-A ValueError becomes exit code 2, a failed chapter or build exit code 1, Ctrl-C exit code 130. Bugs
-keep their traceback.
+A ValueError becomes exit code 2; a failed chapter or build, a full disk or a folder that is
+read-only exit code 1; Ctrl-C exit code 130. Bugs keep their traceback. What the other end of a pipe
+does not want to read is not printed, and the work goes on.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -20,14 +23,28 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 
+class Output(Console):
+    """stdout or stderr; letters that they do not have are replaced, a closed pipe is no error."""
+
+    def __init__(self, stderr: bool = False, **options: Any):
+        stream = sys.stderr if stderr else sys.stdout
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+        super().__init__(stderr=stderr, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+
 def say(*what: Any):
     """Print to stdout, with markup; text is not wrapped, tables are."""
-    Console(highlight=False, soft_wrap=all(isinstance(part, str) for part in what)).print(*what)
+    Output(soft_wrap=all(isinstance(part, str) for part in what)).print(*what)
 
 
 def fail(message: str, code: int):
     """End with one red line on stderr and an exit code."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    Output(stderr=True, soft_wrap=True).print(
         f"[bold red]{escape(' '.join(message.split()))}[/bold red]"
     )
     raise typer.Exit(code)
@@ -44,7 +61,7 @@ def bar(what: str) -> Iterator[Callable]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    console, both = Console(stderr=True), sys.stdout.isatty()
+    console, both = Output(stderr=True), sys.stdout.isatty()
     with Progress(
         *columns,
         console=console,
@@ -61,7 +78,7 @@ def bar(what: str) -> Iterator[Callable]:
 
 def waiting(what: str):
     """A context manager that shows a spinner on stderr."""
-    return Console(stderr=True).status(what)
+    return Output(stderr=True).status(what)
 
 
 def quiet() -> None:
@@ -83,8 +100,10 @@ class Polite(TyperGroup):
             fail("interrupted; rerun the same command to resume", 130)
         except ModuleNotFoundError as err:
             fail(f"the package {err.name!r} is missing: pip install 'acelib[book]'", 1)
-        except RuntimeError as err:
-            if type(err).__name__ not in ("ChapterError", "BuildError"):
+        except OSError as err:
+            fail(f"{err.strerror}: {err.filename}" if err.filename else str(err), 1)
+        except Exception as err:
+            if type(err).__name__ not in ("ChapterError", "BuildError", "SafetensorError"):
                 raise
             fail(str(err), 1)
 
