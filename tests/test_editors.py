@@ -195,6 +195,7 @@ def test_the_bases_of_editors_are_abstract():
             "share 'all' is unknown; allowed: 'even', 'root'",
         ),
         (lambda: MEMIT(layers=(1, "2")), "MEMIT: layers '2': it should be a valid integer"),
+        (lambda: MEMIT(layers=(1,), share="long " * 4000), "^MEMIT: share .{100,200}$"),
         (lambda: MEMIT(), "MEMIT needs layers"),
         (lambda: MEMIT(layers=(1,), wait=2.0), "MEMIT has no 'wait'; it has: layers, weight, "),
         (lambda: AlphaEdit(layers=(1,), null_share=1.5), "null_share 1.5 must be at most 1"),
