@@ -23,10 +23,11 @@ from torch import Tensor
 from ..model.lm import LM
 from ..model.states import Site, State, replaced
 from ..model.update import load_tensors, save_tensors
+from ..records import quoted
 from .solve import Solver
 
 #: Of the mean diagonal of C: eigenvalues below it are taken for undetermined.
-LEAST = 1e-8
+LEAST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,9 +211,11 @@ def _cached(path: Path, size: int) -> tuple[Float64[Tensor, "d_mlp d_mlp"], int]
         return None
     try:
         tensors, meta = load_tensors(path)
-        moment, count = tensors["moment"], int(meta["tokens"])
+        moment, count = tensors["moment"], meta["tokens"]
         if moment.shape != (size, size) or moment.dtype != torch.float64:
             raise ValueError(f"it is {tuple(moment.shape)} of {moment.dtype}")
+        if type(count) is not int or count < 1:
+            raise ValueError(f"its number of tokens is {quoted(count)}")
     except (KeyError, TypeError, ValueError) as err:
         warnings.warn(f"{path}: no second moment ({err}); it is computed again", stacklevel=3)
         return None
