@@ -13,7 +13,8 @@ def quoted(value: object, most: int = 120) -> str:
     """A value as messages show it: its ``repr``, its middle left out if that is long."""
     short = Repr()
     short.maxstring = short.maxother = short.maxlong = most
-    return short.repr(value)
+    text = short.repr(value)  # of a list of long texts it is long all the same
+    return text if len(text) <= 2 * most else f"{text[:most]}...{text[-most:]}"
 
 
 def is_text(value: object) -> TypeGuard[str]:

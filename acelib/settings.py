@@ -1,8 +1,9 @@
 """Settings: frozen dataclasses whose fields are checked against their types when they are made.
 
 ``@settings`` is pydantic's dataclass with one set of rules: a field takes a value of its type and
-nothing that merely looks like it (a list does for a tuple, an int for a float), an unknown field is
-an error, and what is wrong is said in one sentence that names field, value and what is allowed.
+nothing that merely looks like it (a list does for a tuple, an int for a float), numbers are finite,
+an unknown field is an error, and what is wrong is said in one sentence that names field, value and
+what is allowed.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ from dataclasses import fields
 from functools import wraps
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from .records import quoted
 
 T = TypeVar("T")
 
-Layers = Annotated[tuple[int, ...], Field(strict=False)]  #: numbers of layers, from 0
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
-CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Listed = BeforeValidator(_tuple)  #: a list does for a tuple; a set, which has no order, does not
+Layers = Annotated[tuple[int, ...], Listed]  #: numbers of layers, from 0
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Texts = Annotated[tuple[str, ...], Listed]
+
+CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 BOUNDS = {
     "greater_than": "must be greater than {gt:g}",

@@ -29,6 +29,7 @@ from ..model.answers import recall
 from ..model.lm import LM
 from ..model.loading import load, shipped
 from ..model.update import Update, applied
+from ..records import quoted
 from ..training.train import RECIPES, make_tokenizer, new_model
 from ..world.cases import single_edits
 from ..world.wording import single_hop_cloze, statement
@@ -63,7 +64,7 @@ def bench(what: Sequence[str] = (), progress: Progress | None = None) -> list[Ti
     for name in what:
         if name not in BENCHMARKS and name not in GROUPS:
             raise ValueError(
-                f"unknown benchmark {name!r}; known: {', '.join([*BENCHMARKS, *GROUPS])}"
+                f"unknown benchmark {quoted(name)}; known: {', '.join([*BENCHMARKS, *GROUPS])}"
             )
     names = [one for name in what or BENCHMARKS for one in GROUPS.get(name, [name])]
     chosen, rows = list(dict.fromkeys(names)), []

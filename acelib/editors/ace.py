@@ -30,18 +30,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 from ..editing.request import Request, batch_of, request, unique_requests
 from ..editing.write import Stage
 from ..model.lm import LM
 from ..records import Edit
-from ..settings import settings
+from ..settings import Listed, settings
 from .base import Staged
 from .memit import MEMIT
 
-Stages = Annotated[tuple[Literal["value", "query"], ...], Field(strict=False)]
-Prompts = Annotated[tuple[Literal["single", "hops"], ...], Field(strict=False)]
+Stages = Annotated[tuple[Literal["value", "query"], ...], Listed]
+Prompts = Annotated[tuple[Literal["single", "hops"], ...], Listed]
 
 #: what both stages must agree on: the texts that prompts are read after
 READING = ("n_prefixes", "prefix_length", "seed", "texts")

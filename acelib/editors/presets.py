@@ -19,6 +19,7 @@ import tomlkit
 from .. import provenance
 from ..editing.search import Objective
 from ..files import replacing
+from ..records import quoted
 from .ace import ACE, IFMET
 from .base import Editor
 from .ft import FT
@@ -42,13 +43,13 @@ def preset(editor: str, model: str) -> Any:
     """
     names = {name.lower(): name for name in EDITORS}
     if editor.lower() not in names:
-        raise ValueError(f"unknown editor {editor!r}; known: {', '.join(EDITORS)}")
+        raise ValueError(f"unknown editor {quoted(editor)}; known: {', '.join(EDITORS)}")
     name, path = names[editor.lower()], path_of(model)
     tables = _tables(path) if path.exists() else {}
     if name not in tables:
         models = [p.stem for p in sorted(path.parent.glob("*.toml")) if name in _tables(p)]
         raise ValueError(
-            f"{editor} has no settings for model {model!r}; it has for: {', '.join(models)}"
+            f"{editor} has no settings for model {quoted(model)}; it has for: {', '.join(models)}"
         )
     return _read(name, tables, path)
 
@@ -80,8 +81,8 @@ def save(editors: Mapping[str, Any], path: Path) -> None:
 
 def from_table(name: str, table: Mapping[str, Any], common: Mapping[str, Any] = EMPTY) -> Any:
     """The named editor with the settings of a table. Raises ValueError for a wrong one."""
-    if name not in EDITORS:
-        raise ValueError(f"unknown editor {name!r}; known: {', '.join(EDITORS)}")
+    if name not in list(EDITORS):  # a table may say anything
+        raise ValueError(f"unknown editor {quoted(name)}; known: {', '.join(EDITORS)}")
     usual = _usual(EDITORS[name], common)
     settings = {key: usual[key] for key in common if key in usual}
     for key, value in table.items():
@@ -133,14 +134,18 @@ def _tables(path: Path) -> dict[str, Any]:
     """The tables of a file. Raises ValueError for one that is no TOML, or common to no editor."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # no TOML, or no UTF-8
         raise ValueError(f"{path.name} is not TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path.name} is not TOML: it is nested too deep") from None
     names = {field.name for editor in EDITORS.values() for field in fields(editor)}
     for name, table in tables.items():
         if name not in (*EDITORS, COMMON) or not isinstance(table, dict):
-            raise ValueError(f"{path.name}: {name!r} is no editor; known: {', '.join(EDITORS)}")
+            raise ValueError(
+                f"{path.name}: {quoted(name)} is no editor; known: {', '.join(EDITORS)}"
+            )
     if unknown := [key for key in tables.get(COMMON, {}) if key not in names]:
-        raise ValueError(f"{path.name}, [{COMMON}]: no editor has {unknown[0]!r}")
+        raise ValueError(f"{path.name}, [{COMMON}]: no editor has {quoted(unknown[0])}")
     return tables
 
 

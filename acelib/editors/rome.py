@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from ..editing.keys import Walk, contexts
 from ..editing.moments import Moments
@@ -27,10 +27,10 @@ from ..editing.write import identity
 from ..model.lm import LM
 from ..model.update import Factors, Update
 from ..records import Edit
-from ..settings import Texts, settings
+from ..settings import Listed, Texts, settings
 from .base import Editor
 
-Lengths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+Lengths = Annotated[tuple[PositiveInt, ...], Listed]
 
 
 @settings()

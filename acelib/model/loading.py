@@ -57,6 +57,7 @@ def load(
         _check_files(Path(source), name)
         # 2. The tokenizer and the weights. Whatever a library says of a broken file is one error.
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("a b")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
@@ -74,6 +75,7 @@ def load(
     _check_weights(model, report, name)
     _check_tokenizer(tokenizer, model, name)
     model = model.to(device or default_device())
+    _check_output(model, name)
     return LM(model, cast(PreTrainedTokenizerFast, tokenizer), name)
 
 
@@ -129,9 +131,24 @@ def _check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
                 f"model {quoted(name)}: its files hold a layer {number}, "
                 f"config.json says that it has {n_layers}"
             )
-    for key, value in model.state_dict().items():
+    for key, value in (*model.state_dict().items(), *model.named_buffers()):
         if not value.isfinite().all():
             raise Refused(f"model {quoted(name)}: {key} holds a number that is not finite")
+
+
+def _check_output(model: PreTrainedModel, name: str) -> None:
+    """A configuration may have every size right and still be one that nothing can be read with."""
+    try:
+        ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits
+    except (RuntimeError, TypeError, ValueError, IndexError) as err:
+        why = f"it cannot read two tokens ({str(err).strip().partition(chr(10))[0][:200]})"
+    else:
+        if logits.isfinite().all():
+            return
+        why = "its output for two tokens is not finite"
+    raise Refused(f"model {quoted(name)}: {why}; its config.json does not fit its weights")
 
 
 def _check_tokenizer(tokenizer: Any, model: PreTrainedModel, name: str) -> None:

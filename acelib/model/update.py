@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..files import replacing
 from ..interrupts import unbroken
-from ..records import Edit
+from ..records import Edit, is_text, quoted
 from .lm import LM
 from .states import Keys, Outputs, added
 
@@ -119,26 +119,24 @@ class Update:
         """
         try:
             tensors, meta = load_tensors(path)
-            left, right, keys = (
-                {
-                    int(name.split(".")[1]): t.to(lm.device)
-                    for name, t in tensors.items()
-                    if name.startswith(side)
-                }
-                for side in ("left.", "right.", "keys.")
-            )
-            factors = {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
+            parts: dict[str, dict[int, Tensor]] = {side: {} for side in (*Factors._fields, "keys")}
+            for name, tensor in tensors.items():
+                side, _, layer = name.partition(".")
+                parts[side][int(layer)] = tensor.to(lm.device)
+            factors, keys = _paired(parts), _histories(parts, lm.d_mlp)
+            if not isinstance(meta["edits"], list) or not is_text(meta["editor"]):
+                raise ValueError(f"its edits or its editor are {quoted(meta)}")
             edits = tuple(Edit(**edit) for edit in meta["edits"])
-            update = cls(factors, meta["editor"], edits, meta["model"], keys)
+            model = meta["model"]
         except (LookupError, TypeError, ValueError) as err:
+            why = f"{type(err).__name__}: {err}"
+            raise ValueError(f"{str(path)!r} is not a saved update ({why[:300]})") from err
+        if model != lm.fingerprint:
             raise ValueError(
-                f"{str(path)!r} is not a saved update ({type(err).__name__}: {err})"
-            ) from err
-        if update.model != lm.fingerprint:
-            raise ValueError(
-                f"{str(path)!r} was made for the model {update.model or 'unknown'}, "
+                f"{str(path)!r} was made for the model {quoted(model) if model else 'unknown'}, "
                 f"not for {lm.name!r} ({lm.fingerprint})"
             )
+        update = cls(factors, meta["editor"], edits, model, keys)
         _fits(lm, update)
         return update
 
@@ -262,6 +260,22 @@ def _sum(one: Factors, other: Factors) -> Factors:
     return Factors(eye, torch.addmm(one.right @ one.left.T, other.right, other.left.T))
 
 
+def _paired(parts: Mapping[str, Mapping[int, Tensor]]) -> dict[int, Factors]:
+    """The factors of a file by layer. Raises ValueError if a layer has one of the two only."""
+    left, right = (parts[side] for side in Factors._fields)
+    if left.keys() != right.keys():
+        raise ValueError(f"left is of layers {sorted(left)}, right of layers {sorted(right)}")
+    return {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
+
+
+def _histories(parts: Mapping[str, Mapping[int, Tensor]], size: int) -> dict[int, Tensor]:
+    """The keys of a file by layer. Raises ValueError for what is no matrix of keys."""
+    for layer, K in parts["keys"].items():
+        if K.ndim != 2 or len(K) != size or not K.is_floating_point():
+            raise ValueError(f"keys of layer {layer} are {tuple(K.shape)} of {K.dtype}")
+    return dict(parts["keys"])
+
+
 def _add(lm: LM, update: Update):
     with torch.no_grad():
         for layer, (left, right) in update.factors.items():
@@ -271,8 +285,8 @@ def _add(lm: LM, update: Update):
 
 def _fits(lm: LM, update: Update):
     """Raises ValueError unless every factor is a finite matrix of the model's shape."""
-    if update.factors:
-        lm.layers(tuple(update.factors))
+    if layers := {*update.factors, *update.keys}:
+        lm.layers(tuple(layers))
     for layer, pair in update.factors.items():
         where = f"layer {layer} of the update"
         for side, factor in zip(Factors._fields, pair, strict=True):

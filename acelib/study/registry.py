@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..model.lm import LM
 from ..model.loading import load
+from ..records import quoted
 from ..world.world import World, load_world
 from .parameters import chapter_of, defaults
 from .rows import Experiment
@@ -69,7 +70,7 @@ def experiment(name: str, **changes: object) -> Experiment:
     function, values = builder(name), defaults(chapter_of(name))
     known = [*_parameters(function), "models"]
     if unknown := [key for key in changes if key not in known]:
-        raise ValueError(f"{name} has no parameter {unknown[0]!r}; known: {', '.join(known)}")
+        raise ValueError(f"{name} has no parameter {quoted(unknown[0])}; known: {', '.join(known)}")
     values |= changes
     wanted = {key: values[key] for key in _parameters(function)}
     models = values.get("models", values.get("model", []))
@@ -84,7 +85,9 @@ def experiment(name: str, **changes: object) -> Experiment:
 def builder(name: str) -> Callable[..., Experiment]:
     """The function that builds an experiment. Raises ValueError for an unknown experiment."""
     if name not in EXPERIMENTS:
-        raise ValueError(f"unknown experiment {name!r}; known: {', '.join(names()) or 'none'}")
+        raise ValueError(
+            f"unknown experiment {quoted(name)}; known: {', '.join(names()) or 'none'}"
+        )
     module, _, function = EXPERIMENTS[name].partition(":")
     return getattr(import_module(module), function)
 

@@ -27,7 +27,7 @@ from ..editors import ACE, EDITORS, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit,
 from ..editors.ft import Loss
 from ..files import replacing
 from ..model.lm import LM
-from ..records import Case
+from ..records import Case, quoted
 from ..world.cases import make_cases
 from ..world.world import World
 from .experiments import balanced, comparison, known_cases, run
@@ -127,7 +127,7 @@ def editors_named(editors: str = "") -> list[str]:
     known = {name.lower(): name for name in EDITORS}
     asked = [name.strip().lower() for name in editors.split(",")] if editors else list(known)
     if unknown := [name for name in asked if name not in known]:
-        raise ValueError(f"unknown editor {unknown[0]!r}; known: {', '.join(EDITORS)}")
+        raise ValueError(f"unknown editor {quoted(unknown[0])}; known: {', '.join(EDITORS)}")
     return [known[name] for name in asked]
 
 

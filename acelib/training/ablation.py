@@ -21,6 +21,7 @@ from ..files import replacing
 from ..measures import known
 from ..model.lm import LM
 from ..provenance import ROOT, code_hash
+from ..records import quoted
 from ..world.world import World
 from . import bars
 from .train import Recipe, train
@@ -41,7 +42,7 @@ def variants_named(
     """
     every = variants(replace(SMALL, steps=steps or SMALL.steps), n_seeds)
     if unknown := [name for name in only or () if name not in every]:
-        raise ValueError(f"unknown variant {unknown[0]!r}; known: {', '.join(every)}")
+        raise ValueError(f"unknown variant {quoted(unknown[0])}; known: {', '.join(every)}")
     return {name: every[name] for name in only or every}
 
 

@@ -36,6 +36,7 @@ from transformers import (
 
 from ..files import replacing
 from ..model.lm import LM
+from ..records import quoted
 from ..world.text import MIXTURE, TEXTS
 from ..world.world import World
 
@@ -79,7 +80,7 @@ def recipe_named(name: str, steps: int | None = None, seed: int | None = None) -
     Raises ValueError for an unknown name.
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise ValueError(f"unknown recipe {quoted(name)}; known: {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     return replace(
         recipe,
@@ -96,7 +97,9 @@ def device_named(name: str | None = None) -> str:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     devices = ["cpu", *([found.type] if found else [])]
     if name and name.split(":")[0] not in devices:
-        raise ValueError(f"device {name!r} is not on this machine; there are: {', '.join(devices)}")
+        raise ValueError(
+            f"device {quoted(name)} is not on this machine; there are: {', '.join(devices)}"
+        )
     return name or devices[-1]
 
 

@@ -280,13 +280,13 @@ def read_cases(path: str | Path, relations: Mapping[str, Relation] | None = None
     are accepted; ``answer_extended`` of MQuAKE-T joins the aliases of the old answer. Whether edits
     of different cases contradict each other is for ``conflicts`` to say.
     relations: they name the Wikidata ids; default: the shipped ones.
-    Raises ValueError for an unreadable file, for a case that is there twice, and, naming the case
-    and the field, for a field that is missing, empty, of a wrong kind, or of another number of hops
-    than the chain.
+    Raises ValueError for an unreadable file, for a field or a case that is there twice, and, naming
+    the case and the field, for a field that is missing, empty, of a wrong kind, or of another
+    number of hops than the chain.
     """
     keys = {relation.pid: key for key, relation in (relations or load_relations()).items()}
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = json.loads(Path(path).read_text("utf-8"), object_pairs_hook=_fields)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a JSON file: {error}") from None
     except RecursionError:
@@ -302,6 +302,14 @@ def read_cases(path: str | Path, relations: Mapping[str, Relation] | None = None
     if n > 1:
         raise ValueError(f"{name}: {n} cases have the case_id {case_id}; each must have its own")
     return cases
+
+
+def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The fields of a JSON object. Raises ValueError for one that is there twice."""
+    name, n = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
+    if n > 1:
+        raise ValueError(f"one object has {n} fields {quoted(name)}")
+    return dict(pairs)
 
 
 @dataclass(frozen=True)

@@ -323,12 +323,14 @@ def load_world(folder: str | Path | None = None) -> World:
 def _read_table(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a table, cells without blanks around them.
 
-    Raises ValueError for a file without a column of names, a torn row, or a cell that holds
-    what is ``FORBIDDEN``.
+    Raises ValueError for a file without a column of names, a column that is there twice, a torn
+    row, or a cell that holds what is ``FORBIDDEN``.
     """
     columns, *rows = _read(path, _cells) or [[]]
     if "name" not in columns:
         raise ValueError(f"{path.name}: no column 'name'; its columns are {quoted(columns)}")
+    if len({*columns}) < len(columns):
+        raise ValueError(f"{path.name}: a column stands twice in {quoted(columns)}")
     for cells in rows:
         row = dict(zip(columns, cells, strict=False))
         if len(cells) != len(columns) or not row["name"]:
