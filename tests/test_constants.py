@@ -101,7 +101,7 @@ TABLE = [
         ),
         "test_ace.py",
     ),
-    ("weakest direction of a second moment", moments.LEAST, 1e-8, "test_batches.py"),
+    ("weakest direction of a second moment", moments.LEAST, 1e-9, "test_batches.py"),
 ]
 
 
