@@ -5,15 +5,8 @@ the error stream are not compared, the text of every cell is.
 """
 
 import os
-import sys
 
 from acelib.book.chapters import ENVIRONMENT
-from acelib.provenance import ROOT
-
-sys.path.append(str(ROOT / "tests"))
-from pending import PENDING
-
-collect_ignore = [f"{name}.ipynb" for name in PENDING]
 
 SKIPPED = (
     "text/html",

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from pending import PENDING
 
 from acelib.provenance import ROOT
 from acelib.study import check
@@ -285,6 +284,4 @@ def test_what_can_stand_in_place_of_a_default(default, value, comment, said):
 def test_kept_references_were_measured_with_the_defaults():
     for path in (ROOT / "results").glob("c*/*.json"):
         chapter = chapter_of(path.stem)
-        if chapter in PENDING:
-            continue
         assert json.loads(path.read_text("utf-8"))["parameters"] == defaults(chapter), path.name

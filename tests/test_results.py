@@ -7,11 +7,9 @@ few per cent of every series, two items at least. Run with ``-s`` to see what is
 from functools import cache
 
 import pytest
-from pending import PENDING
 
 from acelib.provenance import ROOT
 from acelib.study import recheck, registry, store
-from acelib.study.parameters import chapter_of
 from acelib.study.recheck import recompute, sample
 from acelib.study.rows import FOLDERS, Experiment
 
@@ -23,8 +21,6 @@ experiments = pytest.mark.parametrize("name", registry.names())
 @cache
 def built(name: str) -> Experiment:
     """An experiment; skipped if a model of it is not on this machine, or nothing of it ships."""
-    if chapter_of(name) in PENDING:
-        pytest.skip(f"{name}: its rows are being computed")
     if not list((RESULTS / name).glob("*.jsonl")):
         pytest.skip(f"no rows of {name} ship: acelib run {name} --update")
     try:
