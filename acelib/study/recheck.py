@@ -255,11 +255,13 @@ def _renew(
     """Renew the manifest of a file if its recomputed sample agrees."""
     path = folders.shipped_file(experiment, series)
     found = store.read(path)
-    n = sum(len(found.lines[id_, series.keys[id_]].rows) for id_ in ids)
-    differences = settled(differences, len(ids))
-    if differences or path is None:
+    left = settled(differences, len(ids))
+    moved = {d.item for d in differences} - {d.item for d in left}
+    compared = [id_ for id_ in ids if id_ not in moved]
+    n = sum(len(found.lines[id_, series.keys[id_]].rows) for id_ in compared)
+    if left or path is None:
         where = experiment.name, str(series), "different"
-        return Certificate(*where, rows=n, differences=tuple(differences))
+        return Certificate(*where, rows=n, differences=tuple(left))
     now = circumstances()
     note = {"date": now["date"], "commit": now["commit"], "rows": n}
     manifest = {**found.manifest, "code": series.manifest["code"], "certified": note}
