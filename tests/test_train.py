@@ -222,3 +222,18 @@ def test_a_state_of_another_recipe_is_refused(training):
     assert state(training("a", replace(RECIPE, steps=4)))  # more steps of the same recipe go on
     with pytest.raises(ValueError, match="'rwkv' is unknown; allowed: gptj, qwen3"):
         training("b", replace(RECIPE, architecture="rwkv"))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_state_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    path.write_bytes(b"the last state")
+
+    def full(state, part):
+        part.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0\nat")
+
+    monkeypatch.setattr(pretrain.torch, "save", full)
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(OSError, match="state.pt cannot be written: .enforce fail"):
+        pretrain._save_state(path, RECIPE, model, [], 3)
+    assert path.read_bytes() == b"the last state" and len(list(tmp_path.iterdir())) == 1

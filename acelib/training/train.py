@@ -338,16 +338,18 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _save_state(path: Path, recipe: Recipe, model, optimisers, step: int) -> None:
+    """Raises OSError, and leaves the state that was there, if the disk is full."""
+    state = dict(
+        recipe=asdict(recipe),
+        step=step,
+        model=model.state_dict(),
+        optimisers=[o.state_dict() for o in optimisers],
+    )
     with replacing(path) as part:
-        torch.save(
-            dict(
-                recipe=asdict(recipe),
-                step=step,
-                model=model.state_dict(),
-                optimisers=[o.state_dict() for o in optimisers],
-            ),
-            part,
-        )
+        try:
+            torch.save(state, part)
+        except RuntimeError as err:  # torch's word for it
+            raise OSError(f"{path} cannot be written: {str(err).partition(chr(10))[0]}") from err
 
 
 def _resume(path: Path, recipe: Recipe, model, optimisers, device) -> int:
