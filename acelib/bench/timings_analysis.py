@@ -13,8 +13,8 @@ from .timings import STORED, WIDTH
 
 MAIN = ("vectors", "bare", "wide", "update", "history", "keys", "moments", "each")
 LEAST = {  #: measurement -> the ratio that its first row must exceed
-    "vectors": 4,
-    "bare": 4,
+    "vectors": 2,
+    "bare": 2,
     "update": 1,
     "history": 5,
     "keys": 1,
