@@ -23,6 +23,14 @@ from acelib.records import Edit
 HERE, CONTEXTLIB = str(Path(interrupts.__file__).parent), contextlib.__file__
 
 
+@pytest.fixture(autouse=True)
+def listening():
+    """Interrupts as at the start of a program; pytest's workers ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def lm():
     return make_tiny("gptj", torch.float32, n_layers=2, d_model=16, d_mlp=16)
