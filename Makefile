@@ -25,7 +25,7 @@ test: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 tests
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup tests
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg notebooks
 
