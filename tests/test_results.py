@@ -80,5 +80,9 @@ def test_files_are_whole_and_hold_every_item_once(name):
 def test_every_file_is_read_by_an_experiment():
     folders = {path.parent.name for path in RESULTS.glob("*/*.jsonl")}
     assert folders <= set(registry.names()), "rows of an experiment that is not registered"
-    read = {name: built(name) for name in TODAY if name in folders}
-    assert registry.unread(RESULTS, read) == []
+
+
+@experiments
+def test_every_file_is_one_of_a_series(name):
+    unread = registry.unread(RESULTS, {name: built(name)})
+    assert [path.name for path in unread if path.parent.name == name] == []
