@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..provenance import ROOT
 from . import claims
+from .parameters import chapters as listed
 from .stats import Mean
 
 WORDS = {  #: verdict -> of one claim, of several
@@ -57,8 +58,7 @@ def judged(values: Values, root: Path = ROOT) -> pd.DataFrame:
 
 def titles(chapters: Sequence[str], root: Path = ROOT) -> dict[str, str]:
     """Titles of the book's chapters, in its order; behind them those of further ``chapters``."""
-    listed = re.findall(r"notebooks/(\w+)", (root / "_toc.yml").read_text("utf-8"))
-    names = dict.fromkeys([*listed, *sorted({*chapters} - {""})])
+    names = dict.fromkeys([*listed(root), *sorted({*chapters} - {""})])
     return {name: _title(root / "notebooks" / f"{name}.ipynb") for name in names}
 
 

@@ -103,7 +103,8 @@ def cases_of(experiment: Experiment) -> dict[str, list[Case]]:
 
 
 N_TEXTS = 2000  #: that second moments are taken over
-#: (rtol, atol) of the size of an update: in another batch it moves by 1e-5 or less.
+#: (rtol, atol) of the size of an update: in another batch it moves by 1e-5 or less, but for the few
+#: searches that rounding sends elsewhere (``recheck.ELSEWHERE``).
 WRITTEN = (1e-3, 0.0)
 #: The same where the last layer is written at a subject's token before the prompt's end. No answer
 #: sees that state, so that the gradient is rounding (1e-8, of the KL term), Adam makes whole steps

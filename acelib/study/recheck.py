@@ -152,11 +152,8 @@ def _item(difference: Difference) -> tuple:
 
 
 def _elsewhere(difference: Difference) -> bool:
-    share, old, new = (
-        ELSEWHERE.get(difference.column, 0.0),
-        difference.expected,
-        difference.found,
-    )
+    share = ELSEWHERE.get(difference.column, 0.0)
+    old, new = difference.expected, difference.found
     return isinstance(old, float) and isinstance(new, float) and abs(new - old) < share * abs(old)
 
 
