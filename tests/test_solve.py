@@ -1,3 +1,5 @@
+from inspect import unwrap
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -50,10 +52,14 @@ def test_a_ridge_inside_a_null_space_is_the_published_system(history):
 
 
 def test_bad_input():
-    with pytest.raises(TypeCheckError, match="R"):
-        ridge(randn(M, 2), randn(D, 3), randn(M, 2))
-    with pytest.raises(TypeCheckError, match="G"):
-        ridge(randn(M, 2), randn(D, 2), randn(M, 1))
+    for R, G, match in (
+        (randn(D, 3), randn(M, 2), "with the same n >= 1"),
+        (randn(D, 2), randn(M, 1), "must have the keys' shape"),
+    ):
+        with pytest.raises(TypeCheckError):  # in tests; as users have it, without the checker:
+            ridge(randn(M, 2), R, G)
+        with pytest.raises(ValueError, match=match):
+            unwrap(ridge)(randn(M, 2), R, G)
     with pytest.raises(ValueError, match="not finite"):
         ridge(randn(M, 1) * float("nan"), randn(D, 1), randn(M, 1))
     with pytest.raises(ValueError, match="weight 0"):

@@ -25,9 +25,10 @@ def ridge(
 
     K: keys.   R: residuals.   G: A^{-1} K.
     Returns: left and right, in the unit of R per unit of K.
-    Raises: ValueError if anything is not finite.
+    Raises: ValueError if K, R and G hold different numbers of columns, or anything is not finite.
     Source: MEMIT Eq. 14; ACE Eq. 12 (there A = C_0; the weight on C_0 is that of Eq. 11).
     """
+    _check_columns(K, R, G)
     system = torch.eye(K.shape[1], dtype=K.dtype, device=K.device) + K.T @ G
     return _finite(R, torch.linalg.solve(system, G, left=False))
 
@@ -70,6 +71,16 @@ def null_space_solver(weight: float, history: Float[Tensor, "d_mlp keys"] | None
         return (x - history @ inner) / weight
 
     return solve
+
+
+def _check_columns(K: Tensor, R: Tensor, G: Tensor) -> None:
+    if K.ndim != 2 or R.ndim != 2 or K.shape[1] != R.shape[1] or not K.shape[1]:
+        raise ValueError(
+            f"keys {tuple(K.shape)} and residuals {tuple(R.shape)} must be (m, n) and (d, n) "
+            "with the same n >= 1"
+        )
+    if G.shape != K.shape:
+        raise ValueError(f"solved keys {tuple(G.shape)} must have the keys' shape {tuple(K.shape)}")
 
 
 def _finite(
