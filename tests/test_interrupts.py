@@ -150,7 +150,7 @@ def test_edits_in_turn_leave_the_model_as_it_was(lm, update):
     assert at > 50
 
 
-@pytest.mark.parametrize("name", ["FT", "KN", "MEMIT"])
+@pytest.mark.parametrize("name", ["FT", "KN", "KN, before", "MEMIT"])
 def test_an_editor_interrupted_anywhere_leaves_the_model_as_it_was(name):
     """At every 47th point, since there are thousands."""
     lm = make_tiny("gptj", torch.float32, n_layers=2, d_model=16, d_mlp=16)
@@ -158,6 +158,7 @@ def test_an_editor_interrupted_anywhere_leaves_the_model_as_it_was(name):
     editor = {
         "FT": FT(layers=(0, 1), steps=2),
         "KN": KN(steps=2),
+        "KN, before": KN(steps=2, activation="pre"),
         "MEMIT": MEMIT(layers=(0, 1), objective=Objective(steps=2), texts=("",)),
     }[name]
     edit = Edit("Paris", "{} is in", "Rome", "France")

@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..interrupts import unbroken
 from ..model.lm import LM, common_start, copied
+from ..model.states import hooked
 from .keys import Batch, aligned
 
 #: keys and values of some positions, by layer
@@ -125,16 +126,6 @@ def _by_position(lm: LM, layer: int) -> list[nn.Module]:
     ] + [lm.mlp(layer)]
 
 
-@unbroken
-def _hooked(
-    module: nn.Module,
-    before: Callable[[nn.Module, tuple], tuple],
-    after: Callable[[nn.Module, tuple, Tensor], Tensor],
-) -> Iterator[None]:
-    with module.register_forward_pre_hook(before), module.register_forward_hook(after):
-        yield
-
-
 def _only_first(
     module: nn.Module, rest: Float[Tensor, "batch pos d"]
 ) -> AbstractContextManager[None]:
@@ -146,7 +137,7 @@ def _only_first(
     def after(_: nn.Module, _args: tuple, out: Tensor) -> Tensor:
         return torch.cat([out, rest], 1)
 
-    return _hooked(module, before, after)
+    return hooked(module, after, before)
 
 
 def _only_at(module: nn.Module, places: Int[Tensor, " places"]) -> AbstractContextManager[None]:
@@ -164,7 +155,7 @@ def _only_at(module: nn.Module, places: Int[Tensor, " places"]) -> AbstractConte
             .unflatten(0, shape)
         )
 
-    return _hooked(module, before, after)
+    return hooked(module, after, before)
 
 
 class _Frozen(DynamicLayer):

@@ -33,7 +33,7 @@ from ..editing.keys import Batch, aligned
 from ..editing.moments import Moments
 from ..editing.request import Request, check_lengths, request, requests
 from ..model.lm import LM
-from ..model.states import Site, chunked, read
+from ..model.states import Site, chunked, hooked, read
 from ..model.update import Factors, Update
 from ..records import Edit
 from ..settings import settings
@@ -193,7 +193,7 @@ def integrated_gradients(
             if activation == "post":
                 ffn = lm.fc2(layer)(x)
             else:
-                with fc1.register_forward_hook(lambda *_: x):
+                with hooked(fc1, lambda *_: x):
                     ffn = lm.mlp(layer)(h[many])
             hidden = (states["out", layer] - states["mlp", layer])[many] + ffn
             # 3. The layers above, the probability of the token, and its gradient.

@@ -155,6 +155,18 @@ def added(lm: LM, changes: Mapping[int, Callable[[Keys], Outputs]]) -> Iterator[
         yield lm
 
 
+@unbroken
+def hooked(
+    module: nn.Module, after: Callable, before: Callable[[nn.Module, tuple], tuple] | None = None
+) -> Iterator[None]:
+    """``module`` with a forward hook, and perhaps one before it, in every forward inside."""
+    with ExitStack() as hooks:
+        if before:
+            hooks.enter_context(module.register_forward_pre_hook(before))
+        hooks.enter_context(module.register_forward_hook(after))
+        yield
+
+
 def _before(patch: Callable[[State], State | None]) -> Callable[[nn.Module, tuple], tuple | None]:
     def hook(_module: nn.Module, args: tuple) -> tuple | None:
         state = patch(args[0])
