@@ -15,7 +15,7 @@ from test_moments import TEXTS
 from acelib import editors
 from acelib.editing.keys import tokens
 from acelib.editing.moments import Moments, second_moments
-from acelib.editing.request import requests
+from acelib.editing.request import check_lengths, requests
 from acelib.editing.search import Objective
 from acelib.editors import EDITORS, PMET, AlphaEdit
 from acelib.records import Edit
@@ -313,3 +313,16 @@ def test_what_is_longer_than_the_model_reads_is_refused_before_any_work(tiny, ed
         pytest.skip("the editor reads no multi-hop prompts")
     with untouched(lm), pytest.raises(ValueError, match="model 'tiny-gpt2' reads 256 at most"):
         editor(lm, [replace(EDIT, **change)], eye(lm))
+
+
+def test_the_longest_prefix_is_that_of_most_tokens(tiny):
+    """Not of most letters: a token of the tiny tokenizer may be a whole word."""
+    lm = tiny("gpt2")
+    words, letters = " Paris" * 60, "\u4e2d" * 80
+    prefixes = ("", words + ". ", letters + ". ")
+    few, many = (len(lm.tokenizer(text)["input_ids"]) for text in (words, letters))
+    assert len(words) > len(letters) and few < many
+    [asked] = requests([EDIT])
+    check_lengths(lm, [asked], prefixes[:2])
+    with pytest.raises(ValueError, match="behind the text before them; .* reads 256 at most"):
+        check_lengths(lm, [replace(asked, prompt=asked.prompt + " word" * 10)], prefixes)

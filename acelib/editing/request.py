@@ -101,12 +101,13 @@ def check_lengths(lm: LM, requests: Iterable[Request], prefixes: Sequence[str] =
 
     Later that would be an index out of range, or an update that nobody can judge.
     """
-    most, longest = lm.model.config.max_position_embeddings, max(prefixes, key=len)
+    most = lm.model.config.max_position_embeddings
     for r in requests:
-        n = len(lm.tokenizer(longest + r.prompt)["input_ids"]) + len(lm.answer_ids(r.target))
+        rows = lm.tokenizer([prefix + r.prompt for prefix in prefixes])["input_ids"]
+        n = max(map(len, rows)) + len(lm.answer_ids(r.target))
         if n > most:
             raise ValueError(
                 f"the prompt {quoted(r.prompt)} and its target have {n} tokens"
-                f"{' behind the text before them' if longest else ''}; "
+                f"{' behind the text before them' if any(prefixes) else ''}; "
                 f"model {lm.name!r} reads {most} at most"
             )
