@@ -41,9 +41,8 @@ class Moments:
     model: str = ""
     #: what was added to C_l's diagonal to make it invertible, 0.0 for nothing; set by ``solver``
     ridge: dict[int, float] = field(default_factory=dict)
-    #: how many directions C_l's texts determine; set by ``solver``
-    rank: dict[int, int] = field(default_factory=dict)
     _factors: dict[int, Float[Tensor, "d_mlp d_mlp"]] = field(default_factory=dict, repr=False)
+    _spectra: dict[int, Float64[Tensor, " d_mlp"]] = field(default_factory=dict, repr=False)
     _bases: dict[tuple, tuple[Float64[Tensor, "d_mlp directions"], bool]] = field(
         default_factory=dict, repr=False
     )
@@ -56,28 +55,37 @@ class Moments:
             )
         return self.matrices[layer]
 
+    def rank(self, layer: int) -> int:
+        """How many directions the texts determine: eigenvalues of C above ``LEAST`` of its mean
+        diagonal.
+        """
+        return int((self._spectrum(layer) >= LEAST * self[layer].diagonal().mean()).sum())
+
+    def condition(self, layer: int) -> float:
+        """The largest eigenvalue of C over its smallest; infinite if that is not positive."""
+        values = self._spectrum(layer)
+        return float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+
+    def _spectrum(self, layer: int) -> Float64[Tensor, " d_mlp"]:
+        """The eigenvalues of C in ascending order, computed once."""
+        if layer not in self._spectra:
+            self._spectra[layer] = torch.linalg.eigvalsh(self[layer].double())
+        return self._spectra[layer]
+
     def solver(self, layer: int, weight: float) -> Solver:
         """x (d_mlp, n) -> (weight * C)^{-1} x, in float64.
 
         One Cholesky factor of C is kept for any weight. Directions in which keys have less than
         ``LEAST`` of their mean square are not determined by the texts: rounding in a float32 key is
         as large, and C^{-1} would blow it up. If there are any, C gets a ridge that lifts all above
-        it; a warning says so, ``ridge`` and ``rank`` record it.
+        it; a warning says so, and ``ridge`` records it.
         Raises ValueError for a weight that is not positive, a layer that is not there, a moment of
         zeros or NaN.
         """
         if not weight > 0:
             raise ValueError(f"weight {weight} of the second moment must be positive")
         if layer not in self._factors:
-            factor, ridge, rank = _factor(self[layer], layer)
-            if ridge:
-                warnings.warn(
-                    f"the second moment of layer {layer} has rank {rank} of {len(factor)} over "
-                    f"{self.tokens} tokens; {ridge:.2g} is added to its diagonal. "
-                    "More texts determine it better",
-                    stacklevel=2,
-                )
-            self._factors[layer], self.ridge[layer], self.rank[layer] = factor, ridge, rank
+            self._factors[layer], self.ridge[layer] = self._factor(layer)
         factor = self._factors[layer]
 
         def solve(x: Float[Tensor, "d_mlp n"]) -> Float64[Tensor, "d_mlp n"]:
@@ -85,6 +93,30 @@ class Moments:
             return torch.linalg.solve_triangular(factor.T, half, upper=True) / weight
 
         return solve  # cholesky_solve would copy the factor
+
+    def _factor(self, layer: int) -> tuple[Float64[Tensor, "d_mlp d_mlp"], float]:
+        """The Cholesky factor of C, and what was added to its diagonal for it."""
+        C = self[layer]
+        scale, d = C.diagonal().mean().item(), len(C)
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"the second moment of layer {layer} is zero or not finite")
+        # 1. C - least I has a factor if and only if every eigenvalue is above ``least``.
+        least = LEAST * scale
+        identity = torch.eye(d, dtype=C.dtype, device=C.device)
+        if not torch.linalg.cholesky_ex(C - least * identity).info:
+            return torch.linalg.cholesky(C), 0.0
+        # 2. Else all are lifted until the lowest one is above it.
+        lowest = self._spectrum(layer)[0].item()
+        if not lowest > -1e-6 * scale:
+            raise ValueError(f"the second moment of layer {layer} is not positive semi-definite")
+        ridge = least - min(lowest, 0.0)
+        warnings.warn(
+            f"the second moment of layer {layer} has rank {self.rank(layer)} of {d} over "
+            f"{self.tokens} tokens (condition {self.condition(layer):.1g}); {ridge:.2g} is added "
+            "to its diagonal. More texts determine it better",
+            stacklevel=3,
+        )
+        return torch.linalg.cholesky(C + ridge * identity), ridge
 
     def projector(
         self, layer: int, threshold: float | None = None, share: float | None = None
@@ -142,27 +174,6 @@ def _null_space(
         )
     inside = 2 * small <= len(C)
     return (vectors[:, :small] if inside else vectors[:, small:]).clone(), inside
-
-
-def _factor(
-    C: Float[Tensor, "d_mlp d_mlp"], layer: int
-) -> tuple[Float[Tensor, "d_mlp d_mlp"], float, int]:
-    """The Cholesky factor of C, what was added to its diagonal for it, and the rank of C."""
-    scale, d = C.diagonal().mean().item(), len(C)
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"the second moment of layer {layer} is zero or not finite")
-    # 1. C - least I has a factor if and only if every eigenvalue is above ``least``.
-    least = LEAST * scale
-    identity = torch.eye(d, dtype=C.dtype, device=C.device)
-    if not torch.linalg.cholesky_ex(C - least * identity).info:
-        return torch.linalg.cholesky(C), 0.0, d
-    # 2. Else its lowest one is lifted there, and the others by as much.
-    values = torch.linalg.eigvalsh(C)
-    lowest, rank = values[0].item(), int((values >= least).sum())
-    if not lowest > -1e-6 * scale:
-        raise ValueError(f"the second moment of layer {layer} is not positive semi-definite")
-    ridge = least - min(lowest, 0.0)
-    return torch.linalg.cholesky(C + ridge * identity), ridge, rank
 
 
 def second_moments(
