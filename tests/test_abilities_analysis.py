@@ -74,7 +74,7 @@ def test_losses_and_claims():
     table = analysis.changes_table(CHANGED)
     assert table.loc[("ordinary", "ACE"), ("gptj-mini", "two_hop")].mean == -75
     assert table.shape == (4, 5)
-    values = analysis.handed_over(CHANGED)
+    values = analysis.claim_values(CHANGED)
     assert list(values) == [
         ("benchmarks_kept", "gptj-mini"),
         ("benchmarks_kept_counterfactual", "gptj-mini"),

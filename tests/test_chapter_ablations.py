@@ -147,7 +147,7 @@ def test_readings_that_agree_on_every_case_are_named():
 
 def test_every_sentence_can_be_said(values, settings, prompts):
     text, gone = Text("04_ablations"), ablations.without_stage(settings)
-    told = ablations.told(values, prompts, gone)
+    told = ablations.sentence_numbers(values, prompts, gone)
     one, gap = Mean(5.0, -1.0, 9.0, 8), Mean(5.0, 1.0, 9.0, 8)
     gaps = {
         model: {

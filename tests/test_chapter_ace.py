@@ -84,7 +84,7 @@ def test_standings_say_who_is_ahead_on_the_same_cases(rows):
 
 def test_without_ace_there_is_no_lead(rows):
     some = rows[~rows.editor.isin(["ACE", "ACE (located)"])]
-    told = ace.told(some, 0)
+    told = ace.sentence_numbers(some, 0)
     assert not told["ace"] and all(not of.lead for of in told["models"].values())
     assert Text("03_ace").render("verdict", **told) == "ACE was not among the editors."
     assert not ace.claim_values(some, CASES)
@@ -274,7 +274,7 @@ def test_categories_are_those_of_the_edited_relations():
 
 
 def test_every_sentence_can_be_said(rows, scores):
-    text, told = Text("03_ace"), ace.told(rows, 0)
+    text, told = Text("03_ace"), ace.sentence_numbers(rows, 0)
     lost = lost_hops.questions(rows, CASES)
     chosen = {m: {"ACE": preset("ACE", m)} for m in MODELS}
     for model in MODELS:

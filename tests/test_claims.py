@@ -145,7 +145,7 @@ def test_overall(each, expected):
 
 
 def test_what_chapters_hand_over_is_read_back(folder):
-    found = claims.handed_over(folder)
+    found = claims.kept_values(folder)
     assert sorted(found) == sorted(KEYS) and found["ace_leads_pmet", "qwen3-mini"] == Mean(
         1, 0.5, 1.5, 30
     )
@@ -166,7 +166,7 @@ def test_what_chapters_hand_over_is_read_back(folder):
 
 
 def test_models_that_disagree_are_named(folder):
-    found = claims.handed_over(folder) | {("ace_leads_pmet", "qwen3-mini"): Mean(-3, -4, -2, 30)}
+    found = claims.kept_values(folder) | {("ace_leads_pmet", "qwen3-mini"): Mean(-3, -4, -2, 30)}
     line = claims.table(found).loc["ace_leads_pmet"]
     assert (
         line.verdict == "holds in part"
@@ -175,7 +175,7 @@ def test_models_that_disagree_are_named(folder):
 
 
 def test_a_claim_without_a_row_is_named(folder):
-    found = claims.handed_over(folder)
+    found = claims.kept_values(folder)
     del found["zeroing_random", "qwen3-mini"]
     with pytest.raises(
         ValueError, match="claim 'zeroing_random' has no value for 'qwen3-mini'; chapter 01_storage"
@@ -191,7 +191,7 @@ def test_a_row_that_no_claim_expects_is_named(folder, row):
     kept = json.loads(path.read_text())
     path.write_text(json.dumps(kept | {"rows": [[row, [1, 0, 2, "9"]]]}))
     with pytest.raises(ValueError, match=f"01_storage.json: claim '{row[0]}' on '{row[1]}'"):
-        claims.handed_over(folder)
+        claims.kept_values(folder)
 
 
 def test_measured():
@@ -205,7 +205,7 @@ def test_measured():
         ("ace_leads_pmet", "gptj-mini"),
         ("convergent_tokens", "qwen3-mini"),
     ] and list(frame.iloc[0]) == [5, 1, 9, "24"]
-    assert claims.flips(
+    assert claims.slack(
         {
             ("ace_leads_pmet", "gptj-mini"): Mean(5, 1, 9, 24),
             ("shared_neurons", "both"): Mean(5, 1, 9, 24),
@@ -227,7 +227,7 @@ def test_every_claim_of_the_book_is_measured_and_its_verdict_follows():
     """The committed references: all rows are there, and the chapter's verdicts are those of today's
     numbers.
     """
-    table = claims.table(claims.handed_over())
+    table = claims.table(claims.kept_values())
     kept = json.loads((ROOT / "results" / "checks" / "claims.json").read_text("utf-8"))
     assert sorted(row[0] for row in kept["rows"]) == sorted(table.index)
     assert {row[0]: row[1][kept["columns"].index("verdict")] for row in kept["rows"]} == dict(

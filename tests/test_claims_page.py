@@ -5,7 +5,7 @@ import pandas as pd
 from acelib.study import claims, claims_page
 from acelib.study.sentences import Text
 
-VALUES = claims.handed_over()
+VALUES = claims.kept_values()
 ROWS = claims_page.judged(VALUES)
 TEXT = Text("claims")
 

@@ -125,7 +125,7 @@ def test_the_best_window_is_the_lowest_of_equal_ones(rows):
 
 def test_every_sentence_can_be_said(rows, editors):
     text = Text("05_knowledge_bottleneck")
-    told = depth.told(depth.claim_values(rows, editors), rows, editors, 0)
+    told = depth.sentence_numbers(depth.claim_values(rows, editors), rows, editors, 0)
     window = {"share": 50.0, "first": 3}
     best = {model: {"PMET at subject": window, "PMET at last": window} for model in MODELS}
     more = dict(best=best, n={"gptj-mini": 8}, large="GPT-J", model="gptj-mini", window=2, seed=0)

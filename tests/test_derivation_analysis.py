@@ -99,7 +99,7 @@ def test_every_statement_has_a_verdict_and_a_sentence(statements, write):
         TEXT.render("write", models=numbers, cosines=derivation_analysis.cosine_numbers(write)),
     ]
     assert all("tiny" in sentence for sentence in said)
-    handed = derivation_analysis.handed_over(statements, write)
+    handed = derivation_analysis.claim_values(statements, write)
     assert len(handed) == 6 and all(model == "tiny" for _, model in handed)
 
 

@@ -147,12 +147,12 @@ def test_tokens_of_both_states_stand_side_by_side():
 def test_claims_of_all_parts():
     means = analysis.best_by_pass(analysis.by_layer(sampled()), [1, 2])
     alike, wide = analysis.stability(scores()), analysis.states(masked())
-    values = analysis.handed_over(means, alike, wide, judged(1.0))
+    values = analysis.claim_values(means, alike, wide, judged(1.0))
     assert values["counterfactual_edits", "m"].mean == 100
     assert values["masking_lowers_the_answer", "m"].mean == 50
     assert next(iter(values)) == ("stable_over_passes", "m") and len(values) == 5
     one = judged(1.0).query("editor == 'ROME'")
-    assert len(analysis.handed_over(means, alike, wide, one)) == 4
+    assert len(analysis.claim_values(means, alike, wide, one)) == 4
     said = analysis.verdicts(values)
     assert said["counterfactual_edits"]["m"] in ("holds", "undecided", "does not hold")
 
@@ -168,7 +168,7 @@ def test_sentences():
     text, wide = Text("appendix_l_robustness"), analysis.states(masked())
     means = analysis.best_by_pass(analysis.by_layer(sampled()), [1, 2])
     alike, leads = analysis.stability(scores()), analysis.lead(judged(1.0))
-    values = analysis.handed_over(means, alike, wide, judged(1.0))
+    values = analysis.claim_values(means, alike, wide, judged(1.0))
     said = text.render("verdict", said=analysis.verdicts(values))
     assert said.startswith("Of the paper's statements:\nthat layers are stable over sampled") and (
         said.endswith(".")

@@ -16,7 +16,7 @@ import pytest
 
 from acelib.provenance import ROOT, code_hash
 from acelib.study import recheck, rows, store
-from acelib.study.recheck import Difference, certify, recompute, sample, settled, todays_seed
+from acelib.study.recheck import Difference, certify, comparable, recompute, sample, todays_seed
 from acelib.study.rows import Experiment, Folders, Series, table
 
 
@@ -434,16 +434,16 @@ def test_items_whose_search_ended_elsewhere_are_left_out_if_they_are_few():
     with pytest.warns(
         UserWarning, match="sensitive to rounding, not compared: exp, editor e, item i1"
     ):
-        assert settled(judged, 2) == []
+        assert comparable(judged, 2) == []
     other = moved("i2", "efficacy", 1.0, 0.75)
     with pytest.warns(UserWarning, match="item i1"):
-        assert settled([*judged, other], 2) == [other]
+        assert comparable([*judged, other], 2) == [other]
     both = [moved("i1"), moved("i2")]
-    assert settled(both, 39) == both
+    assert comparable(both, 39) == both
     with pytest.warns(UserWarning):
-        assert settled(both, 40) == []
+        assert comparable(both, 40) == []
     far, kind = [moved("i1", found=90.0)], [moved("i1", found="absent")]
-    assert settled(far, 40) == far and settled(kind, 40) == kind
+    assert comparable(far, 40) == far and comparable(kind, 40) == kind
 
 
 def test_an_item_without_kept_rows_is_a_difference(folders, ship):

@@ -137,7 +137,7 @@ def test_checks_are_words_and_claims_are_means_over_runs(timed):
     checks = timings_analysis.checks(timed)
     assert checks.loc["vectors"].tolist() == ["yes", "no"]
     assert checks.loc["update"].tolist() == ["yes", "yes"]
-    handed = timings_analysis.handed_over(timed, n_small=2)
+    handed = timings_analysis.claim_values(timed, n_small=2)
     assert handed["vectors_dominate", "one"].mean == pytest.approx(80)
     assert handed["inverse_dominates", "both"].mean == pytest.approx(90)
     assert set(handed) == {

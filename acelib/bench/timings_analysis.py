@@ -209,7 +209,7 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def handed_over(timings: Timings, n_small: int, seed: int = 0) -> Mapping[tuple[str, str], Mean]:
+def claim_values(timings: Timings, n_small: int, seed: int = 0) -> Mapping[tuple[str, str], Mean]:
     """The values of this chapter's claims, by claim and model: means over runs.
 
     n_small: edits of each run.

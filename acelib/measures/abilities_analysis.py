@@ -139,7 +139,7 @@ def changes_table(changed: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(table, dtype=object)
 
 
-def handed_over(changed: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str], Mean]:
+def claim_values(changed: pd.DataFrame, seed: int = 0) -> dict[tuple[str, str], Mean]:
     """Values of the claims, by (claim, model): change of accuracy by ACE. Empty without ACE."""
     means = accuracy_changes(changed, seed)
     return {
@@ -156,7 +156,7 @@ def verdict(changed: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
     ace: by kind of edits, the change by ACE and whether the claim holds, {"change", "is"}; empty
     without ACE.   least: the smallest mean change; worst: (editor, kind) of it, if one is lost.
     """
-    means, values = accuracy_changes(changed, seed), handed_over(changed, seed)
+    means, values = accuracy_changes(changed, seed), claim_values(changed, seed)
     held, result = claims.verdicts(values), {}
     for model in changed.model.unique():
         of_model = {(name, kind): mean for (of, kind, name), mean in means.items() if of == model}

@@ -252,7 +252,7 @@ def without_stage(editors: Mapping[str, Mapping[str, ACE]]) -> dict[str, list[st
     }
 
 
-def told(
+def sentence_numbers(
     values: Mapping[tuple[str, str], Mean],
     prompts: pd.DataFrame,
     gone: Mapping[str, Sequence[str]],

@@ -174,7 +174,7 @@ class Standing:
         return max(names, key=lambda name: self.near[name].mean)
 
 
-def told(rows: pd.DataFrame, seed: int) -> dict:
+def sentence_numbers(rows: pd.DataFrame, seed: int) -> dict:
     """What the sentences of the chapter say of the rows of ``experiment``: "ace", whether ACE is
     among the editors; "models", ``standings``; "accuracy" and "near", {editor: {model: Mean}}.
     """

@@ -249,7 +249,7 @@ def claim_values(
     return values
 
 
-def told(
+def sentence_numbers(
     values: Mapping[tuple[str, str], Mean],
     rows: pd.DataFrame,
     editors: Mapping[str, Numbered],

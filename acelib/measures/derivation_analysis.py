@@ -253,7 +253,7 @@ def shifts(write: pd.DataFrame, model: str, first: bool = False) -> Mean:
 # ---------------------------------------------------------------------------------------- verdicts
 
 
-def handed_over(of: Statements, write: pd.DataFrame) -> dict[tuple[str, str], Mean]:
+def claim_values(of: Statements, write: pd.DataFrame) -> dict[tuple[str, str], Mean]:
     """The values of this chapter's claims, by claim and model."""
     values: dict[tuple[str, str], Mean] = {}
     for model in of.models:
@@ -272,7 +272,7 @@ def results(of: Statements, write: pd.DataFrame) -> dict[str, dict[str, tuple[st
     """By model and statement, the rule of its verdict and its error: the claims' rules where there
     is one, else below 1 % for what is exact on paper and below 10 % for what is approximate.
     """
-    rules, values = claims.claims_list().rule, handed_over(of, write)
+    rules, values = claims.claims_list().rule, claim_values(of, write)
     found = {}
     for model in of.models:
 

@@ -286,7 +286,7 @@ def lead(wrong: pd.DataFrame) -> dict[str, Mean]:
 # ---------------------------------------------------------------- claims and sentences
 
 
-def handed_over(
+def claim_values(
     means: pd.DataFrame, alike: pd.DataFrame, wide: pd.DataFrame, wrong: pd.DataFrame
 ) -> dict[tuple[str, str], Mean]:
     """Values of the claims, by (claim, model).
@@ -306,7 +306,7 @@ def handed_over(
 
 
 def verdicts(values: Mapping[tuple[str, str], Mean]) -> dict[str, dict[str, str]]:
-    """What the page of claims will say, by claim and model.   values: ``handed_over``."""
+    """What the page of claims will say, by claim and model.   values: ``claim_values``."""
     result: dict[str, dict[str, str]] = {}
     for (claim, model), said in claims.verdicts(values).items():
         result.setdefault(claim, {})[model] = said

@@ -93,7 +93,7 @@ def measured(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "n"])
 
 
-def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
+def slack(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
     """By how much k cases that come out otherwise move each row of ``measured``.
 
     That is 100 k / n points; 0.05 in other units. The tolerance of a check cell on
@@ -106,7 +106,7 @@ def flips(values: Mapping[tuple[str, str], Mean], k: int = 2) -> list[float]:
     ]
 
 
-def handed_over(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, str], Mean]:
+def kept_values(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, str], Mean]:
     """What the chapters keep in ``folder``, by claim and model.
 
     Raises ValueError naming file and row for a claim that is unknown or another chapter's, or a
@@ -203,7 +203,7 @@ def _quoted(term: str, model: str) -> str:
 def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
     """Every claim: where, what, published and measured by model, verdict, why.
 
-    values: ``handed_over``.
+    values: ``kept_values``.
     Raises ValueError naming the first claim that a chapter should have measured on a model and did
     not.
     """

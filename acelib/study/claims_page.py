@@ -43,7 +43,7 @@ LEADS = {  #: chapter -> the claim that stands for it
     "appendix_m_derivation": "importance_is_additive",
 }
 MODELS = ("gptj-mini", "qwen3-mini")
-Values = Mapping[tuple[str, str], Mean]  #: by claim and model, as ``claims.handed_over`` gives them
+Values = Mapping[tuple[str, str], Mean]  #: by claim and model, as ``claims.kept_values`` gives them
 
 
 def judged(values: Values, root: Path = ROOT) -> pd.DataFrame:

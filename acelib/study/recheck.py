@@ -130,10 +130,10 @@ def recompute(
         for _, found in _by_series(experiment, parts, progress, folders, jobs)
         for difference in found
     ]
-    return settled(differences, len(sample))
+    return comparable(differences, len(sample))
 
 
-def settled(differences: list[Difference], n_items: int) -> list[Difference]:
+def comparable(differences: list[Difference], n_items: int) -> list[Difference]:
     """``differences`` without those of items whose search has ended elsewhere, if they are few.
 
     An item is one of those if a column of ``ELSEWHERE`` moved, by less than its share. Up to
@@ -252,7 +252,7 @@ def _renew(
     """Renew the manifest of a file if its recomputed sample agrees."""
     path = folders.shipped_file(experiment, series)
     found = store.read(path)
-    left = settled(differences, len(ids))
+    left = comparable(differences, len(ids))
     moved = {d.item for d in differences} - {d.item for d in left}
     compared = [id_ for id_ in ids if id_ not in moved]
     n = sum(len(found.lines[id_, series.keys[id_]].rows) for id_ in compared)
