@@ -71,10 +71,15 @@ def test_rank_breaks_ties_in_ascending_order():
     assert rank([1.0, 2.0, 2.0, 0.0], 3) == (1, 2, 0)
 
 
-@pytest.mark.parametrize("kind", ("out", "mlp", "attn"))
-def test_causal_trace_equals_one_state_and_one_sample_at_a_time(any_lm, kind):
+@pytest.mark.parametrize(
+    ("kind", "sever"),
+    [("out", None), ("mlp", None), ("attn", None), ("out", "mlp"), ("out", "attn")],
+)
+def test_causal_trace_equals_one_state_and_one_sample_at_a_time(any_lm, kind, sever):
     lm = any_lm
-    found = causal_trace(lm, PROMPT, SUBJECT, ANSWER, kind, n_noise=2, seed=3, window=3)
+    found = causal_trace(
+        lm, PROMPT, SUBJECT, ANSWER, kind, n_noise=2, seed=3, window=3, sever=sever
+    )
     ids, mask = lm.encode([PROMPT])
     first, final, end = (
         lm.token_at(PROMPT, PROMPT.index("T", 3) + 1),
@@ -100,14 +105,16 @@ def test_causal_trace_equals_one_state_and_one_sample_at_a_time(any_lm, kind):
                     [h[:, :first], h[:, first : final + 1] + sample, h[:, final + 1 :]], 1
                 )
 
-            def restore(h, layer):
-                return torch.cat(
-                    [h[:, :token], clean[kind, layer][:, token : token + 1], h[:, token + 1 :]], 1
-                )
+            def put(h, state):
+                return torch.cat([h[:, :token], state[:, token : token + 1], h[:, token + 1 :]], 1)
 
-            patches = {Site("in", 0): corrupt} | {
-                Site(kind, at): (lambda h, at=at: restore(h, at)) for at in layers
-            }
+            patches = {Site("in", 0): corrupt}
+            above = range(max(layers) + 1, 4) if sever and layers else ()
+            frozen = trace(lm, ids, mask, [Site(sever, at) for at in above], patches)
+            for at in layers:
+                patches[Site(kind, at)] = lambda h, at=at: put(h, clean[kind, at])
+            for at in above:
+                patches[Site(sever, at)] = lambda h, at=at: put(h, frozen[sever, at])
             logits = trace(lm, ids, mask, patches=patches, logits="last")["logits", 4]
             out += float(logits.softmax(-1)[0, first_tokens(lm, [ANSWER])[0]]) / 2
         return out
@@ -144,6 +151,11 @@ def test_causal_trace_restores(any_lm):
     assert not torch.equal(
         found.restored, causal_trace(lm, PROMPT, SUBJECT, ANSWER, n_noise=3, seed=1).restored
     )
+
+
+def test_what_can_be_severed_is_said(tiny):
+    with pytest.raises(ValueError, match="sever 'out' is unknown; allowed: None, 'mlp', 'attn'"):
+        causal_trace(tiny("gptj"), PROMPT, SUBJECT, ANSWER, n_noise=1, sever="out")
 
 
 def test_roles_without_a_token_are_nan(tiny):

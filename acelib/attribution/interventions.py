@@ -36,6 +36,7 @@ def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
     n_noise: int = 10,
     seed: int = 0,
     window: int = 10,
+    sever: str | None = None,
 ) -> CausalTrace:
     """Which states carry the answer.
 
@@ -46,12 +47,16 @@ def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
     outputs of ``window`` layers around it.
     noise: standard deviation of the noise in those of the embedding matrix.
     n_noise: samples, the same ones for every state.
+    sever: "mlp" or "attn", whose outputs at the token, in all layers above, stay as the noise has
+    left them: what it is then that a state no longer brings back went through them.
     Raises ValueError if the subject is not in the prompt, the answer is empty, or a number is out
     of range.
-    Source: Meng et al. (2022), Section 2.1.
+    Source: Meng et al. (2022), Section 2.1; severed: their Figure 3.
     """
     if kind not in ("out", "mlp", "attn"):
         raise ValueError(f"kind {kind!r} cannot be restored; allowed: 'out', 'mlp', 'attn'")
+    if sever not in (None, "mlp", "attn"):
+        raise ValueError(f"sever {sever!r} is unknown; allowed: None, 'mlp', 'attn'")
     if not subject or subject not in prompt:
         raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
     if n_noise < 1 or window < 1 or not noise >= 0:
@@ -78,7 +83,11 @@ def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
         h[:, first : final + 1] += samples.repeat(len(h) // n_noise, 1, 1)
         return h
 
-    def probabilities(layers: Iterable[int], tokens: Sequence[int]) -> Float[Tensor, " tokens"]:
+    noisy = [ids.expand(n_noise, -1), mask.expand(n_noise, -1)]
+    severed = [Site(sever, layer) for layer in range(n_layers)] if sever else []
+    spoiled = trace(lm, *noisy, severed, {Site("in", 0): corrupt}) if sever else {}
+
+    def probabilities(layers: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, " tokens"]:
         """Mean probability of the answer for each token, its clean states put back at layers."""
         row = torch.arange(len(tokens) * n_noise, device=lm.device)
         column = torch.tensor(tokens, device=lm.device).repeat_interleave(n_noise)
@@ -90,6 +99,8 @@ def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
         for layer in layers:
             state = clean[Site(kind, layer)][0, column]
             patches[Site(kind, layer)] = partial(put_back, state)
+        for site in severed[max(layers) + 1 :] if layers else []:
+            patches[site] = partial(put_back, spoiled[site][row % n_noise, column])
         many_ids, many_mask = (x.expand(len(row), -1) for x in (ids, mask))
         last = trace(lm, many_ids, many_mask, patches=patches, logits="last")[logits]
         return last.softmax(-1)[:, target].view(len(tokens), n_noise).mean(1).cpu()
