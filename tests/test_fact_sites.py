@@ -74,3 +74,32 @@ def test_experiments_have_a_row_for_each_condition_and_layer(tiny, world, tmp_pa
     lengths = rows.table(fact_sites.lengths({"tiny": lm}, world), folders=folders)
     assert list(lengths.item) == ["0", "1", "2", "3"] and (lengths.added > 0).all()
     assert not torch.tensor(lengths.onto.to_numpy()).isnan().any()
+
+
+def test_shares_are_of_known_facts(tiny, world, monkeypatch):
+    """Made-up answers: every fact known, none kept without FFNs, half at the subject."""
+    lm, asked = tiny("gptj"), []
+
+    def fact_rows(lm, world, fact, means, seed):
+        asked.append(fact)
+        right = {"all but 0": 0, "lower middle": len(asked) % 2}
+        return [
+            {"layers": c.name, "tokens": c.tokens, "right": right.get(c.name, 1)}
+            for c in fact_sites.conditions(4)
+        ]
+
+    assert fact_sites.shares(lm, world, 3) == dict.fromkeys(fact_sites.BARS, 0.0)  # knows nothing
+    monkeypatch.setattr(fact_sites, "fact_rows", fact_rows)
+    found = fact_sites.shares(lm, world, 4)
+    assert len(asked) == 4 and found["ffns_needed"] == 1
+    assert found["lower_middle_needed"] == found["another_token_spared"] == 0.5
+    _, lengths = fact_sites.mean_outputs(lm, ["Tim Duncan"])
+    assert found["embedding_share"] > 0 and lengths.added.shape == (4,)
+
+
+def test_severed_traces_have_a_row_for_each_cut(tiny, world, monkeypatch):
+    lm, fact = tiny("qwen3"), world.facts[0]
+    found = fact_sites.severed_rows(lm, fact, single_hop(world, fact)[0])
+    assert [row["severed"] for row in found] == ["nothing", "FFN", "attention"]
+    assert len({row["3"] for row in found}) == 1  # above the last layer there is nothing to cut
+    assert found[0]["0"] != found[1]["0"] != found[2]["0"]

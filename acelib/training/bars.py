@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..editing.moments import second_moments
-from ..measures import known
+from ..measures import fact_sites, known
 from ..model.lm import LM
 from ..world.text import documents
 from ..world.world import World
@@ -29,6 +29,7 @@ BARS |= {
     for editor in known.EDITORS
     for name, least in dict(efficacy=0.90, paraphrase=0.75, specificity=0.95).items()
 }
+BARS |= fact_sites.BARS
 
 
 def knowledge(lm: LM, world: World, n_facts: int | None = None, seed: int = 0) -> dict[str, float]:
@@ -73,6 +74,7 @@ def measure(
     n_facts: int | None = None,
     n_chains: int = 100,
     n_edits: int = 100,
+    n_averaged: int = 150,
     seed: int = 0,
 ) -> dict[str, float]:
     """All bars of a model: shares between 0 and 1, by name; ``BARS`` holds what is to be reached.
@@ -82,12 +84,13 @@ def measure(
     shares = knowledge(lm, world, n_facts, seed)
     shares |= reasoning(lm, world, n_chains, seed=seed)
     shares |= robustness(lm, world, seed=seed)
+    shares |= fact_sites.shares(lm, world, n_averaged, seed)
     return shares | (editing(lm, world, n_edits, seed=seed) if n_edits else {})
 
 
 def brief(lm: LM, world: World) -> dict[str, float]:
     """``measure`` while a model is trained: of few facts and chains, and without edits."""
-    return measure(lm, world, n_facts=120, n_chains=40, n_edits=0)
+    return measure(lm, world, n_facts=120, n_chains=40, n_edits=0, n_averaged=40)
 
 
 def unreached(shares: Mapping[str, float]) -> list[str]:
