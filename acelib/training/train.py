@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from ..world.text import MIXTURE, TEXTS
 from ..world.world import World
 
 END = "<|endoftext|>"
+FOREVER = 2**30  #: later than any position
 BF16 = ("amx_bf16", "avx512_bf16", "bf16")  #: what a CPU that computes in bf16 calls it
 
 
@@ -65,6 +67,18 @@ class Recipe:
     #: last share of the steps, over which the learning rate falls linearly to zero
     cooldown: float = 0.3
     weight_decay: float = 0.05
+    embedding_std: float = 0.02  #: of the input embeddings before the first step
+    #: share of the names of several tokens of which later tokens see the last one only
+    hidden_names: float = 0.0
+    #: kinds of text in which they are hidden: not those that repeat names
+    hidden_in: tuple[str, ...] = (
+        "sentences",
+        "questions",
+        "biography",
+        "dense",
+        "direct",
+        "composed",
+    )
     seed: int = 0
     mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
 
@@ -106,28 +120,72 @@ def device_named(name: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Corpus(Dataset):
-    """The training text as a map from step number to a (batch, length + 1) block of token ids, so
-    that any step can be made anew.
+    """The training text as a map from step number to a block of rows, so that any step can be made
+    anew: token ids (batch, length + 1), and for each of the first ``length`` tokens the last
+    position that sees it.
+
+    A name is a few tokens, all of which the tokens behind it could look at. Where all but its last
+    one are hidden from them, what is known of the name must be found at its last token.
     """
 
     world: World
     recipe: Recipe
     tokenizer: PreTrainedTokenizerFast
 
+    @cached_property
+    def names(self) -> dict:
+        """Names of several tokens as a tree: token -> tree; ``None`` marks the end of a name."""
+        tree: dict = {}
+        objects = {fact.object for fact in self.world.facts}
+        written = {
+            f"{blank}{name}" for name in (*self.world.entities, *objects) for blank in ("", " ")
+        }
+        for name in sorted(written):
+            node = tree
+            for token in self.tokenizer(name)["input_ids"]:
+                node = node.setdefault(token, {})
+            node[None] = {}
+        return tree
+
     def __len__(self) -> int:
         return self.recipe.steps
 
-    def __getitem__(self, step: int) -> torch.Tensor:
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng, need = random.Random(f"{self.recipe.seed}/{step}"), self.recipe.length + 1
         kinds, weights = zip(*self.recipe.mixture.items(), strict=True)
-        end, rows = self.tokenizer.eos_token_id, []
+        end, rows, seen = self.tokenizer.eos_token_id, [], []
         for _ in range(self.recipe.batch):
             row: list[int] = []
+            until: list[int] = []
             while len(row) < need:
-                text = TEXTS[rng.choices(kinds, weights)[0]](self.world, rng)
-                row += self.tokenizer(text)["input_ids"] + [end]
+                kind = rng.choices(kinds, weights)[0]
+                ids = self.tokenizer(TEXTS[kind](self.world, rng))["input_ids"] + [end]
+                share = self.recipe.hidden_names if kind in self.recipe.hidden_in else 0.0
+                until += [len(row) + last for last in last_seen(ids, self.names, share, rng)]
+                row += ids
             rows.append(row[:need])
-        return torch.tensor(rows)
+            seen.append(until[: need - 1])
+        return torch.tensor(rows), torch.tensor(seen)
+
+
+def last_seen(ids: Sequence[int], names: dict, share: float, rng: random.Random) -> list[int]:
+    """The last position that sees each token: ``FOREVER``, but for the tokens of a share of the
+    names, all but their last one, the last position of the name.
+
+    names: of ``Corpus.names``; at each place the longest one counts.
+    """
+    until, i = [FOREVER] * len(ids), 0
+    while share and i < len(ids):
+        node, last = names, i
+        for place in range(i, len(ids)):
+            if (node := node.get(ids[place])) is None:
+                break
+            if None in node:
+                last = place
+        if last > i and rng.random() < share:
+            until[i:last] = [last] * (last - i)
+        i = last + 1
+    return until
 
 
 def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -197,7 +255,9 @@ def new_model(recipe: Recipe, vocab_size: int) -> PreTrainedModel:
     else:
         raise ValueError(f"architecture {recipe.architecture!r} is unknown; allowed: gptj, qwen3")
     torch.manual_seed(recipe.seed)
-    return AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=recipe.embedding_std)
+    return model
 
 
 # ---------------------------------------------------------------------------- training
@@ -257,7 +317,8 @@ def train(  # noqa: PLR0913 - how to run, by keyword only
         for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * schedule(recipe, step)
-        losses.append(_update(model, forward, optimisers, block.to(device), half))
+        ids, until = (part.to(device) for part in block)
+        losses.append(_update(model, forward, optimisers, ids, until, half))
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             size, seconds = recipe.batch * recipe.length, time.monotonic() - since
             row = dict(
@@ -287,13 +348,19 @@ def _update(
     model: PreTrainedModel,
     forward: Callable,
     optimisers: Sequence[torch.optim.Optimizer],
-    block: torch.Tensor,
+    ids: torch.Tensor,
+    until: torch.Tensor,
     half: AbstractContextManager,
 ) -> torch.Tensor:
-    """One step of the optimisers on a block of token ids; returns the loss, nats per token."""
+    """One step of the optimisers on a block of ``Corpus``; returns the loss, nats per token."""
+    place = torch.arange(until.shape[1], device=ids.device)
+    seen = (place[:, None] >= place) & (place[:, None] <= until[:, None])
+    # Added to the attention scores: eager attention, GPT-J's, knows no other mask.
+    mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None]
     with half:
-        logits = model.lm_head(forward(input_ids=block[:, :-1], use_cache=False).last_hidden_state)
-    loss = cross_entropy(logits.float().flatten(0, 1), block[:, 1:].flatten())
+        states = forward(input_ids=ids[:, :-1], attention_mask=mask, use_cache=False)
+        logits = model.lm_head(states.last_hidden_state)
+    loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser in optimisers:
