@@ -117,13 +117,59 @@ def test_the_mixture_names_texts_and_adds_up():
 
 def test_every_step_of_the_corpus_can_be_made_anew(world):
     one, two = (Corpus(world, RECIPE, tiny_tokenizer()) for _ in range(2))
-    assert len(one) == 6 and one[3].shape == (2, 33) and one[3].dtype == torch.long
+    (ids, until), (next_ids, _) = one[3], one[4]
+    assert len(one) == 6 and ids.shape == (2, 33) and until.shape == (2, 32)
+    assert ids.dtype == until.dtype == torch.long
     two[0]
-    assert torch.equal(one[3], two[3]) and not torch.equal(one[3], one[4])
-    assert not torch.equal(one[3], Corpus(world, replace(RECIPE, seed=1), tiny_tokenizer())[3])
+    assert torch.equal(ids, two[3][0]) and not torch.equal(ids, next_ids)
+    other = Corpus(world, replace(RECIPE, seed=1), tiny_tokenizer())
+    assert not torch.equal(ids, other[3][0])
     longer = Corpus(world, replace(RECIPE, steps=9, lr=1.0), tiny_tokenizer())
-    assert torch.equal(one[3], longer[3])  # a longer training begins with the same text
-    assert any(tiny_tokenizer().eos_token_id in one[step] for step in range(6))
+    assert torch.equal(ids, longer[3][0])  # a longer training begins with the same text
+    assert any(tiny_tokenizer().eos_token_id in one[step][0] for step in range(6))
+
+
+def test_names_are_hidden_but_for_their_last_token():
+    """The longest name counts; a name inside another word does not begin before it."""
+    names = {5: {6: {None: {}, 7: {None: {}}}}, 8: {None: {}}}
+    ids, never = [1, 5, 6, 7, 2, 5, 6, 3, 8, 5], pretrain.FOREVER
+    until = pretrain.last_seen(ids, names, 1.0, Random(0))
+    assert until == [never, 3, 3, never, never, 6, never, never, never, never]
+    assert pretrain.last_seen(ids, names, 0.0, Random(0)) == [never] * 10
+    shares = [pretrain.last_seen([5, 6], names, 0.25, Random(i))[0] == 1 for i in range(400)]
+    assert sum(shares) == pytest.approx(100, abs=30)
+
+
+def test_hiding_names_leaves_the_text_as_it_is(world):
+    hidden = replace(RECIPE, hidden_names=1.0, hidden_in=("sentences",), mixture={"sentences": 1})
+    plain = replace(hidden, hidden_names=0.0)
+    one, two = (Corpus(world, recipe, tiny_tokenizer()) for recipe in (hidden, plain))
+    assert torch.equal(one[0][0], two[0][0])
+    assert (two[0][1] >= pretrain.FOREVER).all() and (one[0][1] < pretrain.FOREVER).any()
+    elsewhere = Corpus(world, replace(hidden, hidden_in=("dense",)), tiny_tokenizer())
+    assert (elsewhere[0][1] >= pretrain.FOREVER).all()
+
+
+@pytest.mark.parametrize("architecture", ["gptj", "qwen3"])
+def test_hidden_tokens_are_seen_up_to_the_end_of_the_name(architecture):
+    """In a single layer, which looks at no token through another one: changing a hidden token
+    changes the loss of the tokens up to the name's last one, and of no later one.
+    """
+    recipe = replace(RECIPE, architecture=architecture, n_layers=1)
+    model = pretrain.new_model(recipe, 50)
+    ids = torch.arange(1, 9)[None]
+    until = torch.tensor([[pretrain.FOREVER, 3, 3, *[pretrain.FOREVER] * 4]])
+    changed = ids.clone()
+    changed[0, 1] = 40
+
+    def states(ids, until):
+        seen = pretrain.visible(until)
+        return model.get_decoder()(input_ids=ids[:, :-1], attention_mask=seen).last_hidden_state
+
+    moved = (states(ids, until) - states(changed, until)).abs().amax(-1)[0]
+    assert (moved[1:4] > 0).all() and not moved[4:].any() and moved[0] == 0
+    plain = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state
+    torch.testing.assert_close(states(ids, torch.full((1, 7), pretrain.FOREVER)), plain)
 
 
 def test_the_tokenizer(world):

@@ -152,6 +152,7 @@ class Corpus(Dataset):
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng, need = random.Random(f"{self.recipe.seed}/{step}"), self.recipe.length + 1
+        hiding = random.Random(f"{self.recipe.seed}/{step}/hidden")
         kinds, weights = zip(*self.recipe.mixture.items(), strict=True)
         end, rows, seen = self.tokenizer.eos_token_id, [], []
         for _ in range(self.recipe.batch):
@@ -161,7 +162,7 @@ class Corpus(Dataset):
                 kind = rng.choices(kinds, weights)[0]
                 ids = self.tokenizer(TEXTS[kind](self.world, rng))["input_ids"] + [end]
                 share = self.recipe.hidden_names if kind in self.recipe.hidden_in else 0.0
-                until += [len(row) + last for last in last_seen(ids, self.names, share, rng)]
+                until += [len(row) + last for last in last_seen(ids, self.names, share, hiding)]
                 row += ids
             rows.append(row[:need])
             seen.append(until[: need - 1])
@@ -353,12 +354,8 @@ def _update(
     half: AbstractContextManager,
 ) -> torch.Tensor:
     """One step of the optimisers on a block of ``Corpus``; returns the loss, nats per token."""
-    place = torch.arange(until.shape[1], device=ids.device)
-    seen = (place[:, None] >= place) & (place[:, None] <= until[:, None])
-    # Added to the attention scores: eager attention, GPT-J's, knows no other mask.
-    mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None]
     with half:
-        states = forward(input_ids=ids[:, :-1], attention_mask=mask, use_cache=False)
+        states = forward(input_ids=ids[:, :-1], attention_mask=visible(until), use_cache=False)
         logits = model.lm_head(states.last_hidden_state)
     loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
     loss.backward()
@@ -367,6 +364,17 @@ def _update(
         optimiser.step()
     model.zero_grad()
     return loss.detach()
+
+
+def visible(until: torch.Tensor) -> torch.Tensor:
+    """What is added to attention's scores, (batch, 1, from, to), so that no token sees a later one
+    or one that is hidden from it: 0 or the lowest number. (GPT-J's attention knows no other mask.)
+
+    until: of ``Corpus``.
+    """
+    place = torch.arange(until.shape[1], device=until.device)
+    seen = (place[:, None] >= place) & (place[:, None] <= until[:, None])
+    return torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None]
 
 
 def new_optimisers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
