@@ -6,6 +6,7 @@ import pytest
 from acelib.measures import fact_sites_analysis as analysis
 from acelib.measures import fact_sites_figures as figures
 from acelib.measures.fact_sites import EVERYWHERE, OTHER, SEVERED, SUBJECT, conditions
+from acelib.study.sentences import Text
 
 LENGTHS = pd.DataFrame(
     [
@@ -86,3 +87,12 @@ def test_figures_show_every_group_and_layer():
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [EVERYWHERE, SUBJECT, OTHER]
     fig = figures.severed_traces(analysis.restored(traced()))
     assert len(fig.axes[0].containers) == 3
+
+
+def test_sentences_have_their_numbers():
+    text = Text("00_world")
+    said = text.render("needed", **analysis.needed_numbers(averaged(), LENGTHS))
+    assert "m loses 89 [" in said and "FFN 0 adds 20.0 times the length" in said
+    assert "2 of 4 bars are missed." in said
+    said = text.render("severed", models=analysis.early_site(analysis.restored(traced())))
+    assert "after layer 1 brings back the most,\n100 [100, 100] % of what the noise takes" in said

@@ -61,6 +61,21 @@ def _one(value: float) -> Mean:
     return Mean(float(value), float("nan"), float("nan"), 1)
 
 
+def needed_numbers(rows: pd.DataFrame, lengths: pd.DataFrame, seed: int = 0) -> dict:
+    """By model: the bars as means, and how many times as long as what it is added to FFN 0's output
+    is.
+    """
+    found = measured(rows, lengths, seed)
+    times = lengths_table(lengths)[0]
+    models = {
+        str(model): {**found[model].to_dict(), "times": float(times[model])} for model in found
+    }
+    missed = sum(
+        of[bar].mean < 100 * least for of in models.values() for bar, least in BARS.items()
+    )
+    return {"models": models, "missed": missed, "of": len(BARS) * len(models)}
+
+
 def bars_table(rows: pd.DataFrame, lengths: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """One line per bar: shares of the models in percent, what is to be reached, by which model it
     is not.
