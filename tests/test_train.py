@@ -130,46 +130,69 @@ def test_every_step_of_the_corpus_can_be_made_anew(world):
 
 
 def test_names_are_hidden_but_for_their_last_token():
-    """The longest name counts; a name inside another word does not begin before it."""
+    """The longest name counts; one of a single token is a name too."""
     names = {5: {6: {None: {}, 7: {None: {}}}}, 8: {None: {}}}
     ids, never = [1, 5, 6, 7, 2, 5, 6, 3, 8, 5], pretrain.FOREVER
-    until = pretrain.last_seen(ids, names, 1.0, Random(0))
-    assert until == [never, 3, 3, never, never, 6, never, never, never, never]
-    assert pretrain.last_seen(ids, names, 0.0, Random(0)) == [never] * 10
-    shares = [pretrain.last_seen([5, 6], names, 0.25, Random(i))[0] == 1 for i in range(400)]
-    assert sum(shares) == pytest.approx(100, abs=30)
+    until = pretrain.last_seen(ids, names)
+    assert until == [never, 3, 3, 3, never, 6, 6, never, 8, never]
 
 
 def test_hiding_names_leaves_the_text_as_it_is(world):
-    hidden = replace(RECIPE, hidden_names=1.0, hidden_in=("sentences",), mixture={"sentences": 1})
-    plain = replace(hidden, hidden_names=0.0)
-    one, two = (Corpus(world, recipe, tiny_tokenizer()) for recipe in (hidden, plain))
-    assert torch.equal(one[0][0], two[0][0])
-    assert (two[0][1] >= pretrain.FOREVER).all() and (one[0][1] < pretrain.FOREVER).any()
-    elsewhere = Corpus(world, replace(hidden, hidden_in=("dense",)), tiny_tokenizer())
-    assert (elsewhere[0][1] >= pretrain.FOREVER).all()
+    recipes = [replace(RECIPE, hidden_names=share, batch=40) for share in (0.0, 0.5, 1.0)]
+    blocks = [Corpus(world, recipe, tiny_tokenizer())[0] for recipe in recipes]
+    assert all(torch.equal(ids, blocks[0][0]) for ids, _ in blocks)
+    never, some, all_ = ((until < pretrain.FOREVER).float().mean() for _, until in blocks)
+    assert never == 0 and all_ > 0.2 and 0.25 < some / all_ < 0.75
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "qwen3"])
-def test_hidden_tokens_are_seen_up_to_the_end_of_the_name(architecture):
-    """In a single layer, which looks at no token through another one: changing a hidden token
-    changes the loss of the tokens up to the name's last one, and of no later one.
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_names_are_read_by_themselves_and_handed_on_at_their_last_token(architecture, n_layers):
+    """The upper half of a model of one layer is that layer: behind the name only its last token is
+    seen. Of two layers the lower one shows nothing of it; what the last token has found there
+    arrives through the upper one.
     """
-    recipe = replace(RECIPE, architecture=architecture, n_layers=1)
+    recipe = replace(RECIPE, architecture=architecture, n_layers=n_layers)
     model = pretrain.new_model(recipe, 50)
     ids = torch.arange(1, 9)[None]
-    until = torch.tensor([[pretrain.FOREVER, 3, 3, *[pretrain.FOREVER] * 4]])
-    changed = ids.clone()
-    changed[0, 1] = 40
+    until = torch.tensor([[pretrain.FOREVER, 3, 3, 3, *[pretrain.FOREVER] * 3]])
 
-    def states(ids, until):
-        seen = pretrain.visible(until)
-        return model.get_decoder()(input_ids=ids[:, :-1], attention_mask=seen).last_hidden_state
+    def moved(changed, until):
+        """Where states differ if a token is another one."""
+        other = ids.clone()
+        other[0, changed] = 40
+        lower, upper = pretrain.visible(until)
+        with pretrain.lower_half_masked(model, lower):
+            a, b = (
+                model.get_decoder()(input_ids=x[:, :-1], attention_mask=upper).last_hidden_state
+                for x in (ids, other)
+            )
+        return (a - b).abs().amax(-1)[0] > 0
 
-    moved = (states(ids, until) - states(changed, until)).abs().amax(-1)[0]
-    assert (moved[1:4] > 0).all() and not moved[4:].any() and moved[0] == 0
+    assert moved(1, until)[1:4].all() and not moved(1, until)[0]
+    assert moved(1, until)[4:].all() == (n_layers == 2)  # through the last token of the name
+    assert moved(3, until)[3:].all()
+    lower, upper = pretrain.visible(torch.full((1, 7), pretrain.FOREVER))
+    assert torch.equal(lower, upper)
     plain = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state
-    torch.testing.assert_close(states(ids, torch.full((1, 7), pretrain.FOREVER)), plain)
+    free = model.get_decoder()(input_ids=ids[:, :-1], attention_mask=upper).last_hidden_state
+    torch.testing.assert_close(free, plain)
+
+
+def test_lower_layers_do_not_see_a_name_from_outside():
+    lower, upper = pretrain.visible(torch.tensor([[pretrain.FOREVER, 2, 2, pretrain.FOREVER]]))
+    assert (lower[0, 0] == 0).int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [1, 0, 0, 1],
+    ]
+    assert (upper[0, 0] == 0).int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [1, 0, 1, 1],
+    ]
 
 
 def test_the_tokenizer(world):

@@ -15,8 +15,8 @@ import json
 import pickle
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from ..files import replacing
-from ..model.lm import LM
+from ..model.lm import FAMILIES, LM
 from ..records import quoted
 from ..world.text import MIXTURE, TEXTS
 from ..world.world import World
@@ -68,17 +68,9 @@ class Recipe:
     cooldown: float = 0.3
     weight_decay: float = 0.05
     embedding_std: float = 0.02  #: of the input embeddings before the first step
-    #: share of the names of several tokens of which later tokens see the last one only
+    #: share of texts in which the tokens behind a name see nothing of it in the lower half of the
+    #: layers, and only its last token in the upper half
     hidden_names: float = 0.0
-    #: kinds of text in which they are hidden: not those that repeat names
-    hidden_in: tuple[str, ...] = (
-        "sentences",
-        "questions",
-        "biography",
-        "dense",
-        "direct",
-        "composed",
-    )
     seed: int = 0
     mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
 
@@ -122,10 +114,11 @@ def device_named(name: str | None = None) -> str:
 class Corpus(Dataset):
     """The training text as a map from step number to a block of rows, so that any step can be made
     anew: token ids (batch, length + 1), and for each of the first ``length`` tokens the last
-    position that sees it.
+    position that sees it: ``FOREVER``, or the last one of a name that is hidden from what follows.
 
-    A name is a few tokens, all of which the tokens behind it could look at. Where all but its last
-    one are hidden from them, what is known of the name must be found at its last token.
+    A name is a few tokens, all of which the tokens behind it could look at. Hidden from them, it is
+    read by itself in the lower half, and what was found there is handed on at its last token. So do
+    large models (Geva et al. 2023, Dissecting Recall of Factual Associations), of themselves.
     """
 
     world: World
@@ -161,31 +154,31 @@ class Corpus(Dataset):
             while len(row) < need:
                 kind = rng.choices(kinds, weights)[0]
                 ids = self.tokenizer(TEXTS[kind](self.world, rng))["input_ids"] + [end]
-                share = self.recipe.hidden_names if kind in self.recipe.hidden_in else 0.0
-                until += [len(row) + last for last in last_seen(ids, self.names, share, hiding)]
+                hide = hiding.random() < self.recipe.hidden_names
+                last = last_seen(ids, self.names) if hide else [FOREVER] * len(ids)
+                until += [len(row) + place for place in last]
                 row += ids
             rows.append(row[:need])
             seen.append(until[: need - 1])
         return torch.tensor(rows), torch.tensor(seen)
 
 
-def last_seen(ids: Sequence[int], names: dict, share: float, rng: random.Random) -> list[int]:
-    """The last position that sees each token: ``FOREVER``, but for the tokens of a share of the
-    names, all but their last one, the last position of the name.
+def last_seen(ids: Sequence[int], names: dict) -> list[int]:
+    """The last position that sees each token: ``FOREVER``, but for the tokens of a name its last
+    position.
 
     names: of ``Corpus.names``; at each place the longest one counts.
     """
     until, i = [FOREVER] * len(ids), 0
-    while share and i < len(ids):
-        node, last = names, i
+    while i < len(ids):
+        node, last = names, i - 1
         for place in range(i, len(ids)):
             if (node := node.get(ids[place])) is None:
                 break
             if None in node:
                 last = place
-        if last > i and rng.random() < share:
-            until[i:last] = [last] * (last - i)
-        i = last + 1
+        until[i : last + 1] = [last] * (last + 1 - i)
+        i = max(last, i) + 1
     return until
 
 
@@ -354,8 +347,9 @@ def _update(
     half: AbstractContextManager,
 ) -> torch.Tensor:
     """One step of the optimisers on a block of ``Corpus``; returns the loss, nats per token."""
-    with half:
-        states = forward(input_ids=ids[:, :-1], attention_mask=visible(until), use_cache=False)
+    lower, upper = visible(until)
+    with half, lower_half_masked(model, lower):
+        states = forward(input_ids=ids[:, :-1], attention_mask=upper, use_cache=False)
         logits = model.lm_head(states.last_hidden_state)
     loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
     loss.backward()
@@ -366,15 +360,34 @@ def _update(
     return loss.detach()
 
 
-def visible(until: torch.Tensor) -> torch.Tensor:
+def visible(until: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What is added to attention's scores, (batch, 1, from, to), so that no token sees a later one
     or one that is hidden from it: 0 or the lowest number. (GPT-J's attention knows no other mask.)
 
-    until: of ``Corpus``.
+    until: of ``Corpus``. Returns the masks of the lower layers, which hide names from all that
+    follows, and of the upper ones, which hide all but their last tokens.
     """
     place = torch.arange(until.shape[1], device=until.device)
-    seen = (place[:, None] >= place) & (place[:, None] <= until[:, None])
-    return torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None]
+    past = place[:, None] >= place
+    inside = place[:, None] <= until[:, None]
+    last = (until == place)[:, None]
+    lower, upper = past & inside, past & (inside | last)
+    least = torch.finfo(torch.float32).min
+    return torch.where(lower, 0.0, least)[:, None], torch.where(upper, 0.0, least)[:, None]
+
+
+@contextmanager
+def lower_half_masked(model: PreTrainedModel, mask: torch.Tensor) -> Iterator[None]:
+    """The lower half of the layers attend under ``mask`` inside, whatever the others are given."""
+
+    def replace_mask(_layer: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, {**kwargs, "attention_mask": mask}
+
+    layers = getattr(model.get_decoder(), FAMILIES[model.config.model_type].layers)
+    with ExitStack() as hooks:
+        for layer in layers[: len(layers) // 2]:
+            hooks.enter_context(layer.register_forward_pre_hook(replace_mask, with_kwargs=True))
+        yield
 
 
 def new_optimisers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
