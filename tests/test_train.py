@@ -14,6 +14,7 @@ from acelib.bench.tiny import tiny_tokenizer
 from acelib.model.loading import load
 from acelib.records import Fact
 from acelib.training import train as pretrain
+from acelib.training.late import FOREVER
 from acelib.training.train import Corpus, Recipe, make_tokenizer, schedule, train
 from acelib.world import text
 from acelib.world.text import TEXTS
@@ -117,8 +118,8 @@ def test_the_mixture_names_texts_and_adds_up():
 
 def test_every_step_of_the_corpus_can_be_made_anew(world):
     one, two = (Corpus(world, RECIPE, tiny_tokenizer()) for _ in range(2))
-    (ids, until), (next_ids, _) = one[3], one[4]
-    assert len(one) == 6 and ids.shape == (2, 33) and until.shape == (2, 32)
+    (ids, until, bound), (next_ids, *_) = one[3], one[4]
+    assert len(one) == 6 and ids.shape == (2, 33) and until.shape == bound.shape == (2, 32)
     assert ids.dtype == until.dtype == torch.long
     two[0]
     assert torch.equal(ids, two[3][0]) and not torch.equal(ids, next_ids)
@@ -129,70 +130,20 @@ def test_every_step_of_the_corpus_can_be_made_anew(world):
     assert any(tiny_tokenizer().eos_token_id in one[step][0] for step in range(6))
 
 
-def test_names_are_hidden_but_for_their_last_token():
-    """The longest name counts; one of a single token is a name too."""
-    names = {5: {6: {None: {}, 7: {None: {}}}}, 8: {None: {}}}
-    ids, never = [1, 5, 6, 7, 2, 5, 6, 3, 8, 5], pretrain.FOREVER
-    until = pretrain.last_seen(ids, names)
-    assert until == [never, 3, 3, 3, never, 6, 6, never, 8, never]
-
-
-def test_hiding_names_leaves_the_text_as_it_is(world):
-    recipes = [replace(RECIPE, hidden_names=share, batch=40) for share in (0.0, 0.5, 1.0)]
+def test_reading_names_late_leaves_the_text_as_it_is(world):
+    recipes = [replace(RECIPE, late_names=share, batch=40) for share in (0.0, 0.5, 1.0)]
     blocks = [Corpus(world, recipe, tiny_tokenizer())[0] for recipe in recipes]
-    assert all(torch.equal(ids, blocks[0][0]) for ids, _ in blocks)
-    never, some, all_ = ((until < pretrain.FOREVER).float().mean() for _, until in blocks)
-    assert never == 0 and all_ > 0.2 and 0.25 < some / all_ < 0.75
+    assert all(torch.equal(ids, blocks[0][0]) for ids, *_ in blocks)
+    never, some, all_ = ((until < FOREVER).float().mean() for _, until, _ in blocks)
+    assert never == 0 and all_ > 0.1 and 0.25 < some / all_ < 0.75
+    assert not blocks[0][2].any() and blocks[2][2].any()
+    several = replace(RECIPE, late_names=1.0, mixture={"composed": 1.0})
+    assert (Corpus(world, several, tiny_tokenizer())[0][1] >= FOREVER).all()
 
 
-@pytest.mark.parametrize("architecture", ["gptj", "qwen3"])
-@pytest.mark.parametrize("n_layers", [1, 2])
-def test_names_are_read_by_themselves_and_handed_on_at_their_last_token(architecture, n_layers):
-    """The upper half of a model of one layer is that layer: behind the name only its last token is
-    seen. Of two layers the lower one shows nothing of it; what the last token has found there
-    arrives through the upper one.
-    """
-    recipe = replace(RECIPE, architecture=architecture, n_layers=n_layers)
-    model = pretrain.new_model(recipe, 50)
-    ids = torch.arange(1, 9)[None]
-    until = torch.tensor([[pretrain.FOREVER, 3, 3, 3, *[pretrain.FOREVER] * 3]])
-
-    def moved(changed, until):
-        """Where states differ if a token is another one."""
-        other = ids.clone()
-        other[0, changed] = 40
-        lower, upper = pretrain.visible(until)
-        with pretrain.lower_half_masked(model, lower):
-            a, b = (
-                model.get_decoder()(input_ids=x[:, :-1], attention_mask=upper).last_hidden_state
-                for x in (ids, other)
-            )
-        return (a - b).abs().amax(-1)[0] > 0
-
-    assert moved(1, until)[1:4].all() and not moved(1, until)[0]
-    assert moved(1, until)[4:].all() == (n_layers == 2)  # through the last token of the name
-    assert moved(3, until)[3:].all()
-    lower, upper = pretrain.visible(torch.full((1, 7), pretrain.FOREVER))
-    assert torch.equal(lower, upper)
-    plain = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state
-    free = model.get_decoder()(input_ids=ids[:, :-1], attention_mask=upper).last_hidden_state
-    torch.testing.assert_close(free, plain)
-
-
-def test_lower_layers_do_not_see_a_name_from_outside():
-    lower, upper = pretrain.visible(torch.tensor([[pretrain.FOREVER, 2, 2, pretrain.FOREVER]]))
-    assert (lower[0, 0] == 0).int().tolist() == [
-        [1, 0, 0, 0],
-        [1, 1, 0, 0],
-        [1, 1, 1, 0],
-        [1, 0, 0, 1],
-    ]
-    assert (upper[0, 0] == 0).int().tolist() == [
-        [1, 0, 0, 0],
-        [1, 1, 0, 0],
-        [1, 1, 1, 0],
-        [1, 0, 1, 1],
-    ]
+def test_late_names_change_what_is_learned(training):
+    plain, late_ = (training(f"{share}", replace(RECIPE, late_names=share)) for share in (0.0, 1.0))
+    assert not same(state(plain), state(late_))
 
 
 def test_the_tokenizer(world):

@@ -15,8 +15,8 @@ import json
 import pickle
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +36,13 @@ from transformers import (
 )
 
 from ..files import replacing
-from ..model.lm import FAMILIES, LM
+from ..model.lm import LM
 from ..records import quoted
 from ..world.text import MIXTURE, TEXTS
 from ..world.world import World
+from . import late
 
 END = "<|endoftext|>"
-FOREVER = 2**30  #: later than any position
 BF16 = ("amx_bf16", "avx512_bf16", "bf16")  #: what a CPU that computes in bf16 calls it
 
 
@@ -68,9 +68,11 @@ class Recipe:
     cooldown: float = 0.3
     weight_decay: float = 0.05
     embedding_std: float = 0.02  #: of the input embeddings before the first step
-    #: share of texts in which the tokens behind a name see nothing of it in the lower half of the
-    #: layers, and only its last token in the upper half
-    hidden_names: float = 0.0
+    #: share of texts of ``late_in`` in which names are read late (module ``late``)
+    late_names: float = 0.0
+    late_layers: int = 2  #: the last layers of all, in which they are read
+    #: not those that answer several hops at once, for which few layers are left then
+    late_in: tuple[str, ...] = ("sentences", "questions", "biography", "dense", "thoughts")
     seed: int = 0
     mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
 
@@ -113,12 +115,7 @@ def device_named(name: str | None = None) -> str:
 @dataclass(frozen=True)
 class Corpus(Dataset):
     """The training text as a map from step number to a block of rows, so that any step can be made
-    anew: token ids (batch, length + 1), and for each of the first ``length`` tokens the last
-    position that sees it: ``FOREVER``, or the last one of a name that is hidden from what follows.
-
-    A name is a few tokens, all of which the tokens behind it could look at. Hidden from them, it is
-    read by itself in the lower half, and what was found there is handed on at its last token. So do
-    large models (Geva et al. 2023, Dissecting Recall of Factual Associations), of themselves.
+    anew: token ids (batch, length + 1), and ``late.marks`` of the first ``length`` of them.
     """
 
     world: World
@@ -126,60 +123,39 @@ class Corpus(Dataset):
     tokenizer: PreTrainedTokenizerFast
 
     @cached_property
-    def names(self) -> dict:
-        """Names of several tokens as a tree: token -> tree; ``None`` marks the end of a name."""
-        tree: dict = {}
-        objects = {fact.object for fact in self.world.facts}
-        written = {
-            f"{blank}{name}" for name in (*self.world.entities, *objects) for blank in ("", " ")
-        }
-        for name in sorted(written):
-            node = tree
-            for token in self.tokenizer(name)["input_ids"]:
-                node = node.setdefault(token, {})
-            node[None] = {}
-        return tree
+    def names(self) -> tuple[late.Tree, frozenset[int]]:
+        """The names of the world, and what ends a sentence, as tokens."""
+        names = {*self.world.entities, *(fact.object for fact in self.world.facts)}
+        return late.name_tree(self.tokenizer, names), late.breaking_tokens(self.tokenizer)
 
     def __len__(self) -> int:
         return self.recipe.steps
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng, need = random.Random(f"{self.recipe.seed}/{step}"), self.recipe.length + 1
-        hiding = random.Random(f"{self.recipe.seed}/{step}/hidden")
+        reading = random.Random(f"{self.recipe.seed}/{step}/late")
         kinds, weights = zip(*self.recipe.mixture.items(), strict=True)
-        end, rows, seen = self.tokenizer.eos_token_id, [], []
+        end = self.tokenizer.eos_token_id
+        rows, ends, bounds = [], [], []
         for _ in range(self.recipe.batch):
             row: list[int] = []
             until: list[int] = []
+            bound: list[bool] = []
             while len(row) < need:
                 kind = rng.choices(kinds, weights)[0]
                 ids = self.tokenizer(TEXTS[kind](self.world, rng))["input_ids"] + [end]
-                hide = hiding.random() < self.recipe.hidden_names
-                last = last_seen(ids, self.names) if hide else [FOREVER] * len(ids)
+                share = self.recipe.late_names if kind in self.recipe.late_in else 0.0
+                if reading.random() < share:
+                    last, behind = late.marks(ids, *self.names)
+                else:
+                    last, behind = [late.FOREVER] * len(ids), [False] * len(ids)
                 until += [len(row) + place for place in last]
+                bound += behind
                 row += ids
             rows.append(row[:need])
-            seen.append(until[: need - 1])
-        return torch.tensor(rows), torch.tensor(seen)
-
-
-def last_seen(ids: Sequence[int], names: dict) -> list[int]:
-    """The last position that sees each token: ``FOREVER``, but for the tokens of a name its last
-    position.
-
-    names: of ``Corpus.names``; at each place the longest one counts.
-    """
-    until, i = [FOREVER] * len(ids), 0
-    while i < len(ids):
-        node, last = names, i - 1
-        for place in range(i, len(ids)):
-            if (node := node.get(ids[place])) is None:
-                break
-            if None in node:
-                last = place
-        until[i : last + 1] = [last] * (last + 1 - i)
-        i = max(last, i) + 1
-    return until
+            ends.append(until[: need - 1])
+            bounds.append(bound[: need - 1])
+        return torch.tensor(rows), torch.tensor(ends), torch.tensor(bounds)
 
 
 def make_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -311,8 +287,8 @@ def train(  # noqa: PLR0913 - how to run, by keyword only
         for optimiser, peak in zip(optimisers, (recipe.matrix_lr, recipe.lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * schedule(recipe, step)
-        ids, until = (part.to(device) for part in block)
-        losses.append(_update(model, forward, optimisers, ids, until, half))
+        block = [part.to(device) for part in block]
+        losses.append(_update(model, forward, optimisers, block, recipe.late_layers, half))
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             size, seconds = recipe.batch * recipe.length, time.monotonic() - since
             row = dict(
@@ -342,14 +318,16 @@ def _update(
     model: PreTrainedModel,
     forward: Callable,
     optimisers: Sequence[torch.optim.Optimizer],
-    ids: torch.Tensor,
-    until: torch.Tensor,
+    block: Sequence[torch.Tensor],
+    n_late: int,
     half: AbstractContextManager,
 ) -> torch.Tensor:
     """One step of the optimisers on a block of ``Corpus``; returns the loss, nats per token."""
-    lower, upper = visible(until)
-    with half, lower_half_masked(model, lower):
-        states = forward(input_ids=ids[:, :-1], attention_mask=upper, use_cache=False)
+    ids, until, bound = block
+    early, later = late.masks(until, bound)
+    n_early = model.config.num_hidden_layers - n_late
+    with half, late.early_layers_masked(model, early, n_early):
+        states = forward(input_ids=ids[:, :-1], attention_mask=later, use_cache=False)
         logits = model.lm_head(states.last_hidden_state)
     loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
     loss.backward()
@@ -358,36 +336,6 @@ def _update(
         optimiser.step()
     model.zero_grad()
     return loss.detach()
-
-
-def visible(until: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is added to attention's scores, (batch, 1, from, to), so that no token sees a later one
-    or one that is hidden from it: 0 or the lowest number. (GPT-J's attention knows no other mask.)
-
-    until: of ``Corpus``. Returns the masks of the lower layers, which hide names from all that
-    follows, and of the upper ones, which hide all but their last tokens.
-    """
-    place = torch.arange(until.shape[1], device=until.device)
-    past = place[:, None] >= place
-    inside = place[:, None] <= until[:, None]
-    last = (until == place)[:, None]
-    lower, upper = past & inside, past & (inside | last)
-    least = torch.finfo(torch.float32).min
-    return torch.where(lower, 0.0, least)[:, None], torch.where(upper, 0.0, least)[:, None]
-
-
-@contextmanager
-def lower_half_masked(model: PreTrainedModel, mask: torch.Tensor) -> Iterator[None]:
-    """The lower half of the layers attend under ``mask`` inside, whatever the others are given."""
-
-    def replace_mask(_layer: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return args, {**kwargs, "attention_mask": mask}
-
-    layers = getattr(model.get_decoder(), FAMILIES[model.config.model_type].layers)
-    with ExitStack() as hooks:
-        for layer in layers[: len(layers) // 2]:
-            hooks.enter_context(layer.register_forward_pre_hook(replace_mask, with_kwargs=True))
-        yield
 
 
 def new_optimisers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
