@@ -7,6 +7,8 @@ import torch
 from test_train import RECIPE
 
 from acelib.bench.tiny import tiny_tokenizer
+from acelib.model.lm import LM
+from acelib.model.states import Site, trace
 from acelib.training import late
 from acelib.training.late import FOREVER
 from acelib.training.train import new_model
@@ -48,15 +50,16 @@ def test_who_sees_what():
     """A name of two tokens at 1 and 2, a bound token behind it and a free one."""
     until = torch.tensor([[FOREVER, 2, 2, FOREVER, FOREVER]])
     bound = torch.tensor([[False, False, False, True, False]])
-    early, later = ((mask[0, 0] == 0).int().tolist() for mask in late.masks(until, bound))
-    assert early == [
+    first, early, later = ((mask[0, 0] == 0).int().tolist() for mask in late.masks(until, bound))
+    assert first == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
         [1, 0, 0, 1, 0],
         [1, 1, 1, 1, 1],
     ]
-    assert later[3] == [1, 0, 1, 1, 0] and later[:3] == early[:3] and later[4] == early[4]
+    assert early == [*first[:2], [1, 0, 1, 0, 0], *first[3:]]  # the name's tokens are alone
+    assert later == [*early[:3], [1, 0, 1, 1, 0], early[4]]
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "qwen3"])
@@ -73,15 +76,15 @@ def test_a_name_is_handed_on_at_its_last_token(architecture, n_early):
     def moved(changed):
         other = ids.clone()
         other[0, changed] = 40
-        early, later = late.masks(until, bound)
-        with late.early_layers_masked(model, early, n_early):
+        first, _, later = late.masks(until, bound)
+        with late.layers_masked(model, first, slice(0, n_early)):
             a, b = (
                 model.get_decoder()(input_ids=x, attention_mask=later).last_hidden_state
                 for x in (ids, other)
             )
         return (a - b).abs().amax(-1)[0] > 0
 
-    assert moved(1)[1:4].all() and not moved(1)[0]
+    assert moved(1)[1] and not moved(1)[0] and moved(1)[2:4].all() == (n_early == 1)
     assert moved(1)[4:].all() == moved(1)[4:].any() == (n_early == 1)
     assert moved(3)[3:].all()
 
@@ -90,10 +93,28 @@ def test_a_name_is_handed_on_at_its_last_token(architecture, n_early):
 def test_without_names_the_masks_are_causal(architecture):
     model, ids = new_model(replace(RECIPE, architecture=architecture), 50), torch.arange(8)[None]
     nothing = torch.full((1, 8), FOREVER), torch.zeros(1, 8, dtype=torch.bool)
-    early, later = late.masks(*nothing)
-    assert torch.equal(early, later)
+    first, early, later = late.masks(*nothing)
+    assert torch.equal(first, early) and torch.equal(early, later)
     plain = model.get_decoder()(input_ids=ids).last_hidden_state
-    with late.early_layers_masked(model, early, 1):
+    with late.layers_masked(model, early, slice(0, 1)):
         masked = model.get_decoder()(input_ids=ids, attention_mask=later).last_hidden_state
     torch.testing.assert_close(masked, plain)
     torch.testing.assert_close(model.get_decoder()(input_ids=ids).last_hidden_state, plain)
+
+
+@pytest.mark.parametrize("architecture", ["gptj", "qwen3"])
+def test_silent_ffns_add_nothing(architecture):
+    """Where all FFNs are silent at a token of a model of one layer, its state is without them."""
+    lm = LM(new_model(replace(RECIPE, architecture=architecture, n_layers=1), 50), tiny_tokenizer())
+    ids, mask = torch.arange(1, 5)[None], torch.ones(1, 4, dtype=torch.long)
+    silent = torch.tensor([[False, True, False, False]])
+    sites = [Site(kind, 0) for kind in ("in", "attn", "mlp", "out")]
+    plain = trace(lm, ids, mask, sites)
+    with late.late_ffns_silent(lm.model, silent, 0):
+        out = lm.stack(input_ids=ids, attention_mask=mask).last_hidden_state
+    bare = lm.stack(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.equal(out[0, [0, 2, 3]], bare[0, [0, 2, 3]])
+    without = (plain["in", 0] + plain["attn", 0])[0, 1]
+    torch.testing.assert_close(out[0, 1], lm.norm(without))
+    with late.late_ffns_silent(lm.model, silent, 1):  # the first layer is left alone
+        assert torch.equal(lm.stack(input_ids=ids, attention_mask=mask).last_hidden_state, bare)

@@ -3,9 +3,15 @@
 A name is a few tokens, and a token behind it may look at all of them, in any layer, and look up by
 itself what is known of the name. Then nothing is kept at the name, where editors write. Large
 models look a name up while they read it, and hand on what they found at its last token (Geva et al.
-2023, Dissecting Recall of Factual Associations). Here a model learns to, by masks of attention in
-training: in the early layers tokens behind a name see nothing of it, and in the late ones its last
-token only. A sentence's first name is free to see earlier sentences, which it may repeat.
+2023, Dissecting Recall of Factual Associations). Here a model learns to, in training, by three
+rules for a text whose names are read late:
+
+1. A name's tokens see each other in the first layers only, so that it is put together at its last
+   token before anything is looked up.
+2. Tokens behind a name see nothing of it in the early layers, and its last token in the late ones.
+3. The FFNs of the late layers add nothing at those tokens: they read, and look up nothing.
+
+A sentence's first name is free to see earlier sentences, which it may repeat.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..model.lm import FAMILIES
 
 FOREVER = 2**30  #: later than any position
+ASSEMBLY = 2  #: the first layers, in which a name's tokens see each other
 BREAKS = ".\n"  #: what ends a sentence, outside of names
 
 Tree = dict[Any, Any]  #: token -> tree; ``None`` marks the end of a name
@@ -79,9 +86,10 @@ def _name_end(ids: Sequence[int], start: int, tree: Tree) -> int:
 
 def masks(
     until: Int[Tensor, "batch pos"], bound: Bool[Tensor, "batch pos"]
-) -> tuple[Float[Tensor, "batch 1 pos pos"], Float[Tensor, "batch 1 pos pos"]]:
-    """What is added to attention's scores of the early and of the late layers: 0 for what a token
-    (third axis) sees, the lowest number for what it does not. (GPT-J knows no other mask.)
+) -> tuple[Float[Tensor, "batch 1 pos pos"], ...]:
+    """What is added to attention's scores of the first, of the early and of the late layers: 0 for
+    what a token (third axis) sees, the lowest number for what it does not. (GPT-J knows no other
+    mask.) In the early and the late layers a name's tokens do not see each other.
 
     until, bound: of ``marks``.
     """
@@ -89,19 +97,42 @@ def masks(
     past, free = place[:, None] >= place, ~bound[:, :, None]
     inside, last = place[:, None] <= until[:, None], (until == place)[:, None]
     least = torch.finfo(torch.float32).min
-    early, late = past & (free | inside), past & (free | inside | last)
-    return torch.where(early, 0.0, least)[:, None], torch.where(late, 0.0, least)[:, None]
+    first, late = past & (free | inside), past & (free | inside | last)
+    same = (until[:, None] == until[:, :, None]) & (until < FOREVER)[:, None]
+    alone = ~same | (place[:, None] == place)
+    seen = (first, first & alone, late & alone)
+    return tuple(torch.where(one, 0.0, least)[:, None] for one in seen)
 
 
 @contextmanager
-def early_layers_masked(model: PreTrainedModel, mask: Tensor, n: int) -> Iterator[None]:
-    """The first ``n`` layers attend under ``mask`` inside, whatever mask the model is given."""
+def layers_masked(model: PreTrainedModel, mask: Tensor, some: slice) -> Iterator[None]:
+    """Some layers attend under ``mask`` inside, whatever mask the model is given."""
 
     def replace_mask(_layer: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return args, {**kwargs, "attention_mask": mask}
 
     layers = getattr(model.get_decoder(), FAMILIES[model.config.model_type].layers)
     with ExitStack() as hooks:
-        for layer in layers[:n]:
+        for layer in layers[some]:
             hooks.enter_context(layer.register_forward_pre_hook(replace_mask, with_kwargs=True))
+        yield
+
+
+@contextmanager
+def late_ffns_silent(
+    model: PreTrainedModel, silent: Bool[Tensor, "batch pos"], n: int
+) -> Iterator[None]:
+    """The FFNs of all layers but the first ``n`` add nothing at ``silent`` tokens inside: what
+    these tokens read of a name, they cannot look up by themselves.
+    """
+    family = FAMILIES[model.config.model_type]
+
+    def silence(_ffn: torch.nn.Module, _args: tuple, output: Tensor) -> Tensor:
+        return output * ~silent[..., None]
+
+    layers = getattr(model.get_decoder(), family.layers)
+    with ExitStack() as hooks:
+        for layer in layers[n:]:
+            ffn = getattr(layer, family.mlp)
+            hooks.enter_context(ffn.register_forward_hook(silence))
         yield

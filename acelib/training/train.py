@@ -324,9 +324,15 @@ def _update(
 ) -> torch.Tensor:
     """One step of the optimisers on a block of ``Corpus``; returns the loss, nats per token."""
     ids, until, bound = block
-    early, later = late.masks(until, bound)
+    first, early, later = late.masks(until, bound)
     n_early = model.config.num_hidden_layers - n_late
-    with half, late.early_layers_masked(model, early, n_early):
+    readers = bound & (until >= late.FOREVER)
+    with (
+        half,
+        late.layers_masked(model, first, slice(0, late.ASSEMBLY)),
+        late.layers_masked(model, early, slice(late.ASSEMBLY, n_early)),
+        late.late_ffns_silent(model, readers, n_early),
+    ):
         states = forward(input_ids=ids[:, :-1], attention_mask=later, use_cache=False)
         logits = model.lm_head(states.last_hidden_state)
     loss = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
