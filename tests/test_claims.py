@@ -134,14 +134,16 @@ def test_another_rule_is_refused(rule):
         ("hh", "holds"),
         ("dd", "does not hold"),
         ("uu", "undecided"),
-        ("hd", "holds in part"),
+        ("hd", "models disagree"),
+        ("dh", "models disagree"),
+        ("hdu", "models disagree"),
         ("hu", "holds in part"),
         ("ud", "undecided"),
     ],
 )
 def test_overall(each, expected):
     names = dict(h="holds", d="does not hold", u="undecided")
-    assert claims.overall(dict(zip("ab", map(names.get, each), strict=True))) == expected
+    assert claims.overall(dict(enumerate(map(names.get, each)))) == expected
 
 
 def test_what_chapters_hand_over_is_read_back(folder):
@@ -169,7 +171,7 @@ def test_models_that_disagree_are_named(folder):
     found = claims.kept_values(folder) | {("ace_leads_pmet", "qwen3-mini"): Mean(-3, -4, -2, 30)}
     line = claims.table(found).loc["ace_leads_pmet"]
     assert (
-        line.verdict == "holds in part"
+        line.verdict == "models disagree"
         and line.why == "gptj-mini: holds. qwen3-mini: does not hold"
     )
 

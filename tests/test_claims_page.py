@@ -61,6 +61,8 @@ def test_every_chapter_has_one_claim_that_stands_for_it():
 def test_lists_hold_every_claim_and_say_where_models_differ():
     groups = claims_page.lists(ROWS)
     assert sum(len(group["claims"]) for group in groups) == len(ROWS)
+    rows = pd.DataFrame([claim("models disagree", why="a-b: holds. c: does not hold. Else")])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: does not hold"
     rows = pd.DataFrame([claim("holds in part", why="a-b: holds. c: undecided. Else")])
     assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: undecided"
     said = TEXT.render("lists", groups=claims_page.lists(rows))

@@ -153,9 +153,15 @@ def verdict(rule: str, value: Mean) -> str:
 
 
 def overall(verdicts: Mapping[str, str]) -> str:
-    """What all models agree on; else "holds in part" if it holds on one, "undecided" if not."""
+    """What all models agree on; else "models disagree" if it holds on one and does not on another,
+    "holds in part" if it holds on one and is undecided on the rest, "undecided" in all other cases.
+    """
     found = set(verdicts.values())
-    return found.pop() if len(found) == 1 else "holds in part" if "holds" in found else "undecided"
+    if len(found) == 1:
+        return found.pop()
+    if "holds" not in found:
+        return "undecided"
+    return "models disagree" if "does not hold" in found else "holds in part"
 
 
 def quoted(reference: str, model: str) -> str:

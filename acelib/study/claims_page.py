@@ -19,12 +19,14 @@ from .stats import Mean
 WORDS = {  #: verdict -> of one claim, of several
     "holds": ("holds", "hold"),
     "holds in part": ("holds in part", "hold in part"),
+    "models disagree": ("divides the models", "divide the models"),
     "undecided": ("is undecided", "are undecided"),
     "does not hold": ("does not hold", "do not hold"),
 }
 HEADS = {  #: verdict -> head of its list
     "holds": "Holds",
     "holds in part": "In part",
+    "models disagree": "Holds on one model, does not hold on another",
     "undecided": "Undecided",
     "does not hold": "Does not hold",
     "cannot be tested here": "Cannot be tested here",
@@ -162,8 +164,8 @@ def lists(rows: pd.DataFrame) -> list[dict]:
 
 
 def _apart(row) -> list[str]:
-    """ "gptj-mini: holds": the verdicts by model of a claim that holds in part."""
-    if row.verdict != "holds in part":
+    """ "gptj-mini: holds": the verdicts by model of a claim on which they differ."""
+    if row.verdict not in ("holds in part", "models disagree"):
         return []
     return re.findall(r"[\w-]+: (?:holds|undecided|does not hold)", row.why)
 

@@ -44,6 +44,7 @@ HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then 
 VERDICTS = {
     "holds": "#009E73",
     "holds in part": "#56B4E9",
+    "models disagree": "#CC79A7",
     "undecided": "#E69F00",
     "does not hold": "#D55E00",
     "cannot be tested here": "#8C8C8C",
