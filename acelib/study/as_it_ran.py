@@ -1,0 +1,83 @@
+"""Cases as the released evaluation of ACE edits them: one edit after another, with its faults.
+
+It writes the edits of a case one by one, each into the model that those before have left, judges
+the case, and puts weights back. Three of its faults change what is judged. They are faults of that
+run and of no editor, so they are switches here; without any, every case is edited one by one and
+undone.
+
+* F1: the list of the two groups of layers is flattened in the settings at the first call. From the
+  second edit of a run on there is one group of all layers.
+* F2: searched vectors are kept by case, and not by edit. A case's second and later edits are
+  written with the vectors of its first, under their own keys.
+* F3: what is put back after a case is the copy taken before its last edit. All its other edits
+  stay in the model, for all cases after it.
+
+Source: the released code of ACE (repository yjywdzh/ACE, commit c1a425b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..editing.moments import Moments
+from ..editors.ace import ReleasedACE
+from ..editors.memit import MEMIT
+from ..model.lm import LM
+from ..model.update import Update, applied
+from ..records import Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """Which faults of the released run are made."""
+
+    groups_forgotten: bool = False  #: F1
+    vectors_kept: bool = False  #: F2
+    edits_stay: bool = False  #: F3
+
+
+def one_group(editor: ReleasedACE) -> MEMIT:
+    """The editor of the query layers on all layers of both: what F1 turns ``editor`` into."""
+    return replace(editor.query, layers=editor.layers)
+
+
+def states(
+    lm: LM, editor: ReleasedACE, cases: Sequence[Case], moments: Moments, faults: Faults
+) -> Iterator[Update]:
+    """For each case in turn, all that is changed in the model when it is judged.
+
+    Texts that prompts are read after are those of the model without any edit, as are ``moments``.
+    Raises ValueError as the editor does.
+    """
+    editor = editor.with_texts(editor.prefixes(lm)[1:])
+    stays, writer = Update(), editor
+    for case in cases:
+        state, before, vectors = stays, stays, None
+        for edit in case.edits:
+            before = state
+            with applied(lm, state):
+                # 1. The edit's own vectors, or (F2) those of the case's first.
+                if vectors is None or not faults.vectors_kept:
+                    vectors = writer.search(lm, [[edit]])
+                state += writer(lm, [edit], moments, targets=vectors)
+            # 2. From the first edit on (F1) both groups are one.
+            if faults.groups_forgotten:
+                writer = one_group(editor)
+        yield state
+        # 3. What is put back: everything, or (F3) the last edit alone.
+        if faults.edits_stay:
+            stays = before
+
+
+class Run:
+    """``states`` by place, each computed once, however they are asked for."""
+
+    def __init__(self, states: Iterator[Update]):
+        self._states = states
+        self._known: list[Update] = []
+
+    def __getitem__(self, place: int) -> Update:
+        while len(self._known) <= place:
+            self._known.append(next(self._states))
+        return self._known[place]
