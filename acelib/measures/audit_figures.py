@@ -12,6 +12,7 @@ from ..paper.audit import DEPTH
 from ..study.drawing import INK, LEGEND, figure
 
 COLOURS = {"query": "#0072B2", "value": "#D55E00", "important": "#009E73"}  #: by role
+ASIDE = {"query": -0.13, "value": 0.13, "important": 0.0}
 WORDS = {"important": "important (Table 1, the darker the more lists)"}
 
 
@@ -29,10 +30,10 @@ def named_layers(layers: pd.DataFrame) -> Figure:
     for ax, model in zip(axes, models, strict=True):
         part = layers[layers.model == model]
         sources = list(part.source.unique())
-        # 1. A square for each layer; two roles of one source lie on one line.
+        # 1. A square for each layer; two roles of one source lie a little apart.
         for row in part.itertuples():
-            look = dict(ls="", marker="s", ms=8, color=COLOURS[row.role], alpha=row.share)
-            ax.plot(row.layer, sources.index(row.source), **look)
+            look = dict(ls="", marker="s", ms=7, color=COLOURS[row.role], alpha=row.share)
+            ax.plot(row.layer, sources.index(row.source) + ASIDE[row.role], **look)
         # 2. Where the model ends.
         ax.axvline(DEPTH[model] - 0.5, color=INK, ls="--", lw=0.8)
         ax.axvline(DEPTH[model] + 0.5, color=INK, ls=":", lw=0.8)
