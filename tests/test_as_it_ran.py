@@ -15,7 +15,11 @@ from acelib.editors import ReleasedACE
 from acelib.editors.base import edit_in_turn
 from acelib.model.states import Site, trace
 from acelib.model.update import Update, applied
-from acelib.study.as_it_ran import Faults, Run, one_group, states
+from acelib.study.as_it_ran import Faults, Run, one_group, series, states
+from acelib.study.experiments import Corpus
+from acelib.study.judge import Protocol
+from acelib.world.cases import make_cases
+from acelib.world.world import load_world
 
 EDITOR = ReleasedACE(query=replace(OWN, layers=(1, 2, 3)), value=replace(OWN, layers=(5, 6)))
 CASES = [SimpleNamespace(edits=tuple(EDITS[:2])), SimpleNamespace(edits=(EDITS[2],))]
@@ -136,6 +140,42 @@ def test_states_are_computed_once_whatever_is_asked_first():
             made.append(i)
             yield Update(editor=str(i))
 
-    by_place = Run(some())
+    by_place = Run(some)
+    assert not made
     assert [by_place[i].editor for i in (1, 0, 2, 1)] == ["1", "0", "2", "1"]
     assert made == [0, 1, 2]
+
+
+def test_rows_of_a_run_depend_on_the_cases_before(tiny, monkeypatch):
+    """Series of all runs: other faults, another order, another case before: other rows."""
+    lm, world = tiny("gptj"), load_world()
+    cases = make_cases(world, "identification", 4, 0)
+    editor = ReleasedACE(query=replace(OWN, layers=(0,)), value=replace(OWN, layers=(2,)))
+    given = (lm, world, editor, {"a": Faults(), "b": Faults(edits_stay=True)})
+    texts, protocol = Corpus(lm, ["a text"], [0, 2], [0, 2]), Protocol()
+    one, other = series("m", *given, cases, texts, protocol)
+    assert one.manifest["depends"] != other.manifest["depends"] and one.keys == other.keys
+    assert list(one.items) == [str(case.case_id) for case in cases]
+    turned, _ = series("m", *given, [cases[1], cases[0], *cases[2:]], texts, protocol)
+    assert not set(turned.keys.values()) & set(one.keys.values())
+    shorter, _ = series("m", *given, cases[:2], texts, protocol)
+    assert list(shorter.keys.values()) == list(one.keys.values())[:2]
+
+
+def test_rows_are_judged_with_what_earlier_cases_left(tiny, monkeypatch):
+    """Two cases of two edits: what is written at the second holds the first edit of the first."""
+    lm, world = make_tiny("gptj", n_layers=6), load_world()
+    cases = [case for case in make_cases(world, "identification", 30, 0) if case.n_edits == 2][:2]
+    editor = ReleasedACE(query=replace(OWN, layers=(1,)), value=replace(OWN, layers=(3,)))
+    monkeypatch.setattr(Corpus, "moments", property(lambda self: moments(lm)))
+    texts = Corpus(lm, ["a text"], [1, 3], [1, 3])
+    runs = {"put back": Faults(), "stay": Faults(edits_stay=True)}
+    protocol = Protocol(n_shots=0, n_unrelated=2, max_new_tokens=2)
+    clean, stay = (
+        one.rows([*one.items])
+        for one in series("m", lm, world, editor, runs, cases, texts, protocol)
+    )
+    written = [[line.rows[0]["written"] for line in lines] for lines in (clean, stay)]
+    assert written[0][0] == pytest.approx(written[1][0], rel=1e-5)
+    assert written[0][1] != pytest.approx(written[1][1], rel=1e-3)
+    assert [line.rows[0]["case_id"] for line in stay] == [case.case_id for case in cases]

@@ -17,15 +17,23 @@ Source: the released code of ACE (repository yjywdzh/ACE, commit c1a425b).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from ..editing.moments import Moments
 from ..editors.ace import ReleasedACE
 from ..editors.memit import MEMIT
 from ..model.lm import LM
 from ..model.update import Update, applied
+from ..provenance import digest
 from ..records import Case
+from ..world.world import World
+from .experiments import WRITTEN, Corpus, depends, modules
+from .judge import Protocol, judge
+from .rows import Series
+from .store import canonical
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +79,81 @@ def states(
 
 
 class Run:
-    """``states`` by place, each computed once, however they are asked for."""
+    """``states`` by place, each computed once, however they are asked for.
 
-    def __init__(self, states: Iterator[Update]):
-        self._states = states
+    begin: gives them from the first on; called when one is first wanted.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[Update]]):
+        self._begin = begin
+        self._states: Iterator[Update] | None = None
         self._known: list[Update] = []
 
     def __getitem__(self, place: int) -> Update:
+        self._states = self._states or self._begin()
         while len(self._known) <= place:
             self._known.append(next(self._states))
         return self._known[place]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A case in its place of a run: its rows depend on the cases before it."""
+
+    case: Case
+    place: int
+    before: str  #: digest of the cases before it
+
+
+def turns(cases: Sequence[Case]) -> list[Turn]:
+    """The cases in their order, each knowing those before it."""
+    before, found = "", []
+    for place, case in enumerate(cases):
+        found.append(Turn(case, place, before))
+        before = digest([before, canonical(case)])
+    return found
+
+
+def series(
+    name: str,
+    lm: LM,
+    world: World,
+    editor: ReleasedACE,
+    runs: Mapping[str, Faults],
+    cases: Sequence[Case],
+    texts: Corpus,
+    protocol: Protocol,
+) -> tuple[Series, ...]:
+    """One series per run, named by model and run: the rows of ``judge`` of every case in turn.
+
+    name: of the model, as tables show it.   written: norm of all that is changed in the model when
+    a case is judged, with what earlier cases left there.
+    """
+    items = {str(turn.case.case_id): turn for turn in turns(cases)}
+
+    def begin(faults: Faults) -> Iterator[Update]:
+        return states(lm, editor, cases, texts.moments, faults)
+
+    return tuple(
+        Series(
+            names={"model": name, "editor": run},
+            depends={
+                **depends(lm, world, editor, texts),
+                "protocol": json.dumps(asdict(protocol)),
+                "faults": repr(faults),
+            },
+            code=(__name__, *modules(editor)),
+            items=items,
+            compute=partial(_rows, lm, world, protocol, Run(partial(begin, faults))),
+            tolerances={"written": WRITTEN},
+        )
+        for run, faults in runs.items()
+    )
+
+
+def _rows(
+    lm: LM, world: World, protocol: Protocol, run: Run, part: Sequence[Turn]
+) -> list[list[dict]]:
+    updates = [run[turn.place] for turn in part]
+    rows = judge(lm, world, [turn.case for turn in part], updates, protocol)
+    return [[{**row, "written": update.norm()}] for row, update in zip(rows, updates, strict=True)]
