@@ -236,7 +236,7 @@ def _told(gap: Mean) -> str:
 
 def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
     """What the sentences of the chapter say, by model: "accuracy" of each form in percent,
-    "answers" to ``QUESTIONS`` over all cases, and whether they hold ("is").
+    "answers" to ``QUESTIONS`` over all cases, and what they decide ("is").
     """
     gaps = answers(rows, seed)
     told = {}
@@ -254,6 +254,6 @@ def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
 
 
 def _direction(gap: Mean) -> str:
-    """What a difference decides: "raises", "lowers" or "undecided"."""
-    words = {"holds": "raises", "does not hold": "lowers"}
+    """What a difference decides: "higher", "lower" or "undecided"."""
+    words = {"holds": "higher", "does not hold": "lower"}
     return words.get(claims.verdict("> 0", gap), "undecided")
