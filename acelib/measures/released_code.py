@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ from ..paper.published import published
 from ..study import as_it_ran, claims, experiments, tables
 from ..study.as_it_ran import Faults, one_group
 from ..study.judge import Protocol
-from ..study.rows import Experiment
+from ..study.rows import Experiment, Series
 from ..study.stats import SHARE, Mean, difference, interval, paired
 from ..study.tables import BASELINE
 from ..study.tables import METRICS as METRICS  # that the forms are compared by
@@ -69,7 +70,7 @@ def at_depth(layers: Sequence[int], n_layers: int, depth: int) -> tuple[int, ...
 def editors(model: str) -> dict[str, Editor | None]:
     """The forms whose edits of a case are made together, with their settings for a model."""
     ace, released = preset("ACE", model), preset("ReleasedACE", model)
-    both = one_group(released)
+    both: Any = one_group(released)
     return {
         BASELINE: None,
         PMET: preset("PMET", model),
@@ -113,7 +114,7 @@ def runs(
 ) -> Experiment:
     """``RUNS`` of the released editor over the cases of ``experiment``."""
     known = experiments.cases_by_model(hosts, world, n_cases, seed, cases)
-    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), []
+    protocol, series = Protocol(n_unrelated=n_unrelated, seed=seed), list[Series]()
     for model, lm in hosts.items():
         editor = preset("ReleasedACE", model)
         texts = experiments.corpus(lm, world, [editor], seed)

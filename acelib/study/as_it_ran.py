@@ -21,9 +21,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import cast
 
 from ..editing.moments import Moments
-from ..editors.ace import ReleasedACE
+from ..editors.ace import ACE, ReleasedACE
+from ..editors.base import Staged
 from ..editors.memit import MEMIT
 from ..model.lm import LM
 from ..model.update import Update, applied
@@ -45,7 +47,7 @@ class Faults:
     edits_stay: bool = False  #: F3
 
 
-def one_group(editor: ReleasedACE) -> MEMIT:
+def one_group(editor: ACE) -> MEMIT:
     """The editor of the query layers on all layers of both: what F1 turns ``editor`` into."""
     return replace(editor.query, layers=editor.layers)
 
@@ -58,8 +60,8 @@ def states(
     Texts that prompts are read after are those of the model without any edit, as are ``moments``.
     Raises ValueError as the editor does.
     """
-    editor = editor.with_texts(editor.prefixes(lm)[1:])
-    stays, writer = Update(), editor
+    released = editor.with_texts(editor.prefixes(lm)[1:])
+    stays, writer = Update(), cast(Staged, released)
     for case in cases:
         state, before, vectors = stays, stays, None
         for edit in case.edits:
@@ -71,7 +73,7 @@ def states(
                 state += writer(lm, [edit], moments, targets=vectors)
             # 2. From the first edit on (F1) both groups are one.
             if faults.groups_forgotten:
-                writer = one_group(editor)
+                writer = one_group(released)
         yield state
         # 3. What is put back: everything, or (F3) the last edit alone.
         if faults.edits_stay:
