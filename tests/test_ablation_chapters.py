@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from acelib.editors import EDITORS, preset
-from acelib.editors.presets import path_of, presets
+from acelib.editors import preset
+from acelib.editors.presets import KNOWN, path_of, presets
 
 
 @pytest.mark.parametrize("model", ["gpt-j-6b", "qwen3-8b", "gptj-mini"])
@@ -19,4 +19,4 @@ def test_ace_can_lose_layers_and_change_its_backbone(model):
     other = ace.on(alpha)
     for stage, layers in (("query", ace.query_layers), ("value", ace.value_layers)):
         assert other.plan[stage] == replace(alpha, layers=layers).stage
-    assert set(presets(path_of(model))) == set(EDITORS)
+    assert set(presets(path_of(model))) == set(KNOWN)

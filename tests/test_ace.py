@@ -12,7 +12,7 @@ from test_write import identity
 from acelib.editing.search import target_vectors
 from acelib.editing.write import edit as one_stage
 from acelib.editors import ACE, PMET, ROME, AlphaEdit, preset
-from acelib.model.update import Update, applied
+from acelib.model.update import applied
 
 
 def test_ace_is_two_stages(any_lm):
@@ -106,7 +106,7 @@ def test_on_alphaedit_both_stages_stay_in_the_null_space(any_lm):
         editor.plan["query"],
         moments,
         updates=[first],
-        search_on=[Update()],
+        targets=editor.plan["query"].search(lm, editor.requests(HOPS, "query")),
     )
     for layer in editor.layers:
         expected = (first + second).delta(layer)

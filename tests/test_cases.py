@@ -8,6 +8,7 @@ from copy import deepcopy
 
 import pytest
 
+from acelib.provenance import ROOT
 from acelib.records import Chain, Edit, Fact
 from acelib.world.cases import cases_to_json, conflicts, make_cases, read_cases, single_edits
 from acelib.world.world import World, load_world, split_of
@@ -275,6 +276,33 @@ def test_conflicts_across_published_cases_are_reported_not_fatal(file):
     other["case_id"], other["requested_rewrite"][0]["target_new"]["str"] = 8, "MIT"
     found = read_cases(file([PUBLISHED, other]))
     assert [len(group) for group in conflicts(edit for case in found for edit in case.edits)] == [2]
+
+
+def test_the_twelve_published_cases_are_read_as_they_are():
+    """Every rewrite, question and answer of the file; relations by their Wikidata ids."""
+    path, world = ROOT / "data" / "mquake" / "mquake_cf_sample_12.json", load_world()
+    cases, records = read_cases(path, world.relations), json.loads(path.read_text("utf-8"))
+    assert [case.case_id for case in cases] == [1, 12, 13, 20, 21, 28, 32, 35, 38, 45, 49, 54]
+    assert Counter(case.n_edits for case in cases) == {1: 5, 2: 7}
+    assert {case.n_hops for case in cases} == {2}
+    for case, record in zip(cases, records, strict=True):
+        rewrites = record["requested_rewrite"]
+        assert [edit.target_new for edit in case.edits] == [
+            r["target_new"]["str"] for r in rewrites
+        ]
+        assert [edit.text for edit in case.edits] == [
+            r["prompt"].format(r["subject"]) for r in rewrites
+        ]
+        assert list(case.questions) == record["questions"] and len(case.questions) == 3
+        assert (case.answer, case.new_answer) == (record["answer"], record["new_answer"])
+        # The chain after the edits ends in the new answer, and asks for what is edited.
+        assert case.new_hops[-1].answer == case.new_answer
+        clozes = {hop.cloze for hop in case.new_hops}
+        assert all(edit.text in clozes for edit in case.edits)
+    first = cases[0].edits[0]
+    assert (first.subject, first.relation) == ("Fernando Santos", "citizenship")
+    edits = [edit for case in cases for edit in case.edits]
+    assert not conflicts(edits), "all twelve can be edited together"
 
 
 def _without(*path):

@@ -346,7 +346,9 @@ def test_what_rows_depend_on(tiny, world, cases):
 def test_second_moments_are_gathered_when_an_edit_needs_them(tiny, world, cases, monkeypatch):
     gathered = []
     monkeypatch.setattr(
-        experiments, "second_moments", lambda *given, progress: gathered.append(given) or 7
+        experiments,
+        "second_moments",
+        lambda *given, progress, attn: gathered.append((*given, attn)) or 7,
     )
     lm, given = tiny("qwen3"), []
 
@@ -355,20 +357,22 @@ def test_second_moments_are_gathered_when_an_edit_needs_them(tiny, world, cases,
             given.append(moments)
             return super().each(lm, groups, moments)
 
-    corpus = Corpus(lm, ["a text"], [0])
+    corpus = Corpus(lm, ["a text"], [0], [1])
     editors = {"Base": None, "reader": Reader()}
     base, reader = comparison("m", lm, world, editors, cases[:2], corpus, PROTOCOL)
     base.rows(list(base.items)[:1])
     assert not gathered
     reader.rows(list(reader.items)[:1]), reader.rows(list(reader.items)[1:])
-    assert gathered == [(lm, ["a text"], [0])] and given == [7, 7]
+    assert gathered == [(lm, ["a text"], [0], [1])] and given == [7, 7]
 
 
 def test_moments_are_of_all_layers_that_an_editor_writes(tiny):
-    editors = [SimpleNamespace(layers=(3, 1)), object(), None, SimpleNamespace(layers=(1, 2))]
+    both = SimpleNamespace(layers=(1, 2), attn_layers=(2,))
+    editors = [SimpleNamespace(layers=(3, 1)), object(), None, both]
     lm, world = tiny("qwen3"), load_world()
     corpus = experiments.corpus(lm, world, editors)
-    assert corpus.layers == [1, 2, 3] and len(corpus.texts) == experiments.N_TEXTS
+    assert corpus.layers == [1, 2, 3] and corpus.attn_layers == [2]
+    assert len(corpus.texts) == experiments.N_TEXTS
     assert not experiments.corpus(lm, world, [None]).moments.matrices
 
 

@@ -49,21 +49,26 @@ OTHER = Edit(
 def small(name):
     editor = getattr(editors, name)
     names = {field.name for field in fields(editor)}
-    editor = editor(**{name: value for name, value in SMALL.items() if name in names})
+    small = {name: value for name, value in SMALL.items() if name in names}
+    if name == "ReleasedACE":  # one search for both stages; attention is written too
+        both = dict(writes="both", position="subject_last")
+        small |= {stage: replace(SMALL[stage], **both) for stage in ("value", "query")}
+    editor = editor(**small)
     if "objective" in names:
         editor = replace(editor, objective=replace(editor.objective, steps=3))
     return replace(editor, null_share=0.5) if isinstance(editor, AlphaEdit) else editor
 
 
-@pytest.fixture(params=[*EDITORS, "NeuronACE"])
+@pytest.fixture(params=[*EDITORS, "NeuronACE", "ReleasedACE"])
 def editor(request):
     return small(request.param)
 
 
 def eye(lm):
-    return Moments(
-        {layer: torch.eye(lm.d_mlp, dtype=torch.float64) for layer in range(lm.n_layers)}, 1
-    )
+    def of(part):
+        return {i: torch.eye(lm.width(part), dtype=torch.float64) for i in range(lm.n_layers)}
+
+    return Moments(of("mlp"), 1, attn=Moments(of("attn"), 1))
 
 
 def state(lm):
@@ -192,7 +197,8 @@ def test_dead_neurons(any_lm, editor, tmp_path):
             if getattr(fc1, "bias", None) is not None:
                 fc1.bias.data[dead] = 0
     with untouched(lm):
-        moments = second_moments(lm, TEXTS, range(lm.n_layers), tmp_path)
+        every = range(lm.n_layers)
+        moments = second_moments(lm, TEXTS, every, tmp_path, attn=every)
         assert not moments[1][dead].any()
         update = editor(lm, [EDIT, OTHER], moments)
     assert finite(update)
@@ -213,7 +219,7 @@ def test_conflicting_edits(tiny, editor):
         ),
     ):
         editor(lm, [EDIT, OTHER, replace(EDIT, target_new="golf", hops=())], eye(lm))
-    if hasattr(editor, "value_prompts"):
+    if "hops" in getattr(editor, "value_prompts", ()):
         with (
             untouched(lm),
             pytest.raises(
@@ -309,7 +315,7 @@ def test_what_is_longer_than_the_model_reads_is_refused_before_any_work(tiny, ed
         "target": dict(target_new=long),
         "hops": dict(hops=(long + "is",)),
     }[part]
-    if part == "hops" and not hasattr(editor, "value_prompts"):
+    if part == "hops" and "hops" not in getattr(editor, "value_prompts", ()):
         pytest.skip("the editor reads no multi-hop prompts")
     with untouched(lm), pytest.raises(ValueError, match="model 'tiny-gpt2' reads 256 at most"):
         editor(lm, [replace(EDIT, **change)], eye(lm))

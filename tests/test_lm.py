@@ -46,15 +46,18 @@ def pieces(bos=True):
 # ---------------------------------------------------------------------- parts
 
 
-def test_the_weight_is_oriented_and_shared(any_lm):
-    lm, key = any_lm, torch.randn(3, any_lm.d_mlp, dtype=any_lm.dtype)
+@pytest.mark.parametrize("part", ["mlp", "attn"])
+def test_the_weight_is_oriented_and_shared(any_lm, part):
+    lm, key = any_lm, torch.randn(3, any_lm.width(part), dtype=any_lm.dtype)
     for layer in range(lm.n_layers):
-        bias = getattr(lm.fc2(layer), "bias", None)
+        output = lm.output(layer, part)
+        bias = getattr(output, "bias", None)
         torch.testing.assert_close(
-            key @ lm.weight(layer).T + (0 if bias is None else bias), lm.fc2(layer)(key)
+            key @ lm.weight(layer, part).T + (0 if bias is None else bias), output(key)
         )
-    lm.weight(1).zero_()
-    assert not lm.fc2(1).weight.any()
+    lm.weight(1, part).zero_()
+    assert not lm.output(1, part).weight.any() and lm.output(2, part).weight.any()
+    assert lm.width("mlp") == lm.d_mlp and lm.output(1) is lm.fc2(1)
 
 
 @pytest.mark.parametrize("row", ["gate", "up"])

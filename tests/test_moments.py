@@ -134,3 +134,21 @@ def test_bad_input(tiny, tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             second_moments(lm, texts, layers, tmp_path)
+
+
+def test_moments_of_attention_are_those_of_what_its_projection_reads(any_lm, tmp_path):
+    lm, keys = any_lm, []
+    moments = second_moments(lm, TEXTS, (1,), tmp_path, attn=(0, 2))
+    hook = lm.attn_out(2).register_forward_pre_hook(lambda m, a: keys.append(a[0][0]))
+    for text in TEXTS:
+        ids, mask = lm.encode([text])
+        with torch.no_grad():
+            lm.model(input_ids=ids, attention_mask=mask)
+    hook.remove()
+    K = torch.cat(keys).double()
+    torch.testing.assert_close(moments.of("attn")[2], K.T @ K / len(K), rtol=1e-5, atol=1e-8)
+    assert moments.of("mlp") is moments and set(moments.attn.matrices) == {0, 2}
+    again = second_moments(lm, TEXTS, (1,), tmp_path, attn=(2,))
+    assert torch.equal(again.attn[2], moments.attn[2]), "read from the cache"
+    with pytest.raises(ValueError, match="no second moments of attention are given"):
+        second_moments(lm, TEXTS, (1,), tmp_path).of("attn")

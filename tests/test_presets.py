@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from acelib.editing.search import Objective
-from acelib.editors import ACE, EDITORS, MEMIT, PMET, ROME, preset
-from acelib.editors.presets import from_table, path_of, presets, save, to_table
+from acelib.editors import ACE, MEMIT, PMET, ROME, preset
+from acelib.editors.presets import KNOWN, from_table, path_of, presets, save, to_table
 from acelib.provenance import ROOT
 
 MODELS = {"gpt-j-6b": 28, "qwen3-8b": 36, "gptj-mini": 8, "qwen3-mini": 8}
@@ -22,9 +22,9 @@ def test_every_model_has_every_editor_within_its_layers():
     assert {path.stem for path in (ROOT / "data" / "presets").glob("*.toml")} == set(MODELS)
     for model, n_layers in MODELS.items():
         editors = presets(path_of(model))
-        assert set(editors) == set(EDITORS)
+        assert set(editors) == set(KNOWN)
         for name, editor in editors.items():
-            assert type(editor) is EDITORS[name]
+            assert type(editor) is KNOWN[name]
             assert set(getattr(editor, "layers", ())) <= set(range(n_layers)), (model, name)
 
 

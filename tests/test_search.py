@@ -11,7 +11,7 @@ from acelib.editing.keys import aligned
 from acelib.editing.request import Request, request, requests
 from acelib.editing.search import Objective, target_vectors
 from acelib.editing.tail import Tail, frozen_outputs, rows_that_fit, shared_start
-from acelib.model.states import Site, read
+from acelib.model.states import Site, read, trace
 from acelib.model.update import Update, applied
 
 BLOCK = Objective(steps=9, lr=0.1, decay=0.3, clamp=2.0, kl=0.5, floor=None)
@@ -194,3 +194,46 @@ def test_what_is_skipped_is_what_a_push_cannot_change(any_lm):
         found, wanted, **dict.fromkeys(("rtol", "atol"), 2e-4 if any_lm.family.parallel else 1e-9)
     )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in any_lm.model.modules())
+
+
+def test_attention_and_ffn_get_one_vector_in_a_parallel_block_and_two_in_a_sequential(any_lm):
+    """Without decay and ball, which know the sizes of the two outputs, nothing tells them apart
+    where both are added to what they both read.
+    """
+    objective = Objective(kind="pmet", steps=6, decay=0.0, clamp=None)
+    attn, ffn = target_vectors(any_lm, requests(EDITS), 1, objective).delta
+    if any_lm.family.parallel:
+        assert torch.equal(attn, ffn) and attn.norm() > 0
+    else:
+        assert (attn - ffn).norm() > 1e-3 * ffn.norm()
+
+
+def test_the_whole_of_a_search_is_what_the_block_then_gives(any_lm):
+    """Pushed at both places, the block's output is the one with attention as it is and the FFN at
+    ``whole``; in a parallel block that is F_0 and both vectors.
+    """
+    lm, given = any_lm, requests(EDITS)
+    found = target_vectors(lm, given, 1, Objective(kind="pmet", steps=6, lr=0.5))
+    for i, r in enumerate(given):
+        ids, mask = lm.encode([r.prompt])
+        at = lm.token_at(r.prompt, r.end)
+
+        def pushed(delta):
+            def push(state):
+                new = state.clone()
+                new[:, at] += delta
+                return new
+
+            return push
+
+        patches = {
+            Site(part, 1): pushed(found.delta[j, i]) for j, part in enumerate(("attn", "mlp"))
+        }
+        out = trace(lm, ids, mask, [Site("out", 1)], patches)["out", 1][0, at]
+        states = trace(lm, ids, mask, [Site("in", 1), Site("attn", 1)])
+        middle = (states["in", 1] + states["attn", 1])[0, at]
+        torch.testing.assert_close(middle + found.whole[i], out, rtol=1e-6, atol=1e-6)
+        if lm.family.parallel:
+            torch.testing.assert_close(found.whole[i], found.value[i] + found.delta[0, i])
+    block = target_vectors(lm, given, 1, BLOCK)
+    assert torch.equal(block.whole, block.value)

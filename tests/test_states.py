@@ -76,12 +76,13 @@ def test_read_and_replaced_are_trace_for_forwards_of_ones_own(any_lm, kind):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
-def test_what_is_added_to_fc2_depends_on_its_input(any_lm):
+@pytest.mark.parametrize("part, reads", [("mlp", "key"), ("attn", "heads")])
+def test_what_is_added_to_a_part_depends_on_what_it_reads(any_lm, part, reads):
     lm, (ids, mask) = any_lm, any_lm.encode(TEXTS)
-    matrix = torch.randn(lm.d_model, lm.d_mlp, dtype=lm.dtype)
-    with added(lm, {2: lambda x: x @ matrix.T}):
-        s = trace(lm, ids, mask, [Site("key", 2), Site("mlp", 2)])
-    torch.testing.assert_close(s["mlp", 2], lm.fc2(2)(s["key", 2]) + s["key", 2] @ matrix.T)
+    matrix = torch.randn(lm.d_model, lm.width(part), dtype=lm.dtype)
+    with added(lm, {(part, 2): lambda x: x @ matrix.T}):
+        s = trace(lm, ids, mask, [Site(reads, 2), Site(part, 2)])
+    torch.testing.assert_close(s[part, 2], lm.output(2, part)(s[reads, 2]) + s[reads, 2] @ matrix.T)
 
 
 def test_the_sites_are_the_letters_of_the_paper(any_lm):

@@ -30,7 +30,13 @@ def test_random_use_is_undone_to_the_bit(family, dtype):
     rng, lm = random(f"undo/{family}"), make_tiny(family, dtype, n_layers=3, d_model=16, d_mlp=24)
     before, name = bits(lm), lm.fingerprint
     updates = [
-        random_update(lm, tuple(rng.sample(range(3), rng.randint(1, 3))), rank, seed)
+        random_update(
+            lm,
+            tuple(rng.sample(range(3), rng.randint(1, 3))),
+            rank,
+            seed,
+            tuple(rng.sample(range(3), rng.randint(0, 2))),
+        )
         for seed, rank in enumerate((1, 2, 5, 16))
     ]
     alone = logits(lm, TEXTS)[0]

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from acelib.model.states import Site, trace
 from acelib.model.update import (
     Factors,
     Update,
@@ -16,21 +17,22 @@ from acelib.model.update import (
 )
 
 
-def random_update(lm, layers=(1, 2), rank=2, seed=0, **kw):
+def random_update(lm, layers=(1, 2), rank=2, seed=0, attn=(), **kw):
+    """Changes of the FFNs of ``layers``, and of the attention of the layers ``attn``."""
     g = torch.Generator().manual_seed(seed)
-    return Update(
-        {
+
+    def factors(part, some):
+        return {
             i: Factors(
                 *(
                     torch.randn(s, rank, dtype=torch.float64, generator=g).to(lm.dtype)
-                    for s in (lm.d_model, lm.d_mlp)
+                    for s in (lm.d_model, lm.width(part))
                 )
             )
-            for i in layers
-        },
-        model=lm.fingerprint,
-        **kw,
-    )
+            for i in some
+        }
+
+    return Update(factors("mlp", layers), attn=factors("attn", attn), model=lm.fingerprint, **kw)
 
 
 def logits(lm, texts):
@@ -50,9 +52,15 @@ def same_bits(lm, before):
 TEXTS = ["The capital of France is", "Tim Duncan plays", "Apple"]
 
 
+#: layers whose attention two updates change, beside FFNs
+ATTN = pytest.mark.parametrize("attn", [((), ()), ((1, 3), (0, 1))], ids=["ffn", "both"])
+
+
+@ATTN
 @pytest.mark.parametrize("rank", [3, 32], ids=["low", "full"])
-def test_overlay_equals_applied_row_by_row(any_lm, rank):
-    a, b = random_update(any_lm), random_update(any_lm, (2, 3), rank=rank, seed=1)
+def test_overlay_equals_applied_row_by_row(any_lm, rank, attn):
+    a = random_update(any_lm, attn=attn[0])
+    b = random_update(any_lm, (2, 3), rank=rank, seed=1, attn=attn[1])
     before = bits(any_lm)
     with overlaid(any_lm, [a, None, b]):
         mixed, mask = logits(any_lm, TEXTS)
@@ -80,6 +88,34 @@ def test_sum_is_both_and_norms(any_lm):
         a.delta(0)
 
 
+def test_an_update_of_attention_moves_its_output_by_what_it_says(any_lm):
+    """A changed output projection adds dW times its input to attention's output, nothing else."""
+    lm, update = any_lm, random_update(any_lm, (), attn=(2,))
+    ids, mask = lm.encode(TEXTS[:1])
+    sites = [Site("heads", 2), Site("attn", 2), Site("key", 1)]
+    before = trace(lm, ids, mask, sites)
+    with applied(lm, update):
+        after = trace(lm, ids, mask, sites)
+    change = before["heads", 2] @ update.delta(2, "attn").T
+    torch.testing.assert_close(after["attn", 2], before["attn", 2] + change)
+    torch.testing.assert_close(after["key", 1], before["key", 1], rtol=0, atol=0)
+    assert change.norm() > 0 and update.layers == (2,)
+    with pytest.raises(ValueError, match="layer 2 is not changed"):
+        update.delta(2)
+
+
+def test_sums_and_norms_of_both_parts(any_lm):
+    a = random_update(any_lm, (1,), attn=(1, 2))
+    b = random_update(any_lm, (3,), attn=(0, 2), seed=1)
+    total = a + b
+    assert list(total.factors) == [1, 3] and list(total.attn) == [0, 1, 2]
+    torch.testing.assert_close(total.delta(2, "attn"), a.delta(2, "attn") + b.delta(2, "attn"))
+    torch.testing.assert_close(total.delta(3), b.delta(3))
+    changes = [total.delta(i) for i in (1, 3)] + [total.delta(i, "attn") for i in (0, 1, 2)]
+    assert total.norm() == pytest.approx(sum(dW.square().sum().item() for dW in changes) ** 0.5)
+    assert total.norms("attn")[2] == pytest.approx(total.delta(2, "attn").norm().item())
+
+
 def test_ranks_of_a_sum_do_not_grow_beyond_the_width(tiny):
     lm = tiny("gptj")
     many = [random_update(lm, (1,), rank=12, seed=seed) for seed in range(5)]
@@ -96,9 +132,10 @@ def test_ranks_of_a_sum_do_not_grow_beyond_the_width(tiny):
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_applied_restores_the_very_bits(tiny, error, dtype):
+@ATTN
+def test_applied_restores_the_very_bits(tiny, error, dtype, attn):
     lm = tiny("gpt2", dtype)
-    before, name, update = bits(lm), lm.fingerprint, random_update(lm)
+    before, name, update = bits(lm), lm.fingerprint, random_update(lm, attn=attn[0])
     try:
         with applied(lm, update):
             assert not same_bits(lm, before) and lm.fingerprint != name
@@ -111,7 +148,7 @@ def test_applied_restores_the_very_bits(tiny, error, dtype):
 
 def test_interrupted_writing_restores(tiny, monkeypatch):
     lm = tiny("llama")
-    before, update, calls = bits(lm), random_update(lm), []
+    before, update, calls = bits(lm), random_update(lm, (1,), attn=(1,)), []
     real = torch.Tensor.copy_
 
     def interrupted(self, other):
@@ -128,29 +165,44 @@ def test_interrupted_writing_restores(tiny, monkeypatch):
 
 def test_commit_stays_and_changes_the_fingerprint(tiny):
     lm = tiny("gptj")
-    name, update, W = lm.fingerprint, random_update(lm), lm.weight(1).clone()
+    name, update = lm.fingerprint, random_update(lm, attn=(3,))
+    W, A = lm.weight(1).clone(), lm.weight(3, "attn").clone()
     commit(lm, update)
     assert lm.fingerprint != name
     torch.testing.assert_close(lm.weight(1), W + update.delta(1))
+    torch.testing.assert_close(lm.weight(3, "attn"), A + update.delta(3, "attn"))
 
 
-def test_save_load(tiny, tmp_path):
+@ATTN
+def test_save_load(tiny, tmp_path, attn):
     lm, path = tiny("qwen3"), tmp_path / "u.safetensors"
-    update = random_update(lm, editor="X")
+    update = random_update(lm, editor="X", attn=attn[0])
     update.save(path)
     back = Update.load(path, lm)
-    assert back.layers == (1, 2) and back.editor == "X" and back.model == lm.fingerprint
-    assert all(
-        torch.equal(x, y)
-        for i in (1, 2)
-        for x, y in zip(back.factors[i], update.factors[i], strict=True)
-    )
+    assert back.layers == update.layers and back.editor == "X" and back.model == lm.fingerprint
+    for part, layers in (("mlp", (1, 2)), ("attn", attn[0])):
+        assert tuple(back.changes(part)) == layers
+        assert all(
+            torch.equal(x, y)
+            for i in layers
+            for x, y in zip(back.changes(part)[i], update.changes(part)[i], strict=True)
+        )
     assert [p.name for p in tmp_path.iterdir()] == ["u.safetensors"]
     with pytest.raises(ValueError, match="was made for the model"):
         Update.load(path, tiny("qwen3", seed=1))
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a saved update"):
         Update.load(path, lm)
+
+
+def test_a_file_from_before_attention_was_written_loads(tiny, tmp_path):
+    """The names and the metadata of those files, written out."""
+    lm, path = tiny("gpt2"), tmp_path / "u.safetensors"
+    update = random_update(lm, (1,))
+    tensors = {"left.1": update.factors[1].left, "right.1": update.factors[1].right}
+    save_tensors(path, tensors, dict(model=lm.fingerprint, editor="MEMIT", edits=[]))
+    back = Update.load(path, lm)
+    assert torch.equal(back.delta(1), update.delta(1)) and not back.attn
 
 
 MADE = dict(editor="X", edits=[], model="0123456789abcdef")
@@ -165,6 +217,8 @@ MADE = dict(editor="X", edits=[], model="0123456789abcdef")
         ({}, MADE | dict(edits=[dict(subject="France", prompt="no slot", target_new="Rome")])),
         ({"left.1": torch.zeros(32, 1)}, MADE),
         ({"left.one": torch.zeros(32, 1)}, MADE),
+        ({"attn.left.1": torch.zeros(32, 1)}, MADE),
+        ({"mlp.left.1": torch.zeros(32, 1), "mlp.right.1": torch.zeros(48, 1)}, MADE),
     ],
 )
 def test_another_file_is_not_an_update(tiny, tmp_path, tensors, meta):
@@ -187,7 +241,7 @@ def test_a_file_of_something_else_is_not_an_update(tiny, tmp_path):
 
 def test_a_changed_bit_is_found_wherever_it_is(tiny, tmp_path):
     lm, path = tiny("gpt2"), tmp_path / "u.safetensors"
-    random_update(lm).save(path)
+    random_update(lm, (1,), attn=(2,)).save(path)
     whole, rng = path.read_bytes(), Random(0)
     for _ in range(100):
         damaged, at = bytearray(whole), rng.randrange(len(whole))
@@ -220,7 +274,7 @@ def test_what_is_no_finite_matrix_is_refused_before_a_weight_is_touched(tiny, le
 @pytest.mark.parametrize("family", ["gptj", "qwen3"])
 def test_an_edited_model_loads_in_plain_transformers(tiny, tmp_path, family):
     lm, folder = tiny(family, dtype=torch.float32), tmp_path / "new" / "edited"
-    before, update = bits(lm), random_update(lm)
+    before, update = bits(lm), random_update(lm, attn=(0,))
     save_pretrained(lm, update, folder)
     assert same_bits(lm, before) and [p.name for p in folder.parent.iterdir()] == ["edited"]
     plain, tokenizer = (
@@ -238,6 +292,9 @@ def test_refusals_leave_the_model(tiny):
     lm = tiny("gpt2")
     before = bits(lm)
     wrong = Update({0: Factors(torch.zeros(3, 1), torch.zeros(lm.d_mlp, 1))})
+    as_ffn = Update(attn={0: Factors(torch.zeros(lm.d_model, 1), torch.zeros(lm.d_mlp, 1))})
+    with pytest.raises(ValueError, match="layer 0 of the update of attention: .* do not fit"):
+        commit(lm, as_ffn)
     for use in (
         lambda: commit(lm, wrong),
         lambda: applied(lm, wrong).__enter__(),
@@ -249,4 +306,6 @@ def test_refusals_leave_the_model(tiny):
     a = random_update(lm)
     with pytest.raises(ValueError, match="3 rows, the overlay 2"), overlaid(lm, [a, None]):
         logits(lm, TEXTS)
-    assert same_bits(lm, before) and not any(lm.fc2(i)._forward_hooks for i in range(lm.n_layers))
+    assert same_bits(lm, before) and not any(
+        lm.output(i, part)._forward_hooks for part in ("mlp", "attn") for i in range(lm.n_layers)
+    )

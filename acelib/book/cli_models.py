@@ -106,6 +106,8 @@ def edit(  # noqa: PLR0913 - options
     say(probe_table(answers))
     say(ideal_line(answers))
     say(norms_line(update.norms()))
+    if update.attn:
+        say("attention: " + norms_line(update.norms("attn")))
     for place in filter(None, (save, save_model)):
         say(f"kept in {escape(str(place))}")
 

@@ -135,19 +135,23 @@ class Walk:
         self.hidden: Float[Tensor, "rows pos d_model"] | None = None  # None: the tokens themselves
 
     def climb(
-        self, layer: int, updates: Sequence[Update | None] | None = None
-    ) -> Float[Tensor, "rows d_mlp"]:
-        """Move every row to the input of ``layer``. Returns its keys there."""
-        sites = [Site("in", layer), Site("key", layer)]
+        self, layer: int, updates: Sequence[Update | None] | None = None, kind: str = "key"
+    ) -> Float[Tensor, "rows d_in"]:
+        """Move every row to the input of ``layer``. Returns its keys there, of the FFN ("key") or
+        of attention's output projection ("heads").
+        """
+        sites = [Site("in", layer), Site(kind, layer)]
         states = self._run(range(len(self.groups)), layer, sites, updates)
         if layer:  # layer 0's input holds the positions and must not get them twice: tokens stay
             self.layer, self.hidden = layer, states["in", layer]
-        return states["key", layer][:, -1]
+        return states[kind, layer][:, -1]
 
     def look(
         self, layer: int, kind: str, updates: Sequence[Update | None] | None = None
     ) -> Float[Tensor, "n d_model"]:
-        """The state "out" or "mlp" of ``layer`` at every bare prompt's lookup token; none moves."""
+        """The state "out", "mlp" or "attn" of ``layer`` at every bare prompt's lookup token; none
+        moves.
+        """
         bare = range(0, len(self.groups), self.per)
         return self._run(bare, layer, [Site(kind, layer)], updates)[kind, layer][:, -1]
 
@@ -195,8 +199,8 @@ def keys_at(
 
 
 def mean_key(
-    keys: Float[Tensor, "rows d_mlp"], weights: Float[Tensor, " prefixes"]
-) -> Float[Tensor, "d_mlp n"]:
+    keys: Float[Tensor, "rows d_in"], weights: Float[Tensor, " prefixes"]
+) -> Float[Tensor, "d_in n"]:
     """Weighted means of keys, n * prefixes rows, request by request."""
     return torch.einsum(
         "npm,p->mn", keys.unflatten(0, (-1, len(weights))).to(weights.dtype), weights

@@ -2,8 +2,9 @@
 
     C = 1/T sum_t k_t k_t^T
 
-One pass serves all layers. Each layer's matrix is cached under a name that holds everything it
-depends on: the model's fingerprint, the layer, the texts, the precision.
+and, for an editor that writes attention's output projections, the same of what those read. One
+pass serves all layers. Each layer's matrix is cached under a name that holds everything it depends
+on: the model's fingerprint, the layer, the texts, the precision.
 Source: ROME Section 3.1, MEMIT Eq. 15 (C_0 = weight * C).
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from jaxtyping import Float, Float64
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from ..model.lm import LM
+from ..model.lm import LM, Part
 from ..model.states import Site, State, replaced
 from ..model.update import load_tensors, save_tensors
 from ..records import quoted
@@ -41,6 +42,8 @@ class Moments:
     model: str = ""
     #: what was added to C_l's diagonal to make it invertible, 0.0 for nothing; set by ``solver``
     ridge: dict[int, float] = field(default_factory=dict)
+    #: the same of what attention's output projections read, if anybody has asked
+    attn: Moments | None = None
     _factors: dict[int, Float[Tensor, "d_mlp d_mlp"]] = field(default_factory=dict, repr=False)
     _spectra: dict[int, Float64[Tensor, " d_mlp"]] = field(default_factory=dict, repr=False)
     _bases: dict[tuple, tuple[Float64[Tensor, "d_mlp directions"], bool]] = field(
@@ -54,6 +57,20 @@ class Moments:
                 f"there are those of layers {sorted(self.matrices)}"
             )
         return self.matrices[layer]
+
+    def of(self, part: Part) -> Moments:
+        """Of the keys of FFNs ("mlp") or of attention's output projections ("attn").
+
+        Raises ValueError if there are none of attention.
+        """
+        if part == "mlp":
+            return self
+        if self.attn is None:
+            raise ValueError(
+                "no second moments of attention are given; an editor that writes attention's "
+                "output projections needs them"
+            )
+        return self.attn
 
     def rank(self, layer: int) -> int:
         """How many directions the texts determine: eigenvalues of C above ``LEAST`` of its mean
@@ -183,10 +200,12 @@ def second_moments(
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
     budget: int = 4096,
+    attn: Sequence[int] = (),
 ) -> Moments:
     """Second moments of the keys of ``layers`` over all tokens of ``texts``.
 
-    In one pass; layers that are in the cache are read.
+    In one pass, and another one for attention; layers that are in the cache are read.
+    attn: layers whose attention's output projections are asked for too (``Moments.attn``).
     texts: cut to the model's longest input.   cache_dir: None takes the user's cache folder.
     progress: called with (texts done, texts).   budget: tokens in one forward.
     Returns: ``Moments``; entries in squared units of FFN activations.
@@ -197,15 +216,33 @@ def second_moments(
         raise ValueError("no text given; second moments need at least one")
     if empty := [i for i, text in enumerate(texts) if not text]:
         raise ValueError(f"text {empty[0]} is empty")
+    moments = _of_part(lm, texts, layers, "mlp", cache_dir, progress, budget)
+    if not len(attn):
+        return moments
+    of_attn = _of_part(lm, texts, lm.layers(attn), "attn", cache_dir, progress, budget)
+    return replace(moments, attn=of_attn)
+
+
+def _of_part(
+    lm: LM,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    part: Part,
+    cache_dir: str | Path | None,
+    progress: Callable[[int, int], object] | None,
+    budget: int,
+) -> Moments:
+    """Second moments of what the last matrices of a part read."""
     folder = Path(cache_dir) if cache_dir is not None else user_cache_path("acelib") / "moments"
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     stem = f"{lm.fingerprint}-{digest}-{str(lm.dtype).removeprefix('torch.')}"
-    paths = {layer: folder / f"{stem}-{layer}.safetensors" for layer in layers}
-    cached = {layer: _cached(path, lm.d_mlp) for layer, path in paths.items()}
+    kind, suffix = ("key", "") if part == "mlp" else ("heads", "-attn")
+    paths = {layer: folder / f"{stem}-{layer}{suffix}.safetensors" for layer in layers}
+    cached = {layer: _cached(path, lm.width(part)) for layer, path in paths.items()}
     moments = {layer: found for layer, found in cached.items() if found is not None}
     missing = [layer for layer in layers if layer not in moments]
     if missing:
-        sums, count = _accumulate(lm, texts, missing, progress, budget)
+        sums, count = _accumulate(lm, texts, missing, kind, progress, budget)
         for layer in missing:
             moments[layer] = sums[layer] / count, count
             save_tensors(paths[layer], {"moment": moments[layer][0]}, {"tokens": count})
@@ -238,10 +275,13 @@ def _accumulate(
     lm: LM,
     texts: Sequence[str],
     layers: Sequence[int],
+    kind: str,
     progress: Callable[[int, int], object] | None,
     budget: int,
 ) -> tuple[dict[int, Float64[Tensor, "d_mlp d_mlp"]], int]:
-    """The sum over all tokens of k k^T, by layer, and how many tokens there are."""
+    """The sum over all tokens of k k^T, k the state ``kind``, by layer, and how many tokens there
+    are.
+    """
     longest = getattr(lm.model.config, "max_position_embeddings", budget)
     rows = sorted(
         (lm.tokenizer(text)["input_ids"][:longest] for text in texts), key=len, reverse=True
@@ -257,7 +297,7 @@ def _accumulate(
         return add
 
     done = count = 0
-    with replaced(lm, {Site("key", layer): tally(layer) for layer in layers}):  # or only looked at
+    with replaced(lm, {Site(kind, layer): tally(layer) for layer in layers}):  # or only looked at
         while done < len(rows):
             # 1. As many texts as the budget of tokens allows; the longest come first.
             step = max(1, min(budget // len(rows[done]), len(rows) - done))

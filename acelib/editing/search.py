@@ -6,6 +6,8 @@
 z = h_0 + delta. "mlp" (ROME): on the FFN's, z = F_0 + delta. "pmet": one on the attention's and one
 on the FFN's output, of which only the FFN's is written, z = F_0 + delta. Many requests are
 optimised in one batch, exactly: each has its own delta, Adam state, stop, clamp.
+Both deltas of "pmet" are kept: where attention and FFN read the same input (GPT-J) they get the
+same gradient and are one vector, so that F_0 + delta asks the FFN for half of what was searched.
 What cannot change in the loop (layers up to the edit, positions before the lookup token) is
 computed once, and the unembedding is read at the label positions only. The KL term reads the
 next-token distribution at the subject's last token of "{subject} is a", as the released code does,
@@ -65,8 +67,8 @@ class Objective:
 class Targets:
     """Result of a search for n requests."""
 
-    #: z, what the written site should be at the lookup token
-    value: Float[Tensor, "n d_model"]
+    #: h_0, what the pushed sites give at the lookup token
+    start: Float[Tensor, "pushes n d_model"]
     #: one push ("block", "mlp"), or two ("pmet": attention, FFN)
     delta: Float[Tensor, "pushes n d_model"]
     #: last loss
@@ -77,6 +79,25 @@ class Targets:
     kl: Float[Tensor, " n"]
     #: Adam updates made
     steps: Int[Tensor, " n"]
+    #: by how much attention's push moves the FFN's output: 0 in parallel blocks
+    passed: Float[Tensor, "n d_model"]
+
+    @property
+    def value(self) -> Float[Tensor, "n d_model"]:
+        """z, what the written site should be at the lookup token."""
+        return self.start[-1] + self.delta[-1]
+
+    @property
+    def attn(self) -> Float[Tensor, "n d_model"]:
+        """What attention's output should be ("pmet")."""
+        return self.start[0] + self.delta[0]
+
+    @property
+    def whole(self) -> Float[Tensor, "n d_model"]:
+        """What the FFN's output should be so that, with attention as it is, the block's output is
+        the one that was searched: F_0 + delta, attention's delta, and what that moves the FFN by.
+        """
+        return self.value + self.delta[0] + self.passed if len(self.delta) > 1 else self.value
 
 
 def target_vectors(
@@ -123,7 +144,7 @@ def target_vectors(
     # 3. Back in the order of the requests.
     back, whole = torch.tensor(order).argsort(), {}
     for name in (f.name for f in fields(Targets)):
-        dim = 1 if name == "delta" else 0
+        dim = 1 if name in ("start", "delta") else 0
         values = torch.cat([getattr(part, name) for part in parts], dim)
         whole[name] = values.index_select(dim, back.to(values.device))
     return Targets(**whole)
@@ -145,7 +166,7 @@ class _Search:
         self.objective, self.updates = objective, updates
         self.precision = torch.promote_types(lm.dtype, torch.float32)
         changes = [updates[r.group] if updates else None for r in requests]
-        self.one_model = len({id(u) if u and u.factors else None for u in changes}) == 1
+        self.one_model = len({id(u) if u and u.layers else None for u in changes}) == 1
         self._lay_out(prefixes)
         with torch.inference_mode(False), torch.no_grad():
             self._freeze()
@@ -247,7 +268,20 @@ class _Search:
             return first + delta.sum(0)
         # What attention adds also passes through the FFN of its own layer.
         middle = (self.middle[rows] + delta[0])[:, None]
-        return (middle + lm.mlp(self.layer)(lm.ffn_norm(self.layer)(middle)))[:, 0] + delta[1]
+        return (middle + self._ffn(middle))[:, 0] + delta[1]
+
+    def _ffn(self, middle: Float[Tensor, "rows 1 d_model"]) -> Float[Tensor, "rows 1 d_model"]:
+        """What the FFN of ``layer`` gives for states between attention and FFN."""
+        return self.lm.mlp(self.layer)(self.lm.ffn_norm(self.layer)(middle))
+
+    def _passed(self, delta: Float[Tensor, "pushes n d_model"]) -> Float[Tensor, "n d_model"]:
+        """By how much attention's push moves the FFN's output at the bare prompts' lookup token."""
+        if len(delta) == 1 or self.lm.family.parallel:
+            return torch.zeros_like(delta[0])
+        middle = self.middle[self.bare]
+        with torch.no_grad(), overlaid(self.lm, self._overlay(torch.tensor(self.bare))):
+            moved = self._ffn((middle + delta[0].to(middle.dtype))[:, None])
+            return (moved - self._ffn(middle[:, None]))[:, 0].to(delta)
 
     def _narrow(self, alive: Int[Tensor, " alive"]) -> None:
         """Set the loop up for the requests ``alive``: rows, labels, and where states are read."""
@@ -337,7 +371,7 @@ class _Search:
                         break
             alive = moving
         delta = delta.detach()
-        return Targets(self.start[-1] + delta[-1], delta, loss, nll, kl, steps)
+        return Targets(self.start, delta, loss, nll, kl, steps, self._passed(delta))
 
     def _check(self, loss: Float[Tensor, " alive"], alive: Int[Tensor, " alive"], step: int):
         """Raises ValueError, naming a request, for a loss that is not finite."""

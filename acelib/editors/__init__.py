@@ -1,6 +1,6 @@
 """Editors: frozen settings; calling one returns an ``Update`` and leaves the model as it was."""
 
-from .ace import ACE, IFMET
+from .ace import ACE, IFMET, ReleasedACE
 from .ft import FT
 from .kn import KN
 from .memit import MEMIT, PMET, AlphaEdit
@@ -19,5 +19,6 @@ __all__ = [
     "ROME",
     "AlphaEdit",
     "NeuronACE",
+    "ReleasedACE",
     "preset",
 ]

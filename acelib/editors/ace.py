@@ -1,4 +1,5 @@
-"""ACE, an edit of value layers and one of query layers; IFMET, the same two the other way round.
+"""ACE, an edit of value layers and one of query layers; IFMET, the same two the other way round;
+ReleasedACE, the same two as ACE's released code writes them.
 
 Value stage: each edit's single-hop prompt and its multi-hop prompts ("The sport of the spouse of X
 is"), each at its last token, written into the value layers, which are deep. Query stage: the
@@ -22,6 +23,13 @@ fact, at their last token, into deeper layers. These are ACE's two stages in the
 fewer prompts, and with layers that are a rule of thumb instead of located.
 Source: Zhang et al., "Locate-then-edit for Multi-hop Factual Recall under Knowledge Editing",
 Section 5.
+
+The released code of ACE (repository yjywdzh/ACE, commit c1a425b) does something else than its
+paper: one search per edit, at the last layer of both groups, of the single-hop prompt at its
+subject's last token; the one pair of vectors it finds is written into both groups, the shallower
+first, each as if it were alone, through attention's output projections and FFNs. The residual is
+what the modules lack at that last layer, so that a group's last layer is asked for all that
+remains: the query layers are asked for the whole of it, and the value layers for what they missed.
 """
 
 from __future__ import annotations
@@ -43,6 +51,8 @@ Prompts = Annotated[tuple[Literal["single", "hops"], ...], Listed]
 
 #: what both stages must agree on: the texts that prompts are read after
 READING = ("n_prefixes", "prefix_length", "seed", "texts")
+#: what they must agree on besides, if both write the vectors of one search
+SHARED = ("position", "objective")
 
 
 @settings()
@@ -179,3 +189,31 @@ class IFMET(ACE):
     stages: Stages = ("query", "value")
     chained: bool = True
     value_prompts: Prompts = ("hops",)
+
+
+@settings()
+class ReleasedACE(ACE):
+    """ACE's settings; the query layers take the edit first, the value layers what it left to do.
+
+    Both stages write one search's vectors: their prompts, positions and objectives are the same.
+    """
+
+    stages: Stages = ("query", "value")
+    value_prompts: Prompts = ("single",)
+
+    shared = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        pairs = {name: (getattr(self.value, name), getattr(self.query, name)) for name in SHARED}
+        pairs["prompts"] = (self.value_prompts, self.query_prompts)
+        for name, (value, query) in pairs.items():
+            if value != query:
+                raise ValueError(
+                    f"both stages write one search's vectors: {name} is {value!r} in value and "
+                    f"{query!r} in query"
+                )
+
+    @property
+    def plan(self) -> dict[str, Stage]:
+        return {name: replace(stage, at=max(self.layers)) for name, stage in super().plan.items()}

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ..editing.moments import Moments
 from ..editing.request import Request, check_lengths
+from ..editing.search import Targets
 from ..editing.write import History, Stage, edit
 from ..model.lm import LM
 from ..model.update import Update, applied
@@ -46,6 +47,7 @@ class Staged(Editor):
     """Base of editors made of stages. A subclass has ``plan``, ``requests`` and ``prefixes``."""
 
     chained = True  #: whether a stage searches on the model that the stages before have edited
+    shared = False  #: whether all stages write the vectors that the first one searches
 
     @property
     @abstractmethod
@@ -60,18 +62,32 @@ class Staged(Editor):
     def prefixes(self, lm: LM) -> tuple[str, ...]:
         """What prompts are also read after: nothing (""), then texts."""
 
+    @property
+    def attn_layers(self) -> tuple[int, ...]:
+        """The layers whose attention is written too: their second moments are needed."""
+        writes = (stage for stage in self.plan.values() if "attn" in stage.parts)
+        return tuple(sorted({layer for stage in writes for layer in stage.layers}))
+
     def __call__(
         self,
         lm: LM,
         edits: Sequence[Edit],
         moments: Moments | None = None,
         history: History | None = None,
+        targets: Targets | None = None,
     ) -> Update:
         """The Update that writes ``edits`` together.
 
-        history: ``Update.keys`` of earlier edits, for a null-space write.
+        history: ``Update.keys`` of earlier edits, for a null-space write.   targets: as in
+        ``each``.
         """
-        return self.each(lm, [edits], moments, history)[0]
+        return self.each(lm, [edits], moments, history, targets)[0]
+
+    def search(self, lm: LM, groups: Sequence[Sequence[Edit]]) -> Targets:
+        """The target vectors of the first stage, one for each request of each group."""
+        name, stage = next(iter(self.plan.items()))
+        requests = [r for g, edits in enumerate(groups) for r in self.requests(edits, name, g)]
+        return stage.search(lm, requests, self.prefixes(lm))
 
     def stages_for(
         self, lm: LM, groups: Sequence[Sequence[Edit]], requests: Mapping[str, Sequence[Request]]
@@ -85,10 +101,12 @@ class Staged(Editor):
         groups: Sequence[Sequence[Edit]],
         moments: Moments | None = None,
         history: History | None = None,
+        targets: Targets | None = None,
     ) -> list[Update]:
         """One Update for each group, every group as if it were alone, all in one batch.
 
         history: ``Update.keys`` of earlier edits, the same for all groups, for a null-space write.
+        targets: vectors that every stage writes instead of searching, one for each request.
         """
         # 1. Check edits, settings and moments before any work.
         requests = {
@@ -107,12 +125,14 @@ class Staged(Editor):
         # 2. The texts that prompts are read after, of the model as it is.
         prefixes, done = self.prefixes(lm), [Update()] * len(groups)
         check_lengths(lm, together, prefixes)
-        base = done
+        base, found = done, targets
         # 3. Search and write stage by stage; the sum is the edit.
         for name, stage in stages.items():
             if requests[name]:
-                host = done if self.chained else base
-                new = edit(lm, requests[name], stage, moments, prefixes, done, history, host)
+                asked, host = requests[name], done if self.chained else base
+                if targets is None and not (self.shared and found):
+                    found = stage.search(lm, asked, prefixes, host)
+                new = edit(lm, asked, stage, moments, prefixes, done, history, found)
                 done = [before + one for before, one in zip(done, new, strict=True)]
         return self.label(lm, groups, done)
 

@@ -140,7 +140,7 @@ class _Training:
 
         # 2. The layers from the first changed matrix up, each group with its own changes.
         first, *others = self.layers
-        with added(self.lm, {layer: partial(product, layer=layer) for layer in others}):
+        with added(self.lm, {("mlp", layer): partial(product, layer=layer) for layer in others}):
             states = self.above(
                 inputs_embeds=self.out[rows] + product(self.key[rows], first),
                 **self.batch.inputs(rows=rows),

@@ -10,6 +10,10 @@ the FFN's are written, spread by root.
 
     R_l = (Z - F_L) / sqrt(L - l + 1)
 
+Its released code can write both, attention's through its output projection, R_l = (Z' - A_L) / ...
+with that matrix's own keys. In a parallel block (GPT-J) the two vectors are the same one, so the
+FFN's alone is half of what was searched; ``writes="whole"`` writes both through the FFN.
+
 AlphaEdit (Fang et al., ICLR 2025): MEMIT's targets and spread, every write inside the null space of
 preserved keys.
 
@@ -24,14 +28,14 @@ key depends on the layers below only, so they are those of the write.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..editing.keys import contexts
 from ..editing.request import Position, Request, requests
 from ..editing.search import Objective
-from ..editing.write import Share, Stage
+from ..editing.write import Share, Stage, Writes
 from ..model.lm import LM
 from ..records import Edit
 from ..settings import Fraction, Layers, Texts, settings
@@ -86,6 +90,19 @@ class PMET(MEMIT):
     weight: PositiveFloat = 6000.0  #: lambda, on the mean second moment
     objective: Objective = Objective(kind="pmet", steps=30, lr=0.2, kl=1.0)
     share: Share = "root"
+    writes: Writes = "ffn"  #: "ffn" (the paper), "both" (attention's too), or both as "whole"
+
+    def __post_init__(self):
+        _ = self.stage  # what does not go together is refused now, not at the first edit
+
+    def __repr__(self) -> str:
+        """``writes`` is said only if it is not the usual one: rows are kept under this text."""
+        said = (f.name for f in fields(self) if f.name != "writes" or self.writes != f.default)
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in said)})"
+
+    @property
+    def stage(self) -> Stage:
+        return replace(super().stage, writes=self.writes)
 
 
 @settings()

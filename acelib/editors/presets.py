@@ -20,17 +20,19 @@ from .. import provenance
 from ..editing.search import Objective
 from ..files import replacing
 from ..records import quoted
-from .ace import ACE, IFMET
+from .ace import ACE, IFMET, ReleasedACE
 from .base import Editor
 from .ft import FT
 from .kn import KN
 from .memit import MEMIT, PMET, AlphaEdit
 from .rome import ROME
 
-#: the editors that have settings, by name
+#: the editors that are compared and whose settings are searched, by name
 EDITORS: dict[str, type[Any]] = {
     editor.__name__: editor for editor in (FT, KN, ROME, MEMIT, PMET, AlphaEdit, IFMET, ACE)
 }
+#: all that have settings: those, and ACE as released, whose layers are the released ones
+KNOWN: dict[str, type[Any]] = EDITORS | {ReleasedACE.__name__: ReleasedACE}
 COMMON = "common"
 EMPTY: Mapping[str, Any] = {}
 
@@ -41,9 +43,9 @@ def preset(editor: str, model: str) -> Any:
     Raises ValueError that lists the editors, or the models that the editor has settings for, and
     for a file with a wrong setting, naming file, table and field.
     """
-    names = {name.lower(): name for name in EDITORS}
+    names = {name.lower(): name for name in KNOWN}
     if editor.lower() not in names:
-        raise ValueError(f"unknown editor {quoted(editor)}; known: {', '.join(EDITORS)}")
+        raise ValueError(f"unknown editor {quoted(editor)}; known: {', '.join(KNOWN)}")
     name, path = names[editor.lower()], path_of(model)
     tables = _tables(path) if path.exists() else {}
     if name not in tables:
@@ -81,9 +83,9 @@ def save(editors: Mapping[str, Any], path: Path) -> None:
 
 def from_table(name: str, table: Mapping[str, Any], common: Mapping[str, Any] = EMPTY) -> Any:
     """The named editor with the settings of a table. Raises ValueError for a wrong one."""
-    if name not in list(EDITORS):  # a table may say anything
-        raise ValueError(f"unknown editor {quoted(name)}; known: {', '.join(EDITORS)}")
-    usual = _usual(EDITORS[name], common)
+    if name not in list(KNOWN):  # a table may say anything
+        raise ValueError(f"unknown editor {quoted(name)}; known: {', '.join(KNOWN)}")
+    usual = _usual(KNOWN[name], common)
     settings = {key: usual[key] for key in common if key in usual}
     for key, value in table.items():
         if isinstance(value, dict) and "editor" in value:
@@ -91,7 +93,7 @@ def from_table(name: str, table: Mapping[str, Any], common: Mapping[str, Any] = 
             settings[key] = from_table(value["editor"], own, common)
         else:
             settings[key] = _to_python(value, usual.get(key))
-    return EDITORS[name](**settings)
+    return KNOWN[name](**settings)
 
 
 def to_table(editor: Any, common: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
@@ -138,12 +140,10 @@ def _tables(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} is not TOML: {error}") from None
     except RecursionError:
         raise ValueError(f"{path.name} is not TOML: it is nested too deep") from None
-    names = {field.name for editor in EDITORS.values() for field in fields(editor)}
+    names = {field.name for editor in KNOWN.values() for field in fields(editor)}
     for name, table in tables.items():
-        if name not in (*EDITORS, COMMON) or not isinstance(table, dict):
-            raise ValueError(
-                f"{path.name}: {quoted(name)} is no editor; known: {', '.join(EDITORS)}"
-            )
+        if name not in (*KNOWN, COMMON) or not isinstance(table, dict):
+            raise ValueError(f"{path.name}: {quoted(name)} is no editor; known: {', '.join(KNOWN)}")
     if unknown := [key for key in tables.get(COMMON, {}) if key not in names]:
         raise ValueError(f"{path.name}, [{COMMON}]: no editor has {quoted(unknown[0])}")
     return tables

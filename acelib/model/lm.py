@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from ..interrupts import unbroken
 
 Linear = nn.Linear | Conv1D  #: GPT-2's Conv1D stores its weight as (in, out)
+Part = Literal["mlp", "attn"]  #: of a block; each adds the output of one matrix to the stream
 
 #: Of a configuration: what no answer depends on.
 UNUSED = {
@@ -220,8 +221,12 @@ class LM:
         return getattr(self.blocks[layer], self.family.mlp)
 
     def fc2(self, layer: int) -> Linear:
-        """The FFN's second matrix, the only module an editor changes."""
+        """The FFN's second matrix."""
         return getattr(self.mlp(layer), self.family.fc2)
+
+    def output(self, layer: int, part: Part = "mlp") -> Linear:
+        """The last matrix of a part, which an editor may change: fc2 or attention's projection."""
+        return self.fc2(layer) if part == "mlp" else self.attn_out(layer)
 
     def ffn_norm(self, layer: int) -> nn.Module:
         return getattr(self.blocks[layer], self.family.ffn_norm)
@@ -240,12 +245,16 @@ class LM:
 
     # ------------------------------------------------------------------ weights, oriented (out, in)
 
-    def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
-        """W_fc2 of ``layer`` as a view that shares memory with the model.
+    def weight(self, layer: int, part: Part = "mlp") -> Float[Tensor, "d_model d_in"]:
+        """The weight of ``output``, W_fc2 unless told, as a view that shares the model's memory.
 
-        Column k is the value vector fc2_k.
+        Column k of W_fc2 is the value vector fc2_k.
         """
-        return oriented(self.fc2(layer))
+        return oriented(self.output(layer, part))
+
+    def width(self, part: Part) -> int:
+        """How many numbers ``output`` of a part reads: d_mlp, or n_heads d_head."""
+        return self.weight(0, part).shape[1]
 
     def subkeys(self, layer: int, row: str = "gate") -> Float[Tensor, "d_mlp d_model"]:
         """Keys fc1_k of all FFN neurons of ``layer`` in coordinates of the residual stream.
@@ -381,12 +390,17 @@ class LM:
         return digest.hexdigest()[:16]
 
     @unbroken
-    def changing(self, layers: Iterable[int]) -> Iterator[Callable[[], None]]:
-        """Change the second FFN matrices of ``layers`` inside; on the way out they are as before.
+    def changing(
+        self, layers: Iterable[int], attn: Iterable[int] = ()
+    ) -> Iterator[Callable[[], None]]:
+        """Change weights inside; on the way out they are as before.
 
+        layers: of second FFN matrices.   attn: of attention's output projections.
         It gives a function: once that is called, the change stays. The fingerprint follows.
         """
-        saved = {layer: self.weight(layer).detach().clone() for layer in layers}
+        of_part: dict[Part, Iterable[int]] = {"mlp": layers, "attn": attn}
+        weights = [self.weight(layer, part) for part, some in of_part.items() for layer in some]
+        saved = [weight.detach().clone() for weight in weights]
         fingerprint, stays = self.__dict__.pop("fingerprint", None), []
 
         def keep() -> None:
@@ -398,8 +412,8 @@ class LM:
             self.__dict__.pop("fingerprint", None)
             if not stays:
                 with torch.no_grad():
-                    for layer, weight in saved.items():
-                        self.weight(layer).copy_(weight)
+                    for weight, before in zip(weights, saved, strict=True):
+                        weight.copy_(before)
                 if fingerprint:
                     self.__dict__["fingerprint"] = fingerprint
 

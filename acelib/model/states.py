@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..interrupts import unbroken
-from .lm import LM
+from .lm import LM, Part
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 KINDS = ("in", "heads", "attn", "key", "mlp", "out")
 
 State = Float[Tensor, "batch pos d"]  #: d_model wide, d_mlp (a key), or n_heads d_head (heads)
-Keys = Float[Tensor, "*rows d_mlp"]  #: what a second FFN matrix reads
+Keys = Float[Tensor, "*rows d_in"]  #: what the last matrix of a part of a block reads
 Outputs = Float[Tensor, "*rows d_model"]  #: what it gives
 
 
@@ -147,11 +147,13 @@ def replaced(lm: LM, patches: Mapping[Site, Callable[[State], State | None]]) ->
 
 
 @unbroken
-def added(lm: LM, changes: Mapping[int, Callable[[Keys], Outputs]]) -> Iterator[LM]:
-    """The model whose fc2 of layer l gives fc2(x) + changes[l](x) in every forward inside."""
+def added(lm: LM, changes: Mapping[tuple[Part, int], Callable[[Keys], Outputs]]) -> Iterator[LM]:
+    """The model in which the last matrix W of a part ("mlp", "attn") of layer l gives
+    W x + changes[part, l](x), in every forward inside.
+    """
     with ExitStack() as hooks:
-        for layer, change in changes.items():
-            hooks.enter_context(lm.fc2(layer).register_forward_hook(_plus(change)))
+        for (part, layer), change in changes.items():
+            hooks.enter_context(lm.output(layer, part).register_forward_hook(_plus(change)))
         yield lm
 
 

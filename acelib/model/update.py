@@ -1,6 +1,8 @@
-"""What an editor returns, changes of FFN second matrices, and the three ways to use them.
+"""What an editor returns, changes of weights, and the three ways to use them.
 
     dW_l = left_l @ right_l.T
+
+of FFN second matrices, and, for an editor that writes them, of attention's output projections.
 
 ``overlaid`` shows a model as edited without touching a weight (and shows every row of a batch a
 different edit), ``applied`` writes for the length of a ``with`` and puts the very bits back,
@@ -14,9 +16,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import hypot
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +30,7 @@ from torch import Tensor
 from ..files import replacing
 from ..interrupts import unbroken
 from ..records import Edit, is_text, quoted
-from .lm import LM
+from .lm import LM, Part
 from .states import Keys, Outputs, added
 
 
@@ -35,14 +38,22 @@ class Factors(NamedTuple):
     """dW = left @ right.T."""
 
     left: Float[Tensor, "d_model rank"]
-    right: Float[Tensor, "d_mlp rank"]
+    right: Float[Tensor, "d_in rank"]
+
+
+Changes = Mapping[int, Factors]  #: by layer
+PARTS: tuple[Part, ...] = get_args(Part)
+#: of a part, how its tensors are called in a file, and how it is called in a sentence
+NAMES: dict[Part, str] = {"mlp": "", "attn": "attn."}
+OF: dict[Part, str] = {"mlp": "", "attn": " of attention"}
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
     """A change of a model: factors by layer, and where it comes from."""
 
-    factors: Mapping[int, Factors] = field(default_factory=dict)
+    #: of FFN second matrices
+    factors: Changes = field(default_factory=dict)
     #: who made it
     editor: str = ""
     #: for which edits
@@ -51,45 +62,55 @@ class Update:
     model: str = ""
     #: by layer: the ``history`` of later edits (AlphaEdit); else empty
     keys: Mapping[int, Float[Tensor, "d_mlp keys"]] = field(default_factory=dict)
+    #: of attention's output projections
+    attn: Changes = field(default_factory=dict)
 
     def __add__(self, other: Update) -> Update:
         """Both changes at once; it belongs to the model of the first.
 
         Ranks add up to d_model, from where on a layer is (identity, dW^T).
         """
-        both = dict(self.factors)
-        for layer, new in other.factors.items():
-            both[layer] = _sum(both[layer], new) if layer in both else new
         keys = {
             layer: torch.cat([u.keys[layer] for u in (self, other) if layer in u.keys], 1)
             for layer in sorted({*self.keys, *other.keys})
         }
         return Update(
-            dict(sorted(both.items())),
+            _both(self.factors, other.factors),
             "+".join(dict.fromkeys(n for n in (self.editor, other.editor) if n)),
             self.edits + tuple(e for e in other.edits if e not in self.edits),
             self.model or other.model,
             keys,
+            _both(self.attn, other.attn),
         )
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return tuple(self.factors)
+        """Those in which something is changed."""
+        return tuple(dict.fromkeys((*self.factors, *self.attn)))
 
-    def delta(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+    def changes(self, part: Part) -> Changes:
+        """Of the FFN's second matrices ("mlp") or attention's output projections ("attn")."""
+        return self.factors if part == "mlp" else self.attn
+
+    def delta(self, layer: int, part: Part = "mlp") -> Float[Tensor, "d_model d_in"]:
         """dW of ``layer`` as a full matrix. Raises ValueError for a layer that is not changed."""
-        if layer not in self.factors:
-            raise ValueError(f"layer {layer} is not changed; changed: {list(self.factors)}")
-        left, right = self.factors[layer]
+        changes = self.changes(part)
+        if layer not in changes:
+            raise ValueError(f"layer {layer} is not changed; changed: {list(changes)}")
+        left, right = changes[layer]
         return left @ right.T
 
-    def norms(self) -> dict[int, float]:
+    def norms(self, part: Part = "mlp") -> dict[int, float]:
         """Frobenius norm of dW by layer: ||dW||^2 = tr(left^T left right^T right)."""
         squares = {
             layer: ((left.T @ left) * (right.T @ right)).sum()
-            for layer, (left, right) in self.factors.items()
+            for layer, (left, right) in self.changes(part).items()
         }
         return {layer: square.clamp(min=0).sqrt().item() for layer, square in squares.items()}
+
+    def norm(self) -> float:
+        """Frobenius norm of all that is changed."""
+        return hypot(*(norm for part in PARTS for norm in self.norms(part).values()))
 
     def save(self, path: str | Path):
         """Write the update to ``path`` (safetensors with JSON metadata), all or nothing.
@@ -100,8 +121,9 @@ class Update:
             raise ValueError(f"{str(path)!r} is a folder; name a file for the update")
         edits = [asdict(e) for e in self.edits]
         factors = {
-            f"{side}.{layer}": getattr(pair, side)
-            for layer, pair in self.factors.items()
+            f"{NAMES[part]}{side}.{layer}": getattr(pair, side)
+            for part in PARTS
+            for layer, pair in self.changes(part).items()
             for side in Factors._fields
         }
         save_tensors(
@@ -119,11 +141,13 @@ class Update:
         """
         try:
             tensors, meta = load_tensors(path)
-            parts: dict[str, dict[int, Tensor]] = {side: {} for side in (*Factors._fields, "keys")}
+            sides = [f"{NAMES[part]}{side}" for part in PARTS for side in Factors._fields]
+            parts: dict[str, dict[int, Tensor]] = {side: {} for side in (*sides, "keys")}
             for name, tensor in tensors.items():
-                side, _, layer = name.partition(".")
+                side, _, layer = name.rpartition(".")
                 parts[side][int(layer)] = tensor.to(lm.device)
-            factors, keys = _paired(parts), _histories(parts, lm.d_mlp)
+            factors, attn = (_paired(parts, NAMES[part]) for part in PARTS)
+            keys = _histories(parts, lm.d_mlp)
             if not isinstance(meta["edits"], list) or not is_text(meta["editor"]):
                 raise ValueError(f"its edits or its editor are {quoted(meta)}")
             edits = tuple(Edit(**edit) for edit in meta["edits"])
@@ -136,7 +160,7 @@ class Update:
                 f"{str(path)!r} was made for the model {quoted(model) if model else 'unknown'}, "
                 f"not for {lm.name!r} ({lm.fingerprint})"
             )
-        update = cls(factors, meta["editor"], edits, model, keys)
+        update = cls(factors, meta["editor"], edits, model, keys, attn)
         _fits(lm, update)
         return update
 
@@ -147,7 +171,7 @@ def commit(lm: LM, update: Update):
     Raises ValueError if the shapes do not fit.
     """
     _fits(lm, update)
-    with lm.changing(update.factors) as keep:
+    with lm.changing(update.factors, update.attn) as keep:
         _add(lm, update)
         keep()
 
@@ -181,14 +205,14 @@ def applied(lm: LM, update: Update) -> Iterator[LM]:
     Raises ValueError if the shapes do not fit (nothing is written).
     """
     _fits(lm, update)
-    with lm.changing(update.factors):
+    with lm.changing(update.factors, update.attn):
         _add(lm, update)
         yield lm
 
 
 @unbroken
 def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
-    """The model as if edited, weights untouched: fc2(x)_b + (x_b right_b) left_b^T for each row b.
+    """The model as if edited, weights untouched: W x_b + (x_b right_b) left_b^T for each row b.
 
     updates: one for each row of every batch run inside (rows may share one; None leaves a row
     alone), or a single one for all rows.
@@ -200,20 +224,29 @@ def overlaid(lm: LM, updates: Sequence[Update | None]) -> Iterator[LM]:
         _fits(lm, update)
     number = {id(u): i for i, u in enumerate(different, 1)}  # 0: no update
     index = torch.tensor([number.get(id(u), 0) for u in updates], dtype=torch.long)
-    layers = sorted({layer for u in different for layer in u.factors})
-    with added(lm, {layer: _correction(lm, layer, different, index) for layer in layers}):
+    places = [
+        (part, layer)
+        for part in PARTS
+        for layer in sorted({layer for u in different for layer in u.changes(part)})
+    ]
+    with added(
+        lm,
+        {(part, layer): _correction(lm, part, layer, different, index) for part, layer in places},
+    ):
         yield lm
 
 
 def _correction(
-    lm: LM, layer: int, updates: list[Update], index: Int[Tensor, " batch"]
+    lm: LM, part: Part, layer: int, updates: list[Update], index: Int[Tensor, " batch"]
 ) -> Callable[[Keys], Outputs]:
-    """x -> every row's correction of fc2(x).
+    """x -> every row's correction of W x.
 
     Those of low rank are added in one product, one of full rank (FT's) as it is, uncopied.
     index: number of each row's update, from 1; 0 for none.
     """
-    pairs = {i: u.factors[layer] for i, u in enumerate(updates, 1) if layer in u.factors}
+    pairs = {
+        i: u.changes(part)[layer] for i, u in enumerate(updates, 1) if layer in u.changes(part)
+    }
     dtype = torch.promote_types(lm.dtype, torch.float32)
     shared = len(updates) == 1 and bool((index == 1).all())  # one update for all rows
     index = index.to(lm.device)
@@ -231,7 +264,7 @@ def _correction(
         rank = max(pair.left.shape[1] for pair in low.values())
         left, right = (
             torch.zeros(len(updates) + 1, size, rank, dtype=dtype, device=lm.device)
-            for size in (lm.d_model, lm.d_mlp)
+            for size in (lm.d_model, lm.width(part))
         )
         for i, pair in low.items():
             left[i, :, : pair.left.shape[1]], right[i, :, : pair.right.shape[1]] = pair
@@ -260,11 +293,21 @@ def _sum(one: Factors, other: Factors) -> Factors:
     return Factors(eye, torch.addmm(one.right @ one.left.T, other.right, other.left.T))
 
 
-def _paired(parts: Mapping[str, Mapping[int, Tensor]]) -> dict[int, Factors]:
+def _both(one: Changes, other: Changes) -> Changes:
+    """The sums, in the order of layers."""
+    both = dict(one)
+    for layer, new in other.items():
+        both[layer] = _sum(both[layer], new) if layer in both else new
+    return dict(sorted(both.items()))
+
+
+def _paired(parts: Mapping[str, Mapping[int, Tensor]], name: str) -> dict[int, Factors]:
     """The factors of a file by layer. Raises ValueError if a layer has one of the two only."""
-    left, right = (parts[side] for side in Factors._fields)
+    left, right = (parts[f"{name}{side}"] for side in Factors._fields)
     if left.keys() != right.keys():
-        raise ValueError(f"left is of layers {sorted(left)}, right of layers {sorted(right)}")
+        raise ValueError(
+            f"{name}left is of layers {sorted(left)}, {name}right of layers {sorted(right)}"
+        )
     return {layer: Factors(left[layer], right[layer]) for layer in sorted(left)}
 
 
@@ -278,17 +321,19 @@ def _histories(parts: Mapping[str, Mapping[int, Tensor]], size: int) -> dict[int
 
 def _add(lm: LM, update: Update):
     with torch.no_grad():
-        for layer, (left, right) in update.factors.items():
-            weight = lm.weight(layer)
-            weight.copy_(weight + (left @ right.T).to(weight))
+        for part in PARTS:
+            for layer, (left, right) in update.changes(part).items():
+                weight = lm.weight(layer, part)
+                weight.copy_(weight + (left @ right.T).to(weight))
 
 
 def _fits(lm: LM, update: Update):
     """Raises ValueError unless every factor is a finite matrix of the model's shape."""
-    if layers := {*update.factors, *update.keys}:
+    if layers := {*update.layers, *update.keys}:
         lm.layers(tuple(layers))
-    for layer, pair in update.factors.items():
-        where = f"layer {layer} of the update"
+    places = [(p, layer, pair) for p in PARTS for layer, pair in update.changes(p).items()]
+    for part, layer, pair in places:
+        where, width = f"layer {layer} of the update{OF[part]}", lm.width(part)
         for side, factor in zip(Factors._fields, pair, strict=True):
             if not isinstance(factor, Tensor) or not factor.is_floating_point():
                 kind = getattr(factor, "dtype", type(factor).__name__)
@@ -296,10 +341,10 @@ def _fits(lm: LM, update: Update):
             if not factor.isfinite().all():
                 raise ValueError(f"{where}: {side} holds a number that is not finite")
         left, right = (tuple(factor.shape) for factor in pair)
-        if left[:1] != (lm.d_model,) or right[:1] != (lm.d_mlp,) or left[1:] != right[1:]:
+        if left[:1] != (lm.d_model,) or right[:1] != (width,) or left[1:] != right[1:]:
             raise ValueError(
                 f"{where}: factors {left}, {right} do not fit "
-                f"({lm.d_model}, r), ({lm.d_mlp}, r) of model {lm.name!r}"
+                f"({lm.d_model}, r), ({width}, r) of model {lm.name!r}"
             )
         if len(left) != 2:
             raise ValueError(f"{where}: factors {left}, {right} are no matrices")

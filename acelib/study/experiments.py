@@ -119,6 +119,7 @@ class Corpus:
     lm: LM
     texts: Sequence[str]
     layers: Sequence[int]
+    attn_layers: Sequence[int] = ()  #: whose attention is written too
 
     @cached_property
     def moments(self) -> Moments:
@@ -132,7 +133,8 @@ class Corpus:
         """
         if not self.layers:
             return Moments({}, 0, self.lm.fingerprint)
-        return second_moments(self.lm, self.texts, self.layers, progress=progress)
+        attn = self.attn_layers
+        return second_moments(self.lm, self.texts, self.layers, progress=progress, attn=attn)
 
     def __str__(self) -> str:
         return f"of {len(self.texts)} texts {digest(self.texts)}"
@@ -140,8 +142,12 @@ class Corpus:
 
 def corpus(lm: LM, world: World, editors: Iterable[object | None], seed: int = 0) -> Corpus:
     """``N_TEXTS`` texts of the world, for second moments of all layers that some editor writes."""
-    layers = {layer for editor in editors for layer in getattr(editor, "layers", ())}
-    return Corpus(lm, documents(world, N_TEXTS, seed), sorted(layers))
+    writers = [editor for editor in editors if editor is not None]
+    layers, attn = (
+        sorted({layer for editor in writers for layer in getattr(editor, name, ())})
+        for name in ("layers", "attn_layers")
+    )
+    return Corpus(lm, documents(world, N_TEXTS, seed), layers, attn)
 
 
 def comparison(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import hypot
 
 from ..editing.moments import Moments
 from ..model.answers import generate, recall
@@ -52,8 +51,7 @@ def edit_and_judge(
         return [{**row, "written": 0.0} for row in judge(lm, world, cases, None, protocol)]
     updates = editor.each(lm, [case.edits for case in cases], moments)
     rows = judge(lm, world, cases, updates, protocol)
-    norms = [hypot(*update.norms().values()) for update in updates]
-    return [{**row, "written": norm} for row, norm in zip(rows, norms, strict=True)]
+    return [{**row, "written": update.norm()} for row, update in zip(rows, updates, strict=True)]
 
 
 def judge(
