@@ -70,8 +70,8 @@ def test_drawn_permutations_come_near_all_of_them(monkeypatch):
     x, y = RNG.normal(size=(2, 4, 4))
     exact = permutation_p(x, y)
     monkeypatch.setattr(ranks, "EXACT", 100)
-    drawn = permutation_p(x, y)
-    assert drawn == permutation_p(x, y) and drawn == pytest.approx(exact, abs=0.03)
+    drawn = permutation_p(x, y, seed=1)
+    assert drawn == permutation_p(x, y, seed=1) and drawn == pytest.approx(exact, abs=0.03)
     assert permutation_p(np.arange(12.0), np.arange(12.0)) == 1e-4  # never zero
 
 

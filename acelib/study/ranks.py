@@ -7,6 +7,7 @@ layers, rows and columns of the square, and not its cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import permutations
 from math import factorial, prod
 
@@ -41,7 +42,8 @@ def _directions(ranks: Array, given: Sequence[ArrayLike]) -> Array:
     return np.divide(left, norm, out=np.full_like(left, np.nan), where=norm > 1e-9 * n)
 
 
-def relabellings(shape: Sequence[int], seed: int = 0) -> tuple[NDArray[np.intp], bool]:
+@cache
+def relabellings(shape: tuple[int, ...], seed: int = 0) -> tuple[NDArray[np.intp], bool]:
     """Indices (k, prod(shape)) of a flattened array whose axes' labels are permuted, each axis for
     itself, and whether these are all.
 
