@@ -315,7 +315,7 @@ def choices(
     for name, of in predictors.items():
         for note, first in (("", 0), (f", {DEEPER}", 1)):
             kept = [i for i, layers in enumerate(grid.windows) if layers[0] >= first]
-            ranked = [of_windows(of[role], grid.windows).mean(0) for role in ROLES]
+            ranked = [np.nanmean(of_windows(of[role], grid.windows), 0) for role in ROLES]
             q, v = (kept[int(np.argmax(side[kept]))] for side in ranked)
             place = 1 + int((means > means[q, v]).sum())
             labels = _label(grid.windows[q]), _label(grid.windows[v])
