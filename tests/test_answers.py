@@ -53,6 +53,19 @@ def test_generate_equals_the_library(any_lm):
     assert generate(any_lm, PROMPTS, max_new_tokens=9, until=never) == wanted
 
 
+@pytest.mark.parametrize("room", [0, 3])
+def test_the_room_of_a_cache_changes_nothing(any_lm, monkeypatch, room):
+    """Rows leave the batch on the way, so that a cache is made anew between its growths."""
+
+    def until(text):
+        return len(text) > 12
+
+    prompts = [SHARED + prompt for prompt in PROMPTS]
+    wanted = generate(any_lm, prompts, max_new_tokens=9, until=until)
+    monkeypatch.setattr(answers, "ROOM", room)
+    assert generate(any_lm, prompts, max_new_tokens=9, until=until) == wanted
+
+
 def test_recall_equals_generating_one_by_one(any_lm):
     """Right answers are what greedy decoding says, wrong ones are not.
 

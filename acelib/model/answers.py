@@ -16,13 +16,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import log_softmax
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from .lm import LM, common_start
 from .states import position_ids
 from .update import Update, overlaid
 
 Item = TypeVar("Item")
+
+ROOM = 32  #: positions that a cache makes room for at once
 
 
 class Recall(NamedTuple):
@@ -210,9 +213,10 @@ def _tokens(lm: LM, prompts: Sequence[str], more: Sequence[int]) -> list[list[in
 
 def _start(
     lm: LM, starts: Sequence[list[int]], whose: Sequence[Update | None], group: Sequence[int]
-) -> tuple[DynamicCache, Int[Tensor, "batch pos"]]:
+) -> tuple[Cache, Int[Tensor, "batch pos"]]:
     """The key-value cache and the mask of every row's start, computed once for each group."""
-    cache, rows = DynamicCache(config=lm.model.config), torch.tensor(group, device=lm.device)
+    cache = Cache(layers=[_Roomy() for _ in range(lm.n_layers)])
+    rows = torch.tensor(group, device=lm.device)
     if not any(starts):
         return cache, torch.zeros(len(rows), 0, dtype=torch.long, device=lm.device)
     ids, mask = lm.pad(starts, side="left")
@@ -226,3 +230,30 @@ def _start(
         )
     cache.batch_select_indices(rows)
     return cache, mask[rows]
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values with room for those to come, so that a new token does not copy the old."""
+
+    store: tuple[Tensor, ...] | None = None  #: keys and values, and the room after them
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old, new = self.get_seq_length(), (key_states, value_states)
+        n = old + key_states.shape[-2]
+        if self.store is None or self.store[0].shape[-2] < n:
+            self.store = tuple(x.new_empty(*x.shape[:-2], n + ROOM, x.shape[-1]) for x in new)
+            if old:
+                for room, kept in zip(self.store, (self.keys, self.values), strict=True):
+                    room[..., :old, :] = cast(Tensor, kept)
+        for room, x in zip(self.store, new, strict=True):
+            room[..., old:n, :] = x
+        self.keys, self.values = (room[..., :n, :] for room in self.store)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.store = None  # the rows that stay are a copy without room

@@ -41,6 +41,8 @@ EXPERIMENTS: dict[str, str] = {
     "06_ripple": "acelib.measures.ripple:experiment",
     "06_ripple_neurons": "acelib.measures.neurons:experiment",
     "06_ripple_norms": "acelib.measures.neurons:norms",
+    "07_where_to_edit": "acelib.measures.grid:experiment",
+    "07_where_to_edit_predictors": "acelib.measures.grid_predictors:experiment",
     "08_released_code": "acelib.measures.released_code:experiment",
     "08_released_code_runs": "acelib.measures.released_code:runs",
     "appendix_c_dataset": "acelib.measures.dataset:experiment",
