@@ -109,9 +109,7 @@ def test_published_values_and_averages():
 
 @pytest.mark.parametrize("wrong", [0, 20, "ace_table", "nonsense", ""])
 def test_unknown_tables_are_refused(wrong):
-    with pytest.raises(
-        ValueError, match="known: ace_claims, ace_differences, ace_inline_numbers"
-    ):
+    with pytest.raises(ValueError, match="known: ace_claims, ace_differences, ace_inline_numbers"):
         published(wrong)
 
 

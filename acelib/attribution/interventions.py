@@ -83,9 +83,9 @@ def causal_trace(  # noqa: PLR0913 - the settings of causal tracing
         h[:, first : final + 1] += samples.repeat(len(h) // n_noise, 1, 1)
         return h
 
-    noisy = [ids.expand(n_noise, -1), mask.expand(n_noise, -1)]
+    many = ids.expand(n_noise, -1), mask.expand(n_noise, -1)
     severed = [Site(sever, layer) for layer in range(n_layers)] if sever else []
-    spoiled = trace(lm, *noisy, severed, {Site("in", 0): corrupt}) if sever else {}
+    spoiled = trace(lm, *many, sites=severed, patches={Site("in", 0): corrupt}) if sever else {}
 
     def probabilities(layers: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, " tokens"]:
         """Mean probability of the answer for each token, its clean states put back at layers."""

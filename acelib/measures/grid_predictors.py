@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..attribution.interventions import causal_trace
 from ..attribution.layers import ROLES as TOKENS
-from ..attribution.query_shares import query_shares
+from ..attribution.readings import BLOCKS, output_query_scores
 from ..attribution.scores import first_tokens, query_scores, value_scores
 from ..editing.keys import Walk, mean_key, prefix_weights
 from ..editing.request import Request
@@ -109,7 +109,7 @@ def statement_after_others(world: World, chain: Chain) -> str:
 def few_shot_attribution(reader: Reader, chains: Sequence[Chain], divided: bool = False) -> Scores:
     """Eq. 9 and Eq. 10 summed over each layer's neurons, at the last token, as in the paper.
 
-    divided: query scores as in the released code (``query_shares``).
+    divided: query scores as in the released code (``output_query_scores``).
     """
     prompts = [statement_after_others(reader.world, chain) for chain in chains]
     return _attribution(reader.lm, prompts, chains, divided)
@@ -153,7 +153,7 @@ def _by_layer(
     """Query and value scores of every row's layers, (b, l) each."""
     values = value_scores(lm, ids, mask, targets)
     if divided:
-        query = query_shares(lm, ids, mask, values, N_TOP)
+        query = output_query_scores(lm, ids, mask, values, N_TOP)[:, BLOCKS.index("ffn")]
     else:
         query = query_scores(lm, ids, mask, values, N_TOP).sum(-1)
     return query, values.sum(-1)

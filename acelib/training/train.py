@@ -378,7 +378,7 @@ def _has_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
+    able: dict = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
     return device.type == "cpu" and any(able.get(name) for name in BF16)
 
 
