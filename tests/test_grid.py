@@ -15,7 +15,7 @@ from acelib.bench.tiny import FAMILIES, make_tiny
 from acelib.editing.search import Objective, target_vectors
 from acelib.editors import ACE, PMET
 from acelib.measures import grid
-from acelib.measures.grid import Host, pair_rows, same_ending_facts, single_updates, whole_target
+from acelib.measures.grid import Host, pair_rows, same_ending_facts, single_updates
 from acelib.model.answers import recall
 from acelib.model.states import Site, read, replaced
 from acelib.model.update import Update, overlaid
@@ -69,7 +69,7 @@ def test_the_whole_write_gives_the_blocks_output_of_the_search(any_lm):
     lm, layer = any_lm, 1
     requests = ace_of(lm).requests(EDITS[:1], "query")
     targets = target_vectors(lm, requests, layer, SEARCH)
-    whole, (attention, ffn) = whole_target(lm, requests, layer, targets), targets.delta
+    whole, (attention, ffn) = targets.whole, targets.delta
     text = requests[0].prompt
     ids, _ = lm.encode([text])
     at = lm.token_at(text, requests[0].end)
@@ -95,13 +95,6 @@ def test_the_whole_write_gives_the_blocks_output_of_the_search(any_lm):
         outputs.append(states[out][0, at])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-6, atol=1e-6)
     assert not torch.allclose(whole, targets.value)
-
-
-def test_a_search_with_one_push_is_whole_already(tiny):
-    lm = tiny("qwen3")
-    requests = ace_of(lm).requests(EDITS[:1], "query")
-    targets = target_vectors(lm, requests, 1, replace(SEARCH, kind="block"))
-    assert whole_target(lm, requests, 1, targets) is targets.value
 
 
 def test_in_a_parallel_block_whole_is_twice_half(tiny, world, case):

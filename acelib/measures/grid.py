@@ -28,12 +28,11 @@ from math import hypot
 from random import Random
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from ..editing.keys import tokens, values_at
+from ..editing.keys import tokens
 from ..editing.request import Request
-from ..editing.search import Targets, target_vectors
+from ..editing.search import target_vectors
 from ..editing.write import write as write_targets
 from ..editors import ACE, preset
 from ..model.answers import known_items, recall
@@ -149,25 +148,8 @@ def search(host: Host, case: Case, role: str) -> Searched:
         objective = host.ace.writer(role).objective
         targets = target_vectors(lm, requests, layer, objective, host.prefixes)
         values["half", layer] = targets.value
-        values["whole", layer] = whole_target(lm, requests, layer, targets)
+        values["whole", layer] = targets.whole
     return Searched(requests, values)
-
-
-@torch.no_grad()
-def whole_target(lm: LM, requests: Sequence[Request], layer: int, targets: Targets) -> Tensor:
-    """What the FFN must give so that the block's output is that of the search, (n, d).
-
-    Of the pushes a (attention) and f (FFN), h between the two: F(h) + a + f in a parallel block,
-    F(h + a) + a + f in a sequential one. Of a search with one push it is the target itself.
-    """
-    if len(targets.delta) == 1:
-        return targets.value
-    attention, ffn = targets.delta
-    if lm.family.parallel:
-        return targets.value + attention
-    between = values_at(lm, requests, layer, "out") - values_at(lm, requests, layer, "mlp")
-    moved = between.T + attention.to(between.dtype)
-    return lm.mlp(layer)(lm.ffn_norm(layer)(moved[:, None]))[:, 0] + attention + ffn
 
 
 def single_updates(
