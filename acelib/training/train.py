@@ -77,9 +77,21 @@ class Recipe:
     mixture: dict[str, float] = field(default_factory=lambda: dict(MIXTURE))
 
 
+#: Of both reference models: names of several tokens, embeddings on the scale of what layers add,
+#: short matrices, and names that are read late, so that facts sit where editors write.
+REFERENCE: dict[str, Any] = dict(
+    d_model=192,
+    vocab_size=1024,
+    n_positions=1024,
+    steps=2500,
+    weight_decay=0.5,
+    embedding_std=1.0,
+    late_names=0.8,
+    late_layers=3,
+)
 RECIPES = {
-    "gptj-mini": Recipe(architecture="gptj", steps=2000),
-    "qwen3-mini": Recipe(architecture="qwen3"),
+    "gptj-mini": Recipe(architecture="gptj", **REFERENCE),
+    "qwen3-mini": Recipe(architecture="qwen3", **REFERENCE),
 }
 
 
