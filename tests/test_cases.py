@@ -10,7 +10,8 @@ import pytest
 
 from acelib.provenance import ROOT
 from acelib.records import Chain, Edit, Fact
-from acelib.world.cases import cases_to_json, conflicts, make_cases, read_cases, single_edits
+from acelib.world.cases import conflicts, make_cases, single_edits
+from acelib.world.mquake import cases_to_json, read_cases
 from acelib.world.world import World, load_world, split_of
 
 # Shaped like a record of MQuAKE-CF-3k-v2, with its oddities: a typo in a template, an empty

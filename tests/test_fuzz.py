@@ -34,7 +34,8 @@ from acelib.provenance import ROOT
 from acelib.records import Edit
 from acelib.study import parameters, registry, store
 from acelib.training import ablation, train
-from acelib.world.cases import cases_to_json, make_cases, read_cases
+from acelib.world.cases import make_cases
+from acelib.world.mquake import cases_to_json, read_cases
 from acelib.world.world import WORLD, load_relations, load_world
 
 # ---------------------------------------------------------------------- case files

@@ -17,7 +17,8 @@ from ..model.answers import known_items
 from ..model.lm import LM
 from ..provenance import digest
 from ..records import Case, Hop
-from ..world.cases import make_cases, read_cases
+from ..world.cases import make_cases
+from ..world.mquake import read_cases
 from ..world.text import documents
 from ..world.world import World
 from .judge import Protocol, edit_and_judge
