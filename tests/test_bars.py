@@ -127,10 +127,12 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
     monkeypatch.setattr(bars, "second_moments", lambda *_: None)
     for editor in (known.MEMIT, known.ROME):
         monkeypatch.setattr(editor, "each", each)
+    alike = [world.facts[0]]
+    monkeypatch.setattr(known.Endings, "facts", lambda *_: alike)
     shares = editing(LM.__new__(LM), world, n_edits=3, n_unrelated=4)
     assert set(shares) == {name for name in BARS if name.startswith(("rome", "memit"))}
     assert set(shares.values()) == {1.0}
-    assert [(name, layers) for name, layers, _ in made] == [("ROME", (2,)), ("MEMIT", (0, 1, 2))]
+    assert [(name, layers) for name, layers, _ in made] == [("ROME", (3,)), ("MEMIT", (1, 2, 3))]
     assert all(len(group) == 1 for _, _, groups in made for group in groups)
     # each fact is asked on its own edited model
     assert owners[1] == ["update 0", "update 1", "update 2"] and len(owners[3]) == 12

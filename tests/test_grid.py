@@ -1,12 +1,10 @@
 """The grid: a pair is two writes, each its stage's own; what is judged, and that it resumes."""
 
 from dataclasses import replace
-from random import Random
 
 import numpy as np
 import pytest
 import torch
-from test_experiments import relation
 from test_experiments import world as world  # a fixture
 from test_keys import EDITS
 from test_write import identity
@@ -15,17 +13,15 @@ from acelib.bench.tiny import FAMILIES, make_tiny
 from acelib.editing.search import Objective, target_vectors
 from acelib.editors import ACE, PMET
 from acelib.measures import grid
-from acelib.measures.grid import Host, pair_rows, same_ending_facts, single_updates
+from acelib.measures.grid import Host, pair_rows, single_updates
 from acelib.model.answers import recall
 from acelib.model.states import Site, read, replaced
 from acelib.model.update import Update, overlaid
-from acelib.records import Edit, Fact
 from acelib.study.experiments import Corpus
 from acelib.study.judge import Protocol, judge
 from acelib.study.rows import Experiment, Folders, table
 from acelib.world.cases import make_cases
-from acelib.world.wording import few_shot, single_hop
-from acelib.world.world import Entity, World
+from acelib.world.wording import few_shot
 
 PROTOCOL = Protocol(n_shots=0, n_unrelated=6, max_new_tokens=3)
 SEARCH = Objective(kind="pmet", steps=4, lr=0.3, decay=0.0, clamp=None, kl=0.1, floor=None)
@@ -159,57 +155,6 @@ def test_a_stage_without_prompts_writes_nothing(tiny, world, case):
 
 
 # ---------------------------------------------------------------- judging
-
-
-@pytest.fixture
-def people():
-    """Names that end alike, some of them married."""
-    names = ("Ann Lee", "Bob Lee", "Cid Lee", "Dan Fox", "Eve Lee")
-    facts = [Fact(name, "home", "X") for name in names]
-    facts += [
-        Fact(one, "spouse", other)
-        for one, other in (("Ann Lee", "Bob Lee"), ("Bob Lee", "Ann Lee"), ("Cid Lee", "Eve Lee"))
-    ]
-    relations = {key: relation(key, key, "person", "city") for key in ("home", "spouse")}
-    entities = {name: Entity(name, "person") for name in (*names, "X")}
-    return World(entities, relations, tuple(facts))
-
-
-def edit_of(world, subject, key, new, old):
-    return Edit(subject, world.relations[key].cloze[0], new, old, relation=key)
-
-
-def test_facts_of_like_names_are_neither_the_subjects_nor_consequences(tiny, people, monkeypatch):
-    """Ann marries Cid instead of Bob: whom Bob, Cid and Ann are married to is open or changed."""
-    monkeypatch.setattr(grid, "known_items", lambda lm, items, ask: items)
-    host = host_of(tiny("gptj"), people)
-    edit = edit_of(people, "Ann Lee", "spouse", "Cid Lee", "Bob Lee")
-    found = same_ending_facts(host, [edit], 9, Random(0))
-    assert {(fact.subject, fact.relation) for fact in found} == {
-        ("Bob Lee", "home"),
-        ("Cid Lee", "home"),
-        ("Eve Lee", "home"),
-    }
-    assert len(same_ending_facts(host, [edit], 2, Random(0))) == 2
-    both = [edit, edit_of(people, "Eve Lee", "home", "Y", "X")]
-    assert "Eve Lee" not in {fact.subject for fact in same_ending_facts(host, both, 9, Random(0))}
-
-
-def test_without_like_names_or_known_facts_there_is_none(tiny, people, monkeypatch):
-    host = host_of(tiny("gptj"), people)
-    alone = edit_of(people, "Dan Fox", "home", "Y", "X")
-    assert same_ending_facts(host, [alone], 9, Random(0)) == []
-    monkeypatch.setattr(grid, "known_items", lambda lm, items, ask: [])
-    edit = edit_of(people, "Ann Lee", "home", "Y", "X")
-    assert same_ending_facts(host, [edit], 9, Random(0)) == []
-
-
-def test_endings_are_the_last_tokens_of_names(tiny, people):
-    host = host_of(tiny("qwen3"), people)
-    for fact, token in host.endings.items():
-        text, _ = single_hop(people, fact)
-        start = text[: text.index(fact.subject) + len(fact.subject)]
-        assert host.lm.tokenizer(start)["input_ids"][-1] == token
 
 
 def test_no_edit_is_the_unedited_model_and_a_pair_its_sum(tiny, world, case):

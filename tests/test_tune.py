@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from acelib.editing.search import Objective
-from acelib.editors import ACE, EDITORS, MEMIT, PMET, preset, presets
+from acelib.editors import ACE, MEMIT, PMET, preset, presets
 from acelib.study import tune as tuning
-from acelib.study.tune import SCORE, draw, keep, keep_presets, parse, spaces, tune, words
+from acelib.study.tune import SCORE, draw, keep, keep_presets, parse, rounds, spaces, tune, words
 
 SPACES = {
     "MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)],
@@ -106,22 +106,45 @@ def test_the_best_trials_become_presets(trials, tmp_path):
     assert presets.presets(path)["PMET"] == SPACES["PMET"][0]
 
 
+def test_the_best_third_goes_on_to_three_times_the_cases(trials):
+    """Of nine trials on 1 case, three go on to all 3; a trial that is out keeps its row."""
+    assert rounds(27, 72) == [(27, 8), (9, 24), (3, 72)] and rounds(1, 5) == [(1, 5)]
+    assert rounds(4, 10) == [(4, 4), (2, 10)] and rounds(16, 72) == [(16, 8), (6, 24), (2, 72)]
+    told = []
+    nine = {"MEMIT": [MEMIT(layers=(1,), weight=float(w)) for w in range(1, 10)]}
+    found = trials(9, nine, progress=lambda *state: told.append(state))
+    assert list(found.score) == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert list(found.n_cases) == [3] * 3 + [1] * 6 and told[-1] == (18, 18, "MEMIT")
+
+
 @pytest.mark.parametrize("n_layers", [4, 8, 28])
-def test_spaces_stay_within_the_model(n_layers):
-    found = spaces(n_layers, (0,), (n_layers - 1,))
-    assert set(found) == set(EDITORS) and all(found.values())
-    for editor in (*found["MEMIT"], *found["PMET"]):
-        assert max(editor.layers) < n_layers
-    assert all(max(e.query_layers + e.value_layers) < n_layers for e in found["ACE"])
+def test_every_layer_is_a_candidate_for_every_editor(n_layers):
+    found = spaces(n_layers, (1, 2, 3), (3, 2, 1))
+    assert set(found) == set(presets.KNOWN)
+    every = set(range(n_layers))
+    for name in ("FT", "ROME", "MEMIT", "PMET", "AlphaEdit"):
+        assert {layer for editor in found[name] for layer in editor.layers} == every
+    for name in ("IFMET", "ACE", "ReleasedACE"):
+        assert {layer for editor in found[name] for layer in editor.query_layers} == every
+        assert {layer for editor in found[name] for layer in editor.value_layers} == every
+    written = {(editor.query_layers, editor.value_layers) for editor in found["LocatedACE"]}
+    assert len(written) == 9 and ((1,), (2, 3)) in written and ((1, 2, 3), (3,)) in written
+
+
+def test_a_parallel_block_may_be_asked_for_the_whole_of_what_was_searched():
+    writes = {editor.query.writes for editor in spaces(4, (1, 2, 3), (3, 2, 1), True)["ACE"]}
+    assert writes == {"ffn", "whole"}
+    assert {editor.writes for editor in spaces(4, (1, 2, 3), (3, 2, 1))["PMET"]} == {"ffn"}
 
 
 @pytest.mark.parametrize("model", ["gptj-mini", "qwen3-mini"])
 def test_the_shipped_presets_are_the_best_trials(model):
     kept = pd.read_csv(presets.path_of(model).with_suffix(".csv"))
-    assert kept.groupby("editor").size().nunique() == 1 and set(kept.editor) == set(EDITORS), (
-        "as many trials for each editor"
-    )
-    for name in EDITORS:
-        rows = kept[kept.editor == name]
-        assert preset(name, model) == parse(name, rows.settings[rows.score.idxmax()])
+    assert set(kept.editor) == set(presets.KNOWN)
+    sizes = spaces(8, (1, 2, 3), (3, 2, 1), model == "gptj-mini")
+    for name, rows in kept.groupby("editor"):
+        assert len(rows) == min(27, len(sizes[name])), "as many trials for each editor"
+        assert rows.n_cases.iloc[0] == rows.n_cases.max() == 72
+        last = rows[rows.n_cases == 72]
+        assert preset(name, model) == parse(name, last.settings[last.score.idxmax()])
     assert len(tuning.trials(model)) == len(kept)

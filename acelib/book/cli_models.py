@@ -170,9 +170,9 @@ def locate(
 @app.command(
     help=examples(
         "Search the settings of editors for a model on identification cases, as many trials for "
-        "each. Resumable.",
+        "each. In each round the best third goes on, to three times as many cases. Resumable.",
         "tune",
-        "tune --model gptj-mini --editors ace,memit --trials 12 --cases 24",
+        "tune --model gptj-mini --editors ace,memit --trials 9 --cases 24",
     )
 )
 def tune(
@@ -182,10 +182,13 @@ def tune(
     ] = "",
     trials: Annotated[
         int, typer.Option("--trials", help="Settings tried of each editor.", min=1)
-    ] = 12,
+    ] = 27,
     cases: Annotated[
-        int, typer.Option("--cases", help="Cases that each setting edits.", min=1)
-    ] = 24,
+        int,
+        typer.Option(
+            "--cases", help="Cases of the last round; before it, a third and a ninth.", min=1
+        ),
+    ] = 72,
     seed: Seed = 0,
 ):
     from .. import provenance
@@ -199,12 +202,12 @@ def tune(
     for place in (folder, path.parent):
         check_writable(place, "the folder")
     host = _load(model)
+    asked = search.identification(host, world, cases, seed)
     with bar("locating layers") as tell:
         spaces = search.spaces_of(host, world, seed, tell)
     drawn = search.draw({name: spaces[name] for name in names}, trials, seed)
     with bar("second moments") as tell:
         moments = corpus(host, world, [one for _, one in drawn]).gather(tell)
-    asked = search.identification(host, world, cases, seed)
     with bar("trials") as tell:
         rows = search.tune(host, world, asked, moments, drawn, folder, progress=tell)
     search.keep(rows, path.with_suffix(".csv"))

@@ -27,12 +27,12 @@ from .kn import KN
 from .memit import MEMIT, PMET, AlphaEdit
 from .rome import ROME
 
-#: the editors that are compared and whose settings are searched, by name
+#: the editors that are compared, by name
 EDITORS: dict[str, type[Any]] = {
     editor.__name__: editor for editor in (FT, KN, ROME, MEMIT, PMET, AlphaEdit, IFMET, ACE)
 }
-#: all that have settings: those, and ACE as released, whose layers are the released ones
-KNOWN: dict[str, type[Any]] = EDITORS | {ReleasedACE.__name__: ReleasedACE}
+#: all that have settings: those, ACE on the layers that attribution ranks first, ACE as released
+KNOWN: dict[str, type[Any]] = EDITORS | {"LocatedACE": ACE, ReleasedACE.__name__: ReleasedACE}
 COMMON = "common"
 EMPTY: Mapping[str, Any] = {}
 

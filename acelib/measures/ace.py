@@ -1,7 +1,7 @@
 """ACE beside other editors on held-out multi-hop questions: the experiments and what they show.
 
-The editors have the settings that one search chose for each model. "ACE (located)" was not
-searched: it is ACE moved to as many query and value layers as attribution ranks first.
+The editors have the settings that one search chose for each model. "ACE (located)" was searched
+as ACE was, but for its layers: it has those that attribution ranks first, behind layer 0.
 """
 
 from __future__ import annotations
@@ -48,15 +48,21 @@ def settings(
     if "ACE" in editors:
         scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
         for model, named in by_model.items():
-            named[LOCATED] = on_ranked_layers(named["ACE"], located.ranking(scores, model))
+            ace = preset("LocatedACE", model)
+            named[LOCATED] = on_ranked_layers(ace, located.ranking(scores, model))
     return by_model
 
 
 def on_ranked_layers(ace, ranking: Mapping[str, Sequence[int]]):
-    """ACE on as many query and value layers as it has, those that are ranked first."""
-    query = ranking["query"][: len(ace.query_layers)]
-    value = ranking["value"][: len(ace.value_layers)]
-    return ace.at(query_layers=tuple(sorted(query)), value_layers=tuple(sorted(value)))
+    """ACE on as many query and value layers as it has, those that are ranked first.
+
+    Layer 0, which extends the embedding, is left out.
+    """
+    query, value = ([i for i in ranking[role] if i > 0] for role in ("query", "value"))
+    return ace.at(
+        query_layers=tuple(sorted(query[: len(ace.query_layers)])),
+        value_layers=tuple(sorted(value[: len(ace.value_layers)])),
+    )
 
 
 def experiment(

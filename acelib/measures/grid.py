@@ -23,27 +23,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from math import hypot
 from random import Random
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..editing.keys import tokens
 from ..editing.request import Request
 from ..editing.search import target_vectors
 from ..editing.write import write as write_targets
 from ..editors import ACE, preset
-from ..model.answers import known_items, recall
+from ..model.answers import recall
 from ..model.lm import LM
 from ..model.update import Update
-from ..records import Case, Edit, Fact, quoted
+from ..records import Case, quoted
 from ..study.experiments import Corpus, cases_by_model, corpus, depends, modules
 from ..study.judge import Protocol, judge
 from ..study.rows import Experiment, Series
 from ..world.wording import few_shot, single_hop
-from ..world.world import World, untouched
+from ..world.world import World
+from .endings import Endings
 from .once import Once
 
 ROLES = ("query", "value")
@@ -58,7 +58,7 @@ JUDGED = {
     "specificity_far": "other_relations",
 }
 #: What a pair is judged by. log_p: mean log-probability of the tokens of the canonical chain of
-#: thought, nats; same_token: ``same_ending_facts`` that are kept. The others are shares.
+#: thought, nats; same_token: facts of like names (``Endings``) that are kept. Others are shares.
 METRICS = (*JUDGED.values(), "same_token", "log_p")
 PLACES = 4  #: decimals that are kept
 
@@ -94,12 +94,9 @@ class Host:
         return self.ace.prefixes(self.lm)
 
     @cached_property
-    def endings(self) -> dict[Fact, int]:
-        """The last token of every fact's subject, where it stands in the canonical prompt."""
-        return {
-            fact: _ending(self.lm, single_hop(self.world, fact)[0], fact.subject)
-            for fact in self.world.facts
-        }
+    def endings(self) -> Endings:
+        """Facts by the token that their subject ends in."""
+        return Endings(self.lm, self.world)
 
     @cached_property
     def searched(self) -> Once[Case, dict[str, Searched]]:
@@ -181,35 +178,6 @@ def single_updates(
 # ---------------------------------------------------------------- what a pair is judged by
 
 
-def same_ending_facts(host: Host, edits: Sequence[Edit], n: int, rng: Random) -> list[Fact]:
-    """Up to ``n`` facts about other subjects whose name ends in the last token of an edited one.
-
-    They are facts that the model says and that ``edits`` leave as they are: facts about an edited
-    subject, and those that an edit changes through an inverse relation, are none of them.
-    """
-    lm, world = host.lm, host.world
-    ends = {_ending(lm, edit.text, edit.subject.strip()) for edit in edits}
-    stays, subjects = untouched(world, edits), {edit.subject for edit in edits}
-    pool = [
-        fact
-        for fact, end in host.endings.items()
-        if end in ends and fact.subject not in subjects and stays(fact)
-    ]
-    rng.shuffle(pool)
-    known: list[Fact] = []
-    for start in range(0, len(pool), 2 * n):  # most are known: few need to be asked
-        known += known_items(lm, pool[start : start + 2 * n], partial(single_hop, world))
-        if len(known) >= n:
-            break
-    return known[:n]
-
-
-def _ending(lm: LM, text: str, subject: str) -> int:
-    """The last token of a subject in a text about it."""
-    ids, at = tokens(lm, text, text.index(subject) + len(subject))
-    return ids[at]
-
-
 def canonical_chain(case: Case) -> str:
     """The chain of thought that a demonstration would show for the case after its edits."""
     thoughts = " ".join(f"{hop.cloze} {hop.answer}." for hop in case.new_hops)
@@ -230,7 +198,7 @@ def judged(
     columns = {name: [row[column] for row in rows] for column, name in JUDGED.items()}
     # 2. The chain of thought that is right, without demonstrations, and the facts of like names.
     rng = Random(f"{protocol.seed}/{case.case_id}/token")
-    facts = same_ending_facts(host, case.edits, max(1, protocol.n_unrelated // 2), rng)
+    facts = host.endings.facts(case.edits, max(1, protocol.n_unrelated // 2), rng)
     chain = canonical_chain(case)
     asked = [(few_shot(world, case.questions[0], n_shots=0), chain)]
     asked += [single_hop(world, fact) for fact in facts]

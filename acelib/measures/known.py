@@ -19,7 +19,6 @@ import torch
 from ..attribution.interventions import CausalTrace, causal_trace
 from ..attribution.layers import ROLES, locate, questions
 from ..editing.moments import second_moments
-from ..editing.search import Objective
 from ..editors.memit import MEMIT
 from ..editors.rome import ROME
 from ..model.answers import generate, known_items, recall
@@ -42,14 +41,14 @@ from ..world.wording import (
     single_hop_cloze,
 )
 from ..world.world import World, sample_chains, unrelated_facts
+from .endings import Endings
 
 Answers = list[dict[str, Any]]  #: rows of one item: bar, right, asked
 N_CONTEXTS = 300  #: facts that are asked behind another sentence
 N_UNRELATED = 10  #: facts per edit whose answers should stay
 N_QUESTIONS = 48  #: that locate layers
 EDITORS = ("rome", "memit")
-#: Of both editors, for every model.
-SEARCH: dict[str, Any] = dict(steps=100, lr=2.0, decay=0.0, clamp=None)
+WEIGHT = 300.0  #: lambda of MEMIT, for every model
 
 
 def shares(answers: Iterable[Answers]) -> dict[str, float]:
@@ -194,18 +193,26 @@ class Trial:
 
     edit: Edit
     others: tuple[tuple[str, str], ...]
+    endings: tuple[tuple[str, str], ...]  #: of subjects that end in the same token
 
 
 def trials(
     lm: LM, world: World, n: int, n_unrelated: int = N_UNRELATED, seed: int = 0
 ) -> list[Trial]:
-    """Up to ``n`` edits of facts that the model knows; half of the facts that should stay are of
-    the edited relation.
+    """Up to ``n`` edits of facts that the model knows; of the facts that should stay, half are of
+    the edited relation, and half as many again are about subjects of like names.
     """
     pool, rng = single_edits(world, 2 * n, seed), random.Random(f"{seed}/editing")
     edits = known_items(lm, pool, attrgetter("text", "target_true"))[:n]
+    endings = Endings(lm, world)
     return [
-        Trial(edit, tuple(single_hop(world, f) for f in _others(world, edit, n_unrelated, rng)))
+        Trial(
+            edit,
+            others=tuple(single_hop(world, f) for f in _others(world, edit, n_unrelated, rng)),
+            endings=tuple(
+                single_hop(world, f) for f in endings.facts([edit], n_unrelated // 2, rng)
+            ),
+        )
         for edit in edits
     ]
 
@@ -232,17 +239,23 @@ def early_site(
     return tuple((restored >= (clean + corrupted) / 2).nonzero()[:, 0].tolist())
 
 
+def written_site(lm: LM, world: World, seed: int = 0) -> tuple[int, ...]:
+    """The first three layers of the early site, but layer 0, which extends the embedding."""
+    return tuple(layer for layer in early_site(lm, world, seed=seed) if layer > 0)[:3]
+
+
 def edit_answers(
     lm: LM, world: World, trials: Sequence[Trial], site: Sequence[int], moments: Any
 ) -> list[Answers]:
-    """``rome_...`` and ``memit_...`` efficacy, paraphrase and specificity of known facts, edited
-    one by one at the subject's last token: MEMIT in all layers of ``site``, ROME in the last of
-    them.
+    """``rome_...`` and ``memit_...`` efficacy, paraphrase, specificity and endings of known facts,
+    edited one by one at the subject's last token: MEMIT in all layers of ``site``, ROME in the last
+    of them.
 
     efficacy, paraphrase: edited facts (their other wordings) whose new object is said; specificity:
-    other facts that keep their answer. Nothing is right where there is no site.
+    other facts that keep their answer; endings: those about subjects that end in the same token.
+    Nothing is right where there is no site.
     """
-    names = ("efficacy", "paraphrase", "specificity")
+    names = ("efficacy", "paraphrase", "specificity", "endings")
     if not site:
         bars = [f"{editor}_{name}" for editor in EDITORS for name in names]
         return [[{"bar": bar, "right": 0, "asked": 1} for bar in bars] for _ in trials]
@@ -260,15 +273,10 @@ def edit_answers(
 
 
 def _editors(site: tuple[int, ...]) -> dict[str, Any]:
-    """The same settings for every model, but for the layers."""
+    """The same settings for every model, but for the layers; targets are searched as published."""
     return {
-        "rome": ROME(
-            layer=site[-1],
-            objective=Objective(kind="mlp", **SEARCH),
-            n_prefixes=5,
-            prefix_lengths=(10,),
-        ),
-        "memit": MEMIT(layers=site, weight=10.0, objective=Objective(**SEARCH), n_prefixes=2),
+        "rome": ROME(layer=site[-1], n_prefixes=5, prefix_lengths=(10,)),
+        "memit": MEMIT(layers=site, weight=WEIGHT, n_prefixes=2),
     }
 
 
@@ -279,7 +287,7 @@ def _asked_of(trial: Trial, name: str) -> Sequence[tuple[str, str]]:
         return [(edit.text, edit.target_new)]
     if name == "paraphrase":
         return [(text.replace("{}", edit.subject), edit.target_new) for text in edit.paraphrases]
-    return trial.others
+    return trial.endings if name == "endings" else trial.others
 
 
 # ---------------------------------------------------------------------------------- causal traces
@@ -330,8 +338,8 @@ class _Host:
 
     @cached_property
     def site(self) -> tuple[int, ...]:
-        """The layers that are edited: of the early site the first three."""
-        return early_site(self.lm, self.world, seed=self.seed)[:3]
+        """The layers that are edited: ``written_site``."""
+        return written_site(self.lm, self.world, self.seed)
 
     @cached_property
     def moments(self):

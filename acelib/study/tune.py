@@ -1,10 +1,13 @@
 """Settings for a model, by one protocol for all editors: same cases, as many trials, one score.
 
-Each editor has a space of settings; ``n_trials`` of them are drawn with a seed (more trials are the
-same ones and others), every one edits the same identification cases, and the one with the highest
-score, the mean of multi-hop accuracy, efficacy, paraphrase and specificity, becomes the preset, in
-``data/presets/<model>.toml``. Evaluation cases are never looked at. The trials are kept beside it,
-in ``data/presets/<model>.csv``.
+Each editor has a space of settings, in which every layer of the model is a candidate. ``n_trials``
+of them are drawn with a seed and edit a few identification cases; the best third goes on to three
+times as many cases, and again until three or fewer are left (successive halving, by thirds). The
+one with the highest score in the last round, the mean of multi-hop accuracy, efficacy, paraphrase
+and specificity, becomes the preset, in ``data/presets/<model>.toml``. Evaluation cases are never
+looked at. The trials are kept beside it, in ``data/presets/<model>.csv``.
+Source of the halving: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
+Hyperparameter Optimization", 2016, Figure 1.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,8 +24,8 @@ import pandas as pd
 
 from ..attribution.layers import locate, questions
 from ..editing.moments import Moments
-from ..editing.search import Objective
-from ..editors import ACE, EDITORS, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, presets
+from ..editing.write import Writes
+from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, ReleasedACE, presets
 from ..editors.ft import Loss
 from ..files import replacing
 from ..model.lm import LM
@@ -36,41 +38,47 @@ from .rows import Progress
 
 N_LOCATED = 96  #: questions that locate the query and the value layers
 SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
+KEEP = 3  #: one trial in so many goes on to the next round, on as many times the cases
+#: lambda, on the mean second moment
+WEIGHTS = (10.0, 300.0, 3000.0)
 
 
 def spaces(
-    n_layers: int, query_layers: Sequence[int], value_layers: Sequence[int]
+    n_layers: int,
+    query_layers: Sequence[int],
+    value_layers: Sequence[int],
+    parallel: bool = False,
 ) -> dict[str, list]:
     """All settings of each editor for a model of ``n_layers``: {"MEMIT": [...], ...}.
 
-    One-range editors may write any two or three neighbouring layers of the lower three quarters,
-    ROME any one of them, FT any layer; ACE and IFMET any such range of the lower half but its first
-    layer, or the attributed query layers, and any two or three neighbours of the upper half, or the
-    attributed value layers. The objective is the same but in its kind: up to 100 steps of 2.0, no
-    clamp, no decay, because the reference models' residual streams are long (norms of 700 and
-    1,000) and the published 20-30 steps of 0.2-0.5 stop far from any target.
+    Targets are searched as published, whatever the model. No editor has a prior: ROME and FT may
+    write any layer, the others any one, two or three neighbouring ones, and of two stages each does
+    so by itself. "LocatedACE" alone writes the layers that attribution ranks first, one to three of
+    each kind.
+    query_layers, value_layers: the three that are ranked first, best first.
+    parallel: attention and FFN read the same input, so that PMET's FFN may be asked for half of
+    what was searched, as it is written, or for all of it.
     """
     ranges = [
-        tuple(range(start, start + size)) for size in (2, 3) for start in range(n_layers - size + 1)
+        tuple(range(start, start + size))
+        for size in (1, 2, 3)
+        for start in range(n_layers - size + 1)
     ]
-    lower = [r for r in ranges if r[-1] < 3 * n_layers // 4]
-    shallow = {
-        *(r for r in ranges if r[0] > 0 and r[-1] < n_layers // 2),
-        tuple(sorted(query_layers)),
-    }
-    deep = {*(r for r in ranges if r[0] >= n_layers // 2), tuple(sorted(value_layers))}
-    block = Objective(steps=100, lr=2.0, decay=0.0, clamp=None)
-    pmet, mlp = replace(block, kind="pmet"), replace(block, kind="mlp")
-    weights = (1.0, 10.0, 100.0)
-    stages = [
-        (
-            PMET(layers=v, weight=w, objective=pmet, position="last", n_prefixes=2),
-            PMET(layers=q, weight=w, objective=pmet, n_prefixes=2),
-        )
-        for q, v in product(sorted(shallow), sorted(deep))
-        for w in weights
+    halves: tuple[Writes, ...] = ("ffn", "whole") if parallel else ("ffn",)
+    pmets = [
+        PMET(layers=r, weight=w, n_prefixes=2, writes=half)
+        for r, w, half in product(ranges, WEIGHTS, halves)
+    ]
+    ranked = [
+        tuple(tuple(sorted(layers[:n])) for n in (1, 2, 3))
+        for layers in (query_layers, value_layers)
     ]
     losses: tuple[Loss, ...] = ("last", "target")
+    stages = [
+        (replace(value, position="last"), query)
+        for query, value in product(pmets, pmets)
+        if (query.weight, query.writes) == (value.weight, value.writes)
+    ]
     return {
         "FT": [
             FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
@@ -86,37 +94,53 @@ def spaces(
         ],
         "ROME": [
             ROME(
-                layer=layer, second_moment=moment, objective=mlp, n_prefixes=2, prefix_lengths=(10,)
+                layer=layer,
+                second_moment=moment,
+                n_prefixes=2,
+                prefix_lengths=(10,),
             )
-            for layer, moment in product(range(3 * n_layers // 4), (True, False))
+            for layer, moment in product(range(n_layers), (True, False))
         ],
-        "MEMIT": [
-            MEMIT(layers=r, weight=w, objective=block, n_prefixes=2)
-            for r, w in product(lower, weights)
-        ],
-        "PMET": [
-            PMET(layers=r, weight=w, objective=pmet, n_prefixes=2)
-            for r, w in product(lower, weights)
-        ],
+        "MEMIT": [MEMIT(layers=r, weight=w, n_prefixes=2) for r, w in product(ranges, WEIGHTS)],
+        "PMET": pmets,
         "AlphaEdit": [
-            AlphaEdit(layers=r, null_share=share, weight=w, objective=block, n_prefixes=2)
-            for r, share, w in product(lower, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))
+            AlphaEdit(layers=r, null_share=share, weight=w, n_prefixes=2)
+            for r, share, w in product(ranges, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))
         ],
         "IFMET": [IFMET(value=value, query=query) for value, query in stages],
         "ACE": [ACE(value=value, query=query) for value, query in stages],
+        "ReleasedACE": [
+            ReleasedACE(value=replace(value, writes="both"), query=replace(query, writes="both"))
+            for value, query in product(pmets, pmets)
+            if (query.weight, query.writes) == (value.weight, "ffn") == (value.weight, value.writes)
+        ],
+        "LocatedACE": [
+            ACE(
+                value=replace(pmet, layers=value, position="last"),
+                query=replace(pmet, layers=query),
+            )
+            for query, value in product(*ranked)
+            for pmet in pmets
+            if pmet.layers == ranges[0]
+        ],
     }
 
 
 def spaces_of(
     lm: LM, world: World, seed: int = 0, progress: Callable[[int, int], object] | None = None
 ) -> dict[str, list]:
-    """``spaces`` of a model, with its two query and its two value layers, by attribution.
+    """``spaces`` of a model, with the layers that attribution ranks first behind layer 0, which
+    extends the embedding.
 
     progress: called with (questions done, questions).
     """
     prompts, answers = zip(*questions(world, N_LOCATED, seed), strict=True)
-    found = locate(lm, prompts, answers, 2, 2, progress=progress)
-    return spaces(lm.n_layers, found.query_layers, found.value_layers)
+    found = locate(lm, prompts, answers, lm.n_layers, lm.n_layers, progress=progress)
+    query, value = (
+        [layer for layer in layers if layer > 0][:3]
+        for layers in (found.query_layers, found.value_layers)
+    )
+    return spaces(lm.n_layers, query, value, lm.family.parallel)
 
 
 def editors_named(editors: str = "") -> list[str]:
@@ -124,19 +148,25 @@ def editors_named(editors: str = "") -> list[str]:
 
     Raises ValueError for an unknown one.
     """
-    known = {name.lower(): name for name in EDITORS}
+    known = {name.lower(): name for name in presets.KNOWN}
     asked = [name.strip().lower() for name in editors.split(",")] if editors else list(known)
     if unknown := [name for name in asked if name not in known]:
-        raise ValueError(f"unknown editor {quoted(unknown[0])}; known: {', '.join(EDITORS)}")
+        allowed = ", ".join(presets.KNOWN)
+        raise ValueError(f"unknown editor {quoted(unknown[0])}; known: {allowed}")
     return [known[name] for name in asked]
 
 
 def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
     """``n`` (or a few more) identification cases of which the model recalls every fact.
 
-    As many with one edit as with two, three, four.
+    As many with one edit as with two, three, four, and so are those of any first part.
+    Raises ValueError if there is none.
     """
-    return balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
+    known = balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
+    if not known:
+        raise ValueError(f"{lm.name} recalls all facts of no identification case: nothing to judge")
+    groups = [[case for case in known if case.n_edits == n] for n in (1, 2, 3, 4)]
+    return [case for some in zip_longest(*groups) for case in some if case is not None]
 
 
 def draw(candidates: Mapping[str, Sequence], n: int, seed: int = 0) -> list[tuple[str, Any]]:
@@ -146,6 +176,18 @@ def draw(candidates: Mapping[str, Sequence], n: int, seed: int = 0) -> list[tupl
         for name, settings in candidates.items()
         for editor in Random(f"{seed}/{name}").sample(list(settings), len(settings))[:n]
     ]
+
+
+def rounds(n_trials: int, n_cases: int) -> list[tuple[int, int]]:
+    """(trials, cases) of every round: of 27 trials and 72 cases 27 x 8, 9 x 24, 3 x 72.
+
+    The last round has at most ``KEEP`` trials and all cases.
+    """
+    counts = [n_trials]
+    while counts[-1] > KEEP:
+        counts.append(-(-counts[-1] // KEEP))
+    last = len(counts) - 1
+    return [(n, -(-n_cases // KEEP ** (last - i))) for i, n in enumerate(counts)]
 
 
 def tune(
@@ -159,34 +201,49 @@ def tune(
     protocol: Protocol = Protocol(),
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Scores of ``trials`` on ``cases``; resumable.
+    """Scores of ``trials``, round by round (``rounds``) on the first ``cases``; resumable.
 
     trials: (name, editor), as ``draw`` gives them.
-    progress: called with (cases done, cases of all trials, editor).
-    Returns one row per trial, best first within an editor: editor, settings (JSON of the preset's
-    table), the means of SCORE and their mean ``score``, n_cases.
+    progress: called with (cases done, cases of all rounds, editor).
+    Returns one row per trial, best first within an editor, those of later rounds before: editor,
+    settings (JSON of the preset's table), the means of SCORE and their mean ``score``, n_cases.
     """
+    groups: dict[str, list] = {}
+    for name, editor in trials:
+        groups.setdefault(name, []).append(editor)
+    plans = {name: rounds(len(some), len(cases)) for name, some in groups.items()}
+    total = sum(n * m for plan in plans.values() for n, m in plan)
+    rows: list[dict[str, Any]] = []
+    done = 0
 
-    def tell(i: int, done: int, total: int, what: str) -> None:
-        if progress:
-            progress(i * len(cases) + done, len(trials) * len(cases), what)
+    def judged(name: str, editor: Any, n: int) -> dict[str, Any]:
+        """The row of one trial on the first ``n`` cases."""
+        nonlocal done
+        start = done
 
-    rows = []
-    for i, (name, editor) in enumerate(trials):
-        series = comparison(lm.name, lm, world, {name: editor}, cases, moments, protocol)
-        judged = run(series, folder, partial(tell, i))
-        means = judged[list(SCORE)].mean()
-        rows.append(
-            dict(
-                editor=name,
-                settings=json.dumps(presets.to_table(editor)),
-                **means.round(4),
-                score=round(means.mean(), 4),
-                n_cases=len(cases),
-            )
-        )
+        def tell(i: int, _: int, what: str) -> None:
+            if progress:
+                progress(start + i, total, what)
+
+        series = comparison(lm.name, lm, world, {name: editor}, cases[:n], moments, protocol)
+        means = run(series, folder, tell)[list(SCORE)].mean()
+        done += n
+        score = round(means.mean(), 4)
+        table = json.dumps(presets.to_table(editor))
+        return dict(editor=name, settings=table, **means.round(4), score=score, n_cases=n)
+
+    for name, candidates in groups.items():
+        for n_trials, n_cases in plans[name]:
+            # 1. The best of the round before, or all; equal ones in the order that they were drawn.
+            found = [(judged(name, one, n_cases), one) for one in candidates[:n_trials]]
+            found.sort(key=lambda pair: -pair[0]["score"])
+            # 2. A trial has one row, that of its last round.
+            candidates = [one for _, one in found]
+            again = {row["settings"] for row, _ in found}
+            rows = [r for r in rows if (r["editor"], r["settings"] in again) != (name, True)]
+            rows += [row for row, _ in found]
     return pd.DataFrame(rows).sort_values(
-        ["editor", "score"], ascending=[True, False], ignore_index=True
+        ["editor", "n_cases", "score"], ascending=[True, False, False], ignore_index=True
     )
 
 
@@ -206,12 +263,12 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def keep_presets(trials: pd.DataFrame, path: Path) -> dict[str, Any]:
-    """Write the best trial of each editor as its preset into a TOML file, in one step.
+    """Write the first trial of each editor, its best, as its preset into a TOML file, in one step.
 
     What the file holds of other editors stays, and so do its comments.
     Returns the editors by name, with the settings written.
     """
-    best = trials.loc[trials.groupby("editor", sort=False).score.idxmax()]
+    best = trials.drop_duplicates("editor")
     editors = {row.editor: parse(row.editor, row.settings) for row in best.itertuples()}
     presets.save(editors, path)
     return editors

@@ -24,11 +24,9 @@ BARS = {
     "implicit_2": 0.60,
     "robust": 0.97,
 }
-BARS |= {
-    f"{editor}_{name}": least
-    for editor in known.EDITORS
-    for name, least in dict(efficacy=0.90, paraphrase=0.75, specificity=0.95).items()
-}
+#: The same of ROME and MEMIT, once they have edited a fact.
+EDITED = dict(efficacy=0.90, paraphrase=0.75, specificity=0.95, endings=0.95)
+BARS |= {f"{editor}_{name}": least for editor in known.EDITORS for name, least in EDITED.items()}
 BARS |= fact_sites.BARS
 
 
@@ -57,12 +55,13 @@ def robustness(
 def editing(
     lm: LM, world: World, n_edits: int = 100, n_unrelated: int = known.N_UNRELATED, seed: int = 0
 ) -> dict[str, float]:
-    """Shares of ``known.edit_answers``: edits in the first three layers of the early site, as those
-    of MEMIT's authors in layers 3-8 of GPT-J's 28. Zero without an early site or a known fact.
+    """Shares of ``known.edit_answers``: edits in the first three layers of the early site behind
+    layer 0, as those of MEMIT's authors in layers 3-8 of GPT-J's 28. Zero without an early site, or
+    without a known fact.
     """
-    site = known.early_site(lm, world, seed=seed)[:3]
-    trials = known.trials(lm, world, n_edits, n_unrelated, seed)
-    if not site or not trials:
+    site = known.written_site(lm, world, seed)
+    trials = known.trials(lm, world, n_edits, n_unrelated, seed) if site else []
+    if not trials:
         return {name: 0.0 for name in BARS if name.startswith(known.EDITORS)}
     moments = second_moments(lm, documents(world, 2000), site)
     return known.shares(known.edit_answers(lm, world, trials, site, moments))
