@@ -128,7 +128,7 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
     for editor in (known.MEMIT, known.ROME):
         monkeypatch.setattr(editor, "each", each)
     alike = [world.facts[0]]
-    monkeypatch.setattr(known.Endings, "facts", lambda *_: alike)
+    monkeypatch.setattr(known, "same_ending_facts", lambda *_: alike)
     shares = editing(LM.__new__(LM), world, n_edits=3, n_unrelated=4)
     assert set(shares) == {name for name in BARS if name.startswith(("rome", "memit"))}
     assert set(shares.values()) == {1.0}

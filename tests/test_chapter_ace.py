@@ -59,6 +59,7 @@ def rows() -> pd.DataFrame:
                 specificity=0.9,
                 specificity_near=0.5 + i / 100,
                 specificity_far=1.0,
+                specificity_token=0.25,
                 lost_at=[0, 1, 2],
             )
             for model, cases in CASES.items()
@@ -87,18 +88,34 @@ def test_without_ace_there_is_no_lead(rows):
     told = ace.sentence_numbers(some, 0)
     assert not told["ace"] and all(not of.lead for of in told["models"].values())
     assert Text("03_ace").render("verdict", **told) == "ACE was not among the editors."
-    assert not ace.claim_values(some, CASES)
+    assert not ace.claim_values(some)
 
 
 def test_claims_compare_ace_with_the_best_rival_on_the_same_cases(rows):
-    values = ace.claim_values(rows, CASES)
+    values = ace.claim_values(rows)
     gap = values["ace_leads_best", "gptj-mini"]
     assert gap.mean == pytest.approx(100 * 3 / 12) and gap.n == 12  # MEMIT loses 0, 4, 8
     assert values["ace_leads_pmet", "gptj-mini"].mean == gap.mean  # PMET 0, 5, 10
     assert ("ace_leads_four_edits", "gptj-mini") not in values  # no case has four edits
     assert values["worse_on_qwen3", "both"].mean == 0
-    first = values["implicit_edits_are_harder", "gptj-mini"]
-    assert first.mean == 0 and first.n == 3  # PMET loses 0 of 0, 4, 8, and 10 of 2, 6, 10
+
+
+def test_implicit_edits_are_compared_with_named_ones(rows):
+    """One edit: case 0, 4, 8 of the first fact, 2, 6, 10 of the second; PMET loses 0 and 10."""
+    found = ace.named_minus_implicit(rows[rows.n_edits == 1], CASES, 0)
+    named, implicit, gap = found["PMET"]["gptj-mini"]
+    assert named.mean == implicit.mean == pytest.approx(200 / 3) and gap.mean == 0 and gap.n == 3
+    assert ace.implicit_claim(found)["implicit_edits_are_harder", "gptj-mini"] == gap
+    few = {model: cases[:3] for model, cases in CASES.items()}
+    assert not ace.named_minus_implicit(rows[(rows.case_id < 3) & (rows.n_edits == 1)], few, 0)
+
+
+def test_cases_of_both_kinds_are_drawn_and_known(monkeypatch):
+    world = load_world()
+    monkeypatch.setattr(ace, "known_cases", lambda lm, cases: cases)
+    cases = ace.single_edit_cases(None, world, 7, 0)
+    assert [ace.is_named(case) for case in cases] == [True] * 7 + [False] * 7
+    assert {case.n_edits for case in cases} == {1} and len({c.case_id for c in cases}) == 14
 
 
 # ---------------------------------------------------------------- where questions are lost

@@ -5,10 +5,9 @@ from random import Random
 import pytest
 from test_experiments import relation
 
-from acelib.measures import endings
-from acelib.measures.endings import Endings
 from acelib.records import Edit, Fact
-from acelib.world.wording import single_hop
+from acelib.study.endings import endings, same_ending_facts
+from acelib.world.wording import single_hop_cloze
 from acelib.world.world import Entity, World
 
 
@@ -30,34 +29,28 @@ def edit_of(world, subject, key, new, old):
     return Edit(subject, world.relations[key].cloze[0], new, old, relation=key)
 
 
-def test_facts_of_like_names_are_neither_the_subjects_nor_consequences(tiny, people, monkeypatch):
+def test_facts_of_like_names_are_neither_the_subjects_nor_consequences(tiny, people):
     """Ann marries Cid instead of Bob: whom Bob, Cid and Ann are married to is open or changed."""
-    monkeypatch.setattr(endings, "known_items", lambda lm, items, ask: items)
-    found_in = Endings(tiny("gptj"), people)
-    edit = edit_of(people, "Ann Lee", "spouse", "Cid Lee", "Bob Lee")
-    found = found_in.facts([edit], 9, Random(0))
+    lm, edit = tiny("gptj"), edit_of(people, "Ann Lee", "spouse", "Cid Lee", "Bob Lee")
+    found = same_ending_facts(lm, people, [edit], 9, Random(0))
     assert {(fact.subject, fact.relation) for fact in found} == {
         ("Bob Lee", "home"),
         ("Cid Lee", "home"),
         ("Eve Lee", "home"),
     }
-    assert len(found_in.facts([edit], 2, Random(0))) == 2
+    assert len(same_ending_facts(lm, people, [edit], 2, Random(0))) == 2
     both = [edit, edit_of(people, "Eve Lee", "home", "Y", "X")]
-    assert "Eve Lee" not in {fact.subject for fact in found_in.facts(both, 9, Random(0))}
+    assert "Eve Lee" not in {f.subject for f in same_ending_facts(lm, people, both, 9, Random(0))}
 
 
-def test_without_like_names_or_known_facts_there_is_none(tiny, people, monkeypatch):
-    found_in = Endings(tiny("gptj"), people)
+def test_without_like_names_there_is_none(tiny, people):
     alone = edit_of(people, "Dan Fox", "home", "Y", "X")
-    assert found_in.facts([alone], 9, Random(0)) == []
-    monkeypatch.setattr(endings, "known_items", lambda lm, items, ask: [])
-    edit = edit_of(people, "Ann Lee", "home", "Y", "X")
-    assert found_in.facts([edit], 9, Random(0)) == []
+    assert same_ending_facts(tiny("gptj"), people, [alone], 9, Random(0)) == []
 
 
 def test_endings_are_the_last_tokens_of_names(tiny, people):
     lm = tiny("qwen3")
-    for fact, token in Endings(lm, people).by_fact.items():
-        text, _ = single_hop(people, fact)
+    for fact, token in endings(lm, people).items():
+        text = single_hop_cloze(people, fact)
         start = text[: text.index(fact.subject) + len(fact.subject)]
         assert lm.tokenizer(start)["input_ids"][-1] == token

@@ -65,7 +65,9 @@ def test_rows_of_a_fact_are_a_function_of_the_seed(tiny, world):
 def test_experiments_have_a_row_for_each_condition_and_layer(tiny, world, tmp_path):
     lm = tiny("gptj")
     folders = rows.Folders(tmp_path / "shipped", tmp_path / "cache")
-    table = rows.table(fact_sites.averages({"tiny": lm}, world, n_facts=2, seed=0), folders=folders)
+    table = rows.table(
+        fact_sites.averages({"tiny": lm}, world, n_averaged=2, seed=0), folders=folders
+    )
     assert len(table) == 2 * (4 + 2 * lm.n_layers) and set(table.tokens) == {
         EVERYWHERE,
         SUBJECT,

@@ -5,7 +5,7 @@ import pytest
 
 from acelib.attribution.layers import ROLES
 from acelib.bench.tiny import make_tiny
-from acelib.measures import endings, known, known_analysis, world_tables
+from acelib.measures import known, known_analysis, world_tables
 from acelib.model.answers import Recall
 from acelib.study.sentences import Text
 from acelib.world.world import load_world
@@ -58,7 +58,6 @@ def test_a_context_counts_when_it_changes_the_answer(asked):
 
 def test_edits_are_judged_alone_and_nothing_is_right_without_a_site(asked, monkeypatch):
     monkeypatch.setattr(known, "known_items", lambda lm, items, ask: items)
-    monkeypatch.setattr(endings, "known_items", lambda lm, items, ask: items)
     trials = known.trials(make_tiny("gptj"), WORLD, 2, n_unrelated=4)
     assert len(trials) == 2 and all(len(trial.others) == 4 for trial in trials)
     assert all(len(trial.endings) <= 2 for trial in trials) and any(t.endings for t in trials)

@@ -16,11 +16,20 @@ from ..editors import preset
 from ..model.answers import recall
 from ..model.lm import LM
 from ..records import Case, Edit
-from ..study.experiments import Corpus, cases_by_model, comparisons, corpus, depends, modules
+from ..study.experiments import (
+    Corpus,
+    cases_by_model,
+    comparisons,
+    corpus,
+    depends,
+    known_cases,
+    modules,
+)
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series, table
 from ..study.stats import SHARE, Mean, difference, interval, paired
 from ..study.tables import BASELINE, METRICS
+from ..world.cases import make_cases
 from ..world.world import CATEGORIES, World
 from . import located
 from .probe import before_and_after, probes, written
@@ -30,6 +39,9 @@ LOCATED = "ACE (located)"
 ONE_BLOCK = ("ROME", "MEMIT", "PMET", "AlphaEdit")
 #: Editors that the paper's claims compare ACE with.
 RIVALS = ("FT", "ROME", "MEMIT", "PMET")
+
+#: Editors that are compared on cases with one edit, by whether the question names its subject.
+ON_ONE_EDIT = ("PMET", "ACE")
 
 Settings = dict[str, dict[str, object]]  #: {model: {name: editor}}
 
@@ -82,6 +94,37 @@ def experiment(
     known = cases_by_model(hosts, world, n_cases, seed, cases)
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
     return Experiment("03_ace", comparisons(hosts, world, compared, known, protocol))
+
+
+def implicit(
+    hosts: Mapping[str, LM],
+    world: World,
+    *,
+    n_single: int,
+    n_unrelated: int,
+    seed: int,
+) -> Experiment:
+    """``ON_ONE_EDIT`` on cases with one edit: up to ``n_single`` whose edited fact is the first of its
+    chain, whose subject the question names, and as many whose fact is a later one, by model.
+    """
+    by_model = {model: {name: preset(name, model) for name in ON_ONE_EDIT} for model in hosts}
+    known = {model: single_edit_cases(lm, world, n_single, seed) for model, lm in hosts.items()}
+    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
+    return Experiment("03_ace_implicit", comparisons(hosts, world, by_model, known, protocol))
+
+
+def single_edit_cases(lm: LM, world: World, n_each: int, seed: int) -> list[Case]:
+    """Up to ``n_each`` evaluation cases with one edit of the chain's first fact, and as many of a
+    later fact; of each the model recalls every fact.
+    """
+    pool = make_cases(world, "evaluation", 6 * n_each, seed, n_edits=(1,))
+    kinds = [[case for case in pool if is_named(case) == named] for named in (True, False)]
+    return [case for some in kinds for case in known_cases(lm, some)[:n_each]]
+
+
+def is_named(case: Case) -> bool:
+    """Whether the question names the subject of the first edit."""
+    return case.edits[0].subject == case.chain[0][0]
 
 
 def example(world: World) -> Edit:
@@ -150,6 +193,7 @@ class Standing:
     multi_hop: dict[str, Mean]
     near: dict[str, Mean]  #: specificity, other facts of the edited relations
     far: dict[str, Mean]  #: specificity, facts of other relations
+    token: dict[str, Mean]  #: specificity, facts of subjects that end in the same token
     lead: dict[str, Mean]  #: multi-hop accuracy of ACE minus that of each other editor
 
     @property
@@ -211,7 +255,8 @@ def _standing(part: pd.DataFrame, seed: int) -> Standing:
     points = part.assign(multi_hop=100 * part.multi_hop)
     others = [name for name in names if name not in ("ACE", BASELINE)] * ("ACE" in names)
     lead = {name: paired(points, "ACE", name) for name in others}
-    return Standing(share("multi_hop"), share("specificity_near"), share("specificity_far"), lead)
+    kinds = [share(f"specificity_{kind}") for kind in ("near", "far", "token")]
+    return Standing(share("multi_hop"), *kinds, lead)
 
 
 def base_knows(
@@ -291,38 +336,59 @@ def heavier(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     return {model: dict(large[model]) for model in large.index.unique(0)}
 
 
-def claim_values(
-    rows: pd.DataFrame, cases: Mapping[str, Sequence[Case]]
-) -> dict[tuple[str, str], Mean]:
+def claim_values(rows: pd.DataFrame) -> dict[tuple[str, str], Mean]:
     """What the rows say of the paper's claims about ACE and other editors: {(claim, model): value}.
 
-    rows: of ``experiment``.   cases: by model, those that the rows are of.
-    Claims are left out that need an editor, or cases, that are not there.
+    rows: of ``experiment``.
+    Claims are left out that need an editor, or a number of edits, that is not there.
     """
     if not {"ACE", "IFMET", *RIVALS} <= {*rows.editor}:
         return {}
     percent = rows.assign(**{metric: 100 * rows[metric] for metric in METRICS})
     values: dict[tuple[str, str], Mean] = {}
     for model, part in percent.groupby("model", sort=False):
-        values |= {(claim, model): value for claim, value in _claims(part, cases[model]).items()}
-    if len(cases) > 1:
-        values["worse_on_qwen3", "both"] = _second_minus_first(percent, *cases)
+        values |= {(claim, model): value for claim, value in _claims(part).items()}
+    models = list(percent.model.unique())
+    if len(models) > 1:
+        values["worse_on_qwen3", "both"] = _second_minus_first(percent, *models)
     return values
 
 
-def _claims(part: pd.DataFrame, cases: Sequence[Case]) -> dict[str, Mean]:
+def named_minus_implicit(
+    rows: pd.DataFrame, cases: Mapping[str, Sequence[Case]], seed: int
+) -> dict[str, dict[str, tuple[Mean, Mean, Mean]]]:
+    """Multi-hop accuracy on cases with one edit, {editor: {model: (named, implicit, difference)}}:
+    of those whose question names the edited subject, of the others, and the first minus the second;
+    percent and points.
+
+    rows: of ``implicit``.   Editors with fewer than two cases of a kind are left out.
+    """
+    found: dict[str, dict[str, tuple[Mean, Mean, Mean]]] = {}
+    for (editor, model), part in rows.groupby(["editor", "model"], sort=False):
+        first = {case.case_id for case in cases[model] if is_named(case)}
+        percent, named = 100 * part.multi_hop, part.case_id.isin(first)
+        kinds = percent[named], percent[~named]
+        if min(map(len, kinds)) > 1:
+            shares = [interval(kind, seed, bounds=SHARE) for kind in kinds]
+            found.setdefault(editor, {})[model] = (*shares, difference(*kinds, seed))
+    return found
+
+
+def implicit_claim(
+    found: Mapping[str, Mapping[str, tuple[Mean, Mean, Mean]]],
+) -> dict[tuple[str, str], Mean]:
+    """What ``named_minus_implicit`` says of the paper's claim about PMET."""
+    claim = "implicit_edits_are_harder"
+    return {(claim, model): of[2] for model, of in found.get("PMET", {}).items()}
+
+
+def _claims(part: pd.DataFrame) -> dict[str, Mean]:
     """The claims on one model."""
     pmet = part[part.editor == "PMET"]
-    single = pmet[pmet.n_edits == 1]
-    explicit = {case.case_id for case in cases if case.edits[0].subject == case.chain[0][0]}
-    named = single.case_id.isin(explicit)
     values = {
         "ace_leads_pmet": paired(part, "ACE", "PMET"),
         "single_hop_is_not_enough": interval(pmet.efficacy - pmet.multi_hop),
     }
-    if min(named.sum(), (~named).sum()) > 1:
-        implicit = difference(single.multi_hop[named], single.multi_hop[~named])
-        values["implicit_edits_are_harder"] = implicit
     values["deep_edits_help"] = paired(part, "IFMET", "MEMIT")
     values["ace_leads_best"] = _lead(part, "multi_hop")
     for claim, n_edits in (("ace_leads_one_edit", 1), ("ace_leads_four_edits", 4)):

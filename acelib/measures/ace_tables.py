@@ -27,6 +27,7 @@ READINGS = {
     "multi_hop_substring": "substring",
     "specificity_near": "specificity, same relation",
     "specificity_far": "specificity, other relations",
+    "specificity_token": "specificity, same last token",
 }
 #: Large model -> ids of its query and its value layers among the numbers in the paper's text.
 PUBLISHED_LAYERS = {"GPT-J": ("ace_47", "ace_48"), "Qwen3-8B": ("ace_49", "ace_50")}

@@ -161,9 +161,9 @@ def drawn_facts(world: World, n: int, seed: int = 0) -> list[Fact]:
     return random.Random(f"{seed}/averages").sample(world.facts, n)
 
 
-def averages(hosts: Mapping[str, LM], world: World, *, n_facts: int, seed: int) -> Experiment:
+def averages(hosts: Mapping[str, LM], world: World, *, n_averaged: int, seed: int) -> Experiment:
     """Answers to facts, known or not, with FFN outputs averaged away."""
-    facts = drawn_facts(world, n_facts, seed)
+    facts = drawn_facts(world, n_averaged, seed)
     items = {f"{fact.subject} | {fact.relation}": fact for fact in facts}
     series = []
     for name, lm in hosts.items():
@@ -206,10 +206,10 @@ def severed_rows(lm: LM, fact: Fact, prompt: str, seed: int = 0) -> list[dict[st
     return rows
 
 
-def severed(hosts: Mapping[str, LM], world: World, *, n_facts: int, seed: int) -> Experiment:
+def severed(hosts: Mapping[str, LM], world: World, *, n_traced: int, seed: int) -> Experiment:
     """Causal traces of known facts of every category, with the layers above cut off."""
     names = list(world.categories())
-    items = {name: {"category": name, "facts": n_facts // len(names)} for name in names}
+    items = {name: {"category": name, "facts": n_traced // len(names)} for name in names}
     series = []
     for name, lm in hosts.items():
 

@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import hypot
-from random import Random
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -41,9 +40,8 @@ from ..records import Case, quoted
 from ..study.experiments import Corpus, cases_by_model, corpus, depends, modules
 from ..study.judge import Protocol, judge
 from ..study.rows import Experiment, Series
-from ..world.wording import few_shot, single_hop
+from ..world.wording import few_shot
 from ..world.world import World
-from .endings import Endings
 from .once import Once
 
 ROLES = ("query", "value")
@@ -56,10 +54,11 @@ JUDGED = {
     "paraphrase": "paraphrase",
     "specificity_near": "same_relation",
     "specificity_far": "other_relations",
+    "specificity_token": "same_token",
 }
 #: What a pair is judged by. log_p: mean log-probability of the tokens of the canonical chain of
-#: thought, nats; same_token: facts of like names (``Endings``) that are kept. Others are shares.
-METRICS = (*JUDGED.values(), "same_token", "log_p")
+#: thought, nats. The others are shares.
+METRICS = (*JUDGED.values(), "log_p")
 PLACES = 4  #: decimals that are kept
 
 # A search may end elsewhere on another machine (``study.recheck.ELSEWHERE``), and one answer of a
@@ -92,11 +91,6 @@ class Host:
     def prefixes(self) -> tuple[str, ...]:
         """What prompts are also read after."""
         return self.ace.prefixes(self.lm)
-
-    @cached_property
-    def endings(self) -> Endings:
-        """Facts by the token that their subject ends in."""
-        return Endings(self.lm, self.world)
 
     @cached_property
     def searched(self) -> Once[Case, dict[str, Searched]]:
@@ -196,19 +190,11 @@ def judged(
     # 1. As everywhere in the book: chains of thought, the edits, other wordings, unrelated facts.
     rows = judge(lm, world, [case] * len(updates), updates, protocol)
     columns = {name: [row[column] for row in rows] for column, name in JUDGED.items()}
-    # 2. The chain of thought that is right, without demonstrations, and the facts of like names.
-    rng = Random(f"{protocol.seed}/{case.case_id}/token")
-    facts = host.endings.facts(case.edits, max(1, protocol.n_unrelated // 2), rng)
-    chain = canonical_chain(case)
-    asked = [(few_shot(world, case.questions[0], n_shots=0), chain)]
-    asked += [single_hop(world, fact) for fact in facts]
-    prompts, answers = (list(column) * len(updates) for column in zip(*asked, strict=True))
-    owners = [update for update in updates for _ in asked]
-    said = recall(lm, prompts, answers, owners)
-    n, size = len(asked), len(lm.answer_ids(chain))
-    kept = [said.correct[i + 1 : i + n] for i in range(0, len(prompts), n)]
-    columns["same_token"] = [sum(some) / len(some) if some else float("nan") for some in kept]
-    columns["log_p"] = [value / size for value in said.logprob[::n]]
+    # 2. The chain of thought that is right, without demonstrations.
+    chain, prompt = canonical_chain(case), few_shot(world, case.questions[0], n_shots=0)
+    n, size = len(updates), len(lm.answer_ids(chain))
+    said = recall(lm, [prompt] * n, [chain] * n, updates)
+    columns["log_p"] = [value / size for value in said.logprob]
     # 3. Answers may hide a fault; the size of what is written does not.
     columns["written"] = [hypot(*update.norms().values()) for update in updates]
     return columns

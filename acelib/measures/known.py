@@ -25,6 +25,7 @@ from ..model.answers import generate, known_items, recall
 from ..model.lm import LM
 from ..model.update import Update
 from ..records import Chain, Edit, Fact
+from ..study.endings import same_ending_facts
 from ..study.experiments import depends
 from ..study.rows import Experiment, Series
 from ..world.cases import single_edits
@@ -41,7 +42,6 @@ from ..world.wording import (
     single_hop_cloze,
 )
 from ..world.world import World, sample_chains, unrelated_facts
-from .endings import Endings
 
 Answers = list[dict[str, Any]]  #: rows of one item: bar, right, asked
 N_CONTEXTS = 300  #: facts that are asked behind another sentence
@@ -204,13 +204,13 @@ def trials(
     """
     pool, rng = single_edits(world, 2 * n, seed), random.Random(f"{seed}/editing")
     edits = known_items(lm, pool, attrgetter("text", "target_true"))[:n]
-    endings = Endings(lm, world)
     return [
         Trial(
             edit,
             others=tuple(single_hop(world, f) for f in _others(world, edit, n_unrelated, rng)),
             endings=tuple(
-                single_hop(world, f) for f in endings.facts([edit], n_unrelated // 2, rng)
+                single_hop(world, f)
+                for f in same_ending_facts(lm, world, [edit], n_unrelated // 2, rng)
             ),
         )
         for edit in edits

@@ -18,6 +18,7 @@ from ..model.update import Update
 from ..records import Case, Edit, Fact, Hop
 from ..world.wording import few_shot, first_answer, matches, parse_answer, single_hop_cloze
 from ..world.world import World, unrelated_facts
+from .endings import same_ending_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Protocol:
     n_shots: int = 4
     #: demonstrations without any of the case's relations either (Table 5)
     out_of_domain: bool = False
-    #: facts per case for specificity, half of the edited relations, half of any other
+    #: facts per case for specificity, half of the edited relations, half of any other; and half as
+    #: many again about subjects whose names end in the same token as an edited one
     n_unrelated: int = 20
     max_new_tokens: int = 80
     seed: int = 0
@@ -69,23 +71,26 @@ def judge(
     an accepted one; lost_at: ``lost_hop`` of each question.
     efficacy, paraphrase: share of the case's edits, and of their other wordings, whose expected
     object is said; specificity: share of unrelated facts that keep their answer, near (of an edited
-    relation) and far. Without updates the old answers are expected, as in the paper's Base row.
+    relation), far, and token (``same_ending_facts``, of any relation). Without updates the old
+    answers are expected, as in the paper's Base row.
     Source: ACE, Section 6.1; MQuAKE, Section 4.
     """
     edited = updates is not None
     # 1. Chains of thought, one per question.
     chains = _chains_of_thought(lm, world, cases, updates, protocol)
     # 2. Single facts: the edits, their other wordings, and what they must leave alone.
-    facts = [
-        unrelated_facts(world, case.edits, protocol.n_unrelated, _rng(protocol, case))
-        for case in cases
+    n = protocol.n_unrelated
+    facts = [unrelated_facts(world, case.edits, n, _rng(protocol, case)) for case in cases]
+    alike = [
+        same_ending_facts(lm, world, case.edits, n // 2, _rng(protocol, case)) for case in cases
     ]
     kinds = (
         [[(edit.text, _target(edit, edited)) for edit in case.edits] for case in cases],
         [list(_other_wordings(case, edited)) for case in cases],
-        [[(single_hop_cloze(world, fact), fact.object) for fact in some] for some in facts],
+        [[_asked(world, fact) for fact in some] for some in facts],
+        [[_asked(world, fact) for fact in some] for some in alike],
     )
-    said, reworded, kept = (_recalled(lm, prompts, updates) for prompts in kinds)
+    said, reworded, kept, spared = (_recalled(lm, prompts, updates) for prompts in kinds)
     # 3. What the answers count for.
     return [
         {
@@ -95,7 +100,7 @@ def judge(
             **_reasoning(case, chains[i], edited),
             "efficacy": _mean(said[i]),
             "paraphrase": _mean(reworded[i]),
-            **_specificity(case, facts[i], kept[i]),
+            **_specificity(case, facts[i], kept[i], spared[i]),
         }
         for i, case in enumerate(cases)
     ]
@@ -151,6 +156,10 @@ def _by_case(shape: Sequence[Sequence], flat: Iterable) -> list[list]:
     return [[next(values) for _ in items] for items in shape]
 
 
+def _asked(world: World, fact: Fact) -> tuple[str, str]:
+    return single_hop_cloze(world, fact), fact.object
+
+
 def _target(edit: Edit, edited: bool) -> str:
     return edit.target_new if edited else edit.target_true
 
@@ -179,14 +188,19 @@ def _reasoning(case: Case, chains: Sequence[str], edited: bool) -> dict:
     }
 
 
-def _specificity(case: Case, facts: Sequence[Fact], kept: Sequence[bool]) -> dict:
-    """Shares of unrelated facts that are kept: all, of the edited relations, of other relations."""
+def _specificity(
+    case: Case, facts: Sequence[Fact], kept: Sequence[bool], spared: Sequence[bool]
+) -> dict:
+    """Shares of facts that are kept: all, of the edited relations, of other relations, of like
+    names. spared: whether those of like names are.
+    """
     relations = {edit.relation for edit in case.edits}
     pairs = list(zip(facts, kept, strict=True))
     return {
-        "specificity": _mean(kept),
+        "specificity": _mean([*kept, *spared]),
         "specificity_near": _mean([ok for fact, ok in pairs if fact.relation in relations]),
         "specificity_far": _mean([ok for fact, ok in pairs if fact.relation not in relations]),
+        "specificity_token": _mean(spared),
     }
 
 

@@ -18,8 +18,11 @@ from .rows import Experiment
 #: Name -> "module:function". The name is the chapter's, or begins with it; the function takes the
 #: models by name, the world, and parameters that are called as in the chapter's notebook.
 EXPERIMENTS: dict[str, str] = {
+    "00_world_averages": "acelib.measures.fact_sites:averages",
     "00_world_edits": "acelib.measures.known:edits",
     "00_world_known": "acelib.measures.known:experiment",
+    "00_world_lengths": "acelib.measures.fact_sites:lengths",
+    "00_world_severed": "acelib.measures.fact_sites:severed",
     "00_world_sites": "acelib.measures.known:sites",
     "00_world_traces": "acelib.measures.known:traces",
     "01_storage_importances": "acelib.measures.storage:importances",
@@ -31,6 +34,7 @@ EXPERIMENTS: dict[str, str] = {
     "02_accumulation_spoiling": "acelib.measures.accumulation:spoiling",
     "03_ace": "acelib.measures.ace:experiment",
     "03_ace_answers": "acelib.measures.ace:answers",
+    "03_ace_implicit": "acelib.measures.ace:implicit",
     "03_ace_layers": "acelib.measures.located:experiment",
     "03_ace_writes": "acelib.measures.ace:writes",
     "04_ablations_layers": "acelib.measures.ablations:layers",

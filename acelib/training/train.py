@@ -80,10 +80,12 @@ class Recipe:
 #: Of both reference models: names of several tokens, embeddings on the scale of what layers add,
 #: short matrices, and names that are read late, so that facts sit where editors write.
 REFERENCE: dict[str, Any] = dict(
-    d_model=192,
+    d_model=128,
     vocab_size=1024,
     n_positions=1024,
-    steps=2500,
+    steps=6000,
+    batch=8,
+    cooldown=0.5,
     weight_decay=0.5,
     embedding_std=1.0,
     late_names=0.8,
