@@ -8,8 +8,6 @@ from acelib.measures import released_code as released
 from acelib.study.sentences import Text
 
 MODELS = ("gptj-mini", "qwen3-mini")
-#: large models' layers, and how many layers those models have
-LARGE = {"gptj-mini": ("gpt-j-6b", 28), "qwen3-mini": ("qwen3-8b", 36)}
 NAMES = [*released.editors("gptj-mini"), *released.RUNS]
 
 
@@ -29,12 +27,14 @@ def rows(**hits) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_released_layers_of_the_reference_models_are_at_the_same_depth(model):
-    large, n_layers = LARGE[model]
-    small, released_form = preset("ReleasedACE", model), preset("ReleasedACE", large)
+def test_layers_at_the_published_depth(model):
+    large, n_layers = released.LARGE[model]
+    published, mine = preset("ReleasedACE", large), preset("ReleasedACE", model)
+    moved = released.editors(model)[released.AT_DEPTH]
     for kind in ("query_layers", "value_layers"):
-        wanted = released.at_depth(getattr(released_form, kind), n_layers, 8)
-        assert getattr(small, kind) == wanted
+        assert getattr(moved, kind) == released.at_depth(getattr(published, kind), n_layers, 8)
+    assert moved.query.weight == mine.query.weight and moved.query.writes == "both"
+    assert released.at_published_depth(mine, "another", 8) == mine
 
 
 def test_layers_keep_their_share_of_the_depth():
@@ -56,8 +56,9 @@ def test_forms_are_the_presets_but_for_what_they_are_about():
         one = of[name]
         assert one.layers == code.layers and one.writes == writes
         assert one.objective == code.query.objective and one.position == "subject_last"
-    whole = of[released.WHOLE_ACE]
-    assert {whole.value.writes, whole.query.writes} == {"whole"} and whole.layers == ace.layers
+    for name, writes in ((released.HALF_ACE, "ffn"), (released.WHOLE_ACE, "whole")):
+        one = of[name]
+        assert {one.value.writes, one.query.writes} == {writes} and one.layers == ace.layers
 
 
 def test_the_runs_add_one_fault_after_the_other():

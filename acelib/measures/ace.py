@@ -104,8 +104,9 @@ def implicit(
     n_unrelated: int,
     seed: int,
 ) -> Experiment:
-    """``ON_ONE_EDIT`` on cases with one edit: up to ``n_single`` whose edited fact is the first of its
-    chain, whose subject the question names, and as many whose fact is a later one, by model.
+    """``ON_ONE_EDIT`` on cases with one edit, by model: up to ``n_single`` whose edited fact is the
+    first of its chain, so that the question names its subject, and as many whose fact is a later
+    one.
     """
     by_model = {model: {name: preset(name, model) for name in ON_ONE_EDIT} for model in hosts}
     known = {model: single_edit_cases(lm, world, n_single, seed) for model, lm in hosts.items()}

@@ -29,9 +29,14 @@ TITLES |= {
     for n in (2, 3, 4)
 }
 TITLES |= {
-    f"{editor}_{name}": f"{editor.upper()} {name}"
+    f"{editor}_{name}": f"{editor.upper()} {title}"
     for editor in ("rome", "memit")
-    for name in ("efficacy", "paraphrase", "specificity")
+    for name, title in (
+        ("efficacy", "efficacy"),
+        ("paraphrase", "paraphrase"),
+        ("specificity", "specificity"),
+        ("endings", "specificity, same last token"),
+    )
 }
 SITES = {  #: column of ``known.sites`` -> what the table calls it
     "early": "early site (causal trace)",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..editors import preset
+from ..editors import ACE, ReleasedACE, preset
 from ..editors.base import Editor
 from ..model.lm import LM
 from ..paper.published import published
@@ -29,7 +29,8 @@ from ..study.tables import METRICS as METRICS  # that the forms are compared by
 from ..world.world import World
 
 DESCRIBED, RELEASED, PMET = "ACE", "ACE (released)", "PMET"
-WHOLE_ACE = "ACE (whole)"
+HALF_ACE, WHOLE_ACE = "ACE (half)", "ACE (whole)"
+AT_DEPTH = "ACE (released, published depth)"
 BOTH, HALF, WHOLE = "one group (both)", "one group (FFN)", "one group (whole)"
 IN_TURN, F1, F2, F3 = "in turn", "in turn, F1", "in turn, F1 F2", "in turn, F1 F2 F3"
 #: the faults of each run
@@ -50,10 +51,13 @@ QUESTIONS = {
     "two groups, not one": (RELEASED, BOTH),
     "attention written, not left": (BOTH, HALF),
     "both vectors through the FFN, not one": (WHOLE, HALF),
-    "the same, of ACE as described": (WHOLE_ACE, DESCRIBED),
+    "the same, of ACE as described": (WHOLE_ACE, HALF_ACE),
+    "layers searched, not at the published depth": (RELEASED, AT_DEPTH),
 }
 FORMS = (DESCRIBED, RELEASED, IN_TURN, F1, F2, F3, BOTH)  #: that claims of the paper are put to
 WRITES = (HALF, WHOLE, BOTH, RELEASED)  #: ways to write the released layers
+#: reference model -> the model that its layers are compared with, and how many that one has
+LARGE = {"gptj-mini": ("gpt-j-6b", 28), "qwen3-mini": ("qwen3-8b", 36)}
 
 
 # ---------------------------------------------------------------- the forms
@@ -67,16 +71,36 @@ def at_depth(layers: Sequence[int], n_layers: int, depth: int) -> tuple[int, ...
     return tuple(sorted({round(layer * (depth - 1) / (n_layers - 1)) for layer in layers}))
 
 
-def editors(model: str) -> dict[str, Editor | None]:
-    """The forms whose edits of a case are made together, with their settings for a model."""
+def at_published_depth(released: ReleasedACE, model: str, depth: int) -> ACE:
+    """The released form on layers at the published share of the depth, else with its own settings.
+
+    On a model that is the counterpart of none it stays as it is.
+    """
+    if model not in LARGE:
+        return released
+    large, n_layers = LARGE[model]
+    published = preset("ReleasedACE", large)
+    return released.at(
+        at_depth(published.query_layers, n_layers, depth),
+        at_depth(published.value_layers, n_layers, depth),
+    )
+
+
+def editors(model: str, depth: int = 8) -> dict[str, Editor | None]:
+    """The forms whose edits of a case are made together, with their settings for a model.
+
+    depth: number of the model's layers.
+    """
     ace, released = preset("ACE", model), preset("ReleasedACE", model)
     both: Any = one_group(released)
     return {
         BASELINE: None,
         PMET: preset("PMET", model),
         DESCRIBED: ace,
+        HALF_ACE: ace.with_both(writes="ffn"),
         WHOLE_ACE: ace.with_both(writes="whole"),
         RELEASED: released,
+        AT_DEPTH: at_published_depth(released, model, depth),
         BOTH: both,
         HALF: replace(both, writes="ffn"),
         WHOLE: replace(both, writes="whole"),
@@ -98,7 +122,7 @@ def experiment(
     """
     known = experiments.cases_by_model(hosts, world, n_cases, seed, cases)
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    compared = {model: editors(model) for model in hosts}
+    compared = {model: editors(model, lm.n_layers) for model, lm in hosts.items()}
     series = experiments.comparisons(hosts, world, compared, known, protocol)
     return Experiment("08_released_code", series)
 
