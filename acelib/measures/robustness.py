@@ -80,10 +80,12 @@ def sampled(
 ) -> Experiment:
     """Table 13: importance of the layers for sampled answers; w is the sampled first token.
 
+    Asked are two-hop statements: what a model is sure of, as single facts, cannot vary.
+
     Rows: trial (from 1), block, importance (nats, by layer: sum of Eq. 9), right (whether the token
     begins the answer).
     """
-    pairs, series = questions(world, n_prompts, seed, single=True), []
+    pairs, series = questions(world, n_prompts, seed), []
     for model, lm in hosts.items():
         drawn = draws(lm, pairs, max(passes), temperature, seed)
         items = {draw.prompt: draw for draw in drawn}
