@@ -4,10 +4,10 @@
     S = {(l, h, c): sum_r A[l, h, r, c] > tau},           tau = alpha / (L H) sum of all A = alpha R
 
 A[r, c]: what row (query) r gives to column (key) c; R: tokens of the prompt. Rows sum to one, so
-that the argmax over rows that Eq. 4 prints is decided by rounding, and tau is alpha R: sums are
-over rows, as in Eq. 6. In a causal model an early column is seen by more rows, and the first is also
-where heads rest: predominance counts what the rows that can see a column give it on average, and
-leaves out the first; both readings can be turned off.
+that the argmax over rows that Eq. 4 prints is decided by rounding, and tau is alpha R. Sums are
+over rows, as in Eq. 6. In a causal model an early column is seen by more rows, and on the first one
+heads rest: predominance counts what the rows that can see a column give it on average, and leaves
+out the first; both readings can be turned off.
 Source: Query Localization, Eq. 4-6.
 """
 
