@@ -43,7 +43,7 @@ def test_pararel_gives_what_ends_in_the_object(pararel):
         "France's capital is",
     )
     assert land.prompts[2] == "Łódź Land's capital is" and land.name == "Łódź Land | P36"
-    assert [one.prompts for one in of_pararel(pararel(), 2)][0] == france.prompts[:2]
+    assert next(one.prompts for one in of_pararel(pararel(), 2)) == france.prompts[:2]
     assert answers_of([france, land], "P36") == ["Paris", "Łódź"]
 
 

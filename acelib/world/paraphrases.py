@@ -71,8 +71,8 @@ def of_pararel(folder: str | Path, k: int) -> list[Reworded]:
 
     folder: with the folders ``graphs_json`` and ``trex_lms_vocab``. Relations with fewer wordings
     that end in the object are left out.
-    Raises ValueError for fewer than two wordings, a folder without such a relation, or, naming file,
-    line and field, for a line that is none of ParaRel's.
+    Raises ValueError for fewer than two wordings, a folder without such a relation, or, naming
+    file, line and field, for a line that is none of ParaRel's.
     """
     if k < 2:
         raise ValueError(f"{k} wordings of a fact are asked for; at least two are needed")
