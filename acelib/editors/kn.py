@@ -149,22 +149,42 @@ class KN(Editor):
         so_far: Update,
     ) -> Update:
         """The change of ``neurons``; what ``so_far`` erases is not erased again."""
-        E, dtype, factors = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32), {}
+        if self.mode == "update":
+            return value_update(lm, neurons, self._change(lm, old, new))
+        left = neurons.clone()
+        for layer, factors in so_far.factors.items():
+            left[layer] &= ~factors.right.any(1)
+        return value_update(lm, left)
+
+    def _change(self, lm: LM, old: list[int], new: list[int]) -> Float[Tensor, " d_model"]:
+        """What is added to a value vector: lambda_2 E[new] - lambda_1 E[old]."""
+        E, dtype = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32)
         weight = self.old if self.old is not None else 2.0 if len(old) == 1 else 1.0
-        change = self.new * E[new].to(dtype).sum(0) - weight * E[old].to(dtype).sum(0)
-        for layer in neurons.any(1).nonzero()[:, 0].tolist():
-            mine = neurons[layer]
-            if self.mode == "update":
-                factors[layer] = Factors(change[:, None], mine[:, None].to(dtype))
-                continue
-            if layer in so_far.factors:
-                mine = mine & ~so_far.factors[layer].right.any(1)
-            at = mine.nonzero()[:, 0]
-            factors[layer] = Factors(
-                -lm.weight(layer)[:, at].to(dtype),
-                torch.eye(lm.d_mlp, dtype=dtype, device=at.device)[:, at],
-            )
-        return Update(factors)
+        return self.new * E[new].to(dtype).sum(0) - weight * E[old].to(dtype).sum(0)
+
+
+@torch.no_grad()
+def value_update(
+    lm: LM,
+    neurons: Bool[Tensor, "layers d_mlp"],
+    change: Float[Tensor, " d_model"] | None = None,
+) -> Update:
+    """The Update that adds ``change`` to the value vectors of some neurons, or erases them (None).
+
+    Source: Query Localization, Eq. 2.
+    """
+    dtype, factors = torch.promote_types(lm.dtype, torch.float32), {}
+    for layer in neurons.any(1).nonzero()[:, 0].tolist():
+        mine = neurons[layer]
+        if change is not None:
+            factors[layer] = Factors(change[:, None], mine[:, None].to(dtype))
+            continue
+        at = mine.nonzero()[:, 0]
+        factors[layer] = Factors(
+            -lm.weight(layer)[:, at].to(dtype),
+            torch.eye(lm.d_mlp, dtype=dtype, device=at.device)[:, at],
+        )
+    return Update(factors)
 
 
 def _old_answers(groups: Sequence[Sequence[Edit]]) -> dict[Request, str]:
