@@ -79,6 +79,9 @@ class Facts:
         }
 
 
+_ASKED: WeakKeyDictionary[LM, dict[tuple, Facts]] = WeakKeyDictionary()
+
+
 def asked(
     hosts: Mapping[str, LM], world: World, n: int, k: int, seed: int, wordings: str = ""
 ) -> dict[str, Facts]:
@@ -88,11 +91,15 @@ def asked(
     Raises ValueError as ``of_world`` and ``of_pararel``, or if a model answers no fact so.
     """
     pool = of_pararel(wordings, k) if wordings else of_world(world, k)
-    source = wordings or "world"
-    return {
-        name: Facts(lm, world, pool, known_facts(lm, pool, n, seed), f"{source}, {k}")
-        for name, lm in hosts.items()
-    }
+    source = f"{wordings or 'world'}, {k}"
+    found = {}
+    for name, lm in hosts.items():
+        kept = _ASKED.setdefault(lm, {})
+        key = (world.digest, source, n, seed)
+        if key not in kept:  # all experiments of the chapter ask for the same
+            kept[key] = Facts(lm, world, pool, known_facts(lm, pool, n, seed), source)
+        found[name] = kept[key]
+    return found
 
 
 def known_facts(lm: LM, pool: Sequence[Reworded], n: int, seed: int = 0) -> list[Reworded]:

@@ -20,6 +20,11 @@ ONE, TWO = "K_I", "K_II"
 STATIC, EXAMPLE = 0.1, 0.3  #: thresholds on CS_2: of the tables, of Figure 3
 NAMES = {"IG": "Dai et al.", "SIG": "Enguehard", "AMIG": "Chen et al."}  #: methods in the tables
 MODELS = ("GPT-2", "LLaMA2-7b", "LLaMA3-8b")  #: of the paper
+RATES = {  #: of synapses, by column
+    f"d_{change}{what}": f"{change.title()}, Δ{name} (%)"
+    for what, name in (("", "Prob"), ("_value", "Value"))
+    for change in ("sup", "enh", "avg")
+}
 COVARIATES = {
     "logprob": "log-probability of the answer",
     "prompt_tokens": "tokens of a prompt",

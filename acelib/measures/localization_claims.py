@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..study import claims
 from ..study.stats import POINTS, SHARE, Mean, difference, interval
 from . import localization_analysis as analysis
 from .localization_analysis import EXAMPLE, ONE, STATIC, TWO
 from .localization_attention import IRRELEVANT, OWN, READINGS
 from .modification import CAS, ERASURE, GLOBAL, LOCAL, UPDATE
 
-#: columns that measured changes of modification are shown in, for ``paired`` differences
 NOTHING = Mean(nan, nan, nan, 0)
 Rows = Mapping[str, pd.DataFrame]
+LEADING = ("ql_c10", "ql_c18", "ql_c21")  #: claims whose verdicts the chapter opens with
 Values = dict[tuple[str, str], Mean]
 
 
@@ -128,3 +129,76 @@ def slack(values: Values) -> list[float]:
     """
     small = {"ql_c03": 0.05}
     return [small.get(claim, 3.0) for claim, _ in values]
+
+
+# --------------------------------------------------------------------------------------- sentences
+
+
+def sentence_numbers(rows: Rows, values: Values, used: Mapping[str, str]) -> dict[str, dict]:
+    """What the sentences of the chapter say, by model.
+
+    values: of ``measured``.   used: threshold of the classes, of ``analysis.classes``.
+    """
+    of, _ = analysis.classes(rows["consistency"])
+    times = analysis.seconds(rows["consistency"])
+    said = claims.verdicts(values)
+    told = {}
+    for model in dict.fromkeys(rows["consistency"].model):
+        parts = {name: some[some.model == model] for name, some in rows.items()}
+        name = Path(str(model)).name
+        told[str(model)] = {
+            "threshold": used[str(model)],
+            "is": {claim: word for (claim, on), word in said.items() if on == name},
+            "value": {claim: value for (claim, on), value in values.items() if on == name},
+            "times": times[str(model)],
+            **_consistency_numbers(parts["consistency"]),
+            **_effect_numbers(parts, of),
+        }
+    return told
+
+
+def leading(
+    told: Mapping[str, Mapping], only: Sequence[str] = LEADING
+) -> dict[str, dict[str, str]]:
+    """Verdicts by claim and model.   told: ``sentence_numbers``."""
+    return {claim: {model: of["is"][claim] for model, of in told.items()} for claim in only}
+
+
+def _consistency_numbers(rows: pd.DataFrame) -> dict[str, object]:
+    some = analysis.at(rows)[analysis.at(rows).method == "IG"]
+    shares = analysis.choices(rows[rows.method == "IG"])
+    layers = analysis.layers_of(rows).iloc[0]
+    low, high = (
+        shares[shares.threshold == f"{EXAMPLE:g}"].two.agg(kind) for kind in ("min", "max")
+    )
+    return {
+        "n": len(some),
+        "k": len(some.by_k.iloc[0]) + 1,
+        "relaxed": interval(some.relaxed),
+        "strict": interval(some.strict),
+        "without_first": interval(some.without_first),
+        "chance": interval(some.chance),
+        "beyond_chance": interval(some.relaxed - some.chance),
+        "lowest": low,
+        "highest": high,
+        "layer": int(layers.idxmax()),
+        "layer_share": float(layers.max()),
+    }
+
+
+def _effect_numbers(parts: Rows, of: pd.DataFrame) -> dict[str, object]:
+    """Means over all facts, or of K_II, in percent."""
+    mapped = analysis.rates(parts["mapping"]).groupby("set").d_avg
+    scaled = analysis.synapse_rates(parts["synapses"])
+    own = scaled[scaled.synapses == OWN]
+    changed = analysis.with_class(analysis.percent(parts["modification"]), of)
+    two = changed[(changed.knowledge == TWO) & (changed.operation == ERASURE)]
+    readings = parts["predominance"].groupby("reading", sort=False)
+    return {
+        "mapping": {str(name): interval(some) for name, some in mapped},
+        "sup": interval(own.d_sup),
+        "enh": interval(own.d_enh),
+        "first": {str(name): interval(100 * some["first"]) for name, some in readings},
+        "gen": {str(name): interval(some.gen) for name, some in two.groupby("set")},
+        "neurons": {str(name): interval(some["size"]) for name, some in two.groupby("set")},
+    }
