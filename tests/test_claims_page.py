@@ -37,7 +37,9 @@ def test_a_tally_has_the_number_of_its_words():
 def test_the_verdict_adds_up():
     numbers = claims_page.verdict_numbers(ROWS)
     assert numbers["claims"] == numbers["tested"] + numbers["untestable"] + numbers["untested"]
-    assert TEXT.render("verdict", **numbers).startswith(f"Of {numbers['claims']} claims, ")
+    said = TEXT.render("verdict", papers=claims_page.by_paper(ROWS), **numbers)
+    assert said.startswith(f"Of {numbers['claims']} claims, ")
+    assert all(paper in said for paper in claims.PAPERS)
 
 
 def test_a_selection_is_numbered_from_one():
