@@ -295,7 +295,7 @@ def rates(rows: pd.DataFrame, before: str = "before", prefix: str = "") -> pd.Da
 def synapse_rates(rows: pd.DataFrame, renormalised: bool = False) -> pd.DataFrame:
     """Rows of ``synapses`` in one reading, with rates of change of probability and of value."""
     some = rows[rows.renormalised == renormalised]
-    return rates(rates(some), "value", "_value")
+    return rates(rates(some), "before_value", "_value")
 
 
 def excess(rows: pd.DataFrame) -> pd.DataFrame:

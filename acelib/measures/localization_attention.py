@@ -167,7 +167,7 @@ def synapse_rows(
     lm: LM, fact: Reworded, other: Reworded, how: Attribution, share: float, alpha: float
 ) -> list[dict[str, Any]]:
     """A row for own and irrelevant synapses, as they are and renormalised: columns (mean number),
-    overlap (share of the own ones among them); value, sup_value, enh_value (mean size of the
+    overlap (share of the own ones among them); before_value, sup_value, enh_value (mean size of the
     wording's knowledge neurons at the last token); before, sup, enh (mean probability of the
     answer's first token).
     """
@@ -194,7 +194,7 @@ def synapse_rows(
                     "renormalised": renormalise,
                     "columns": float(columns.sum()) / len(columns),
                     "overlap": float(both),
-                    "value": value,
+                    "before_value": value,
                     "sup_value": sup_value,
                     "enh_value": enh_value,
                     "before": before,
@@ -228,7 +228,7 @@ def synapses(
         }
         settings = of.depends(seed, attribution=asdict(how), share=SHARE, alpha=alpha)
         series.append(Series({"model": name}, settings, (__name__,), items, compute))
-    names = ("sup", "enh", "sup_value", "enh_value", "value", "overlap")
+    names = ("sup", "enh", "sup_value", "enh_value", "before_value", "overlap")
     tolerances = moved(names) | {"columns": (0.0, 3.0)}
     return Experiment(f"{CHAPTER}_synapses", tuple(series), tolerances=tolerances)
 
@@ -240,7 +240,7 @@ def map_rows(
     lm: LM, fact: Reworded, how: Attribution, share: float, alpha: float
 ) -> list[dict[str, Any]]:
     """A row for the first two wordings and each of ``CONDITIONS``: the neurons of either wording
-    (layer, neuron) and their activations at the last token (value), with synapses scaled.
+    (layer, neuron) and their activations' sizes at the last token, with synapses scaled.
     """
     two = Reworded(fact.fact, fact.prompts[:2], fact.group)
     sets = knowledge_neurons(attributions(lm, fact, how)[0][:2], share)
@@ -257,7 +257,7 @@ def map_rows(
                     "wording": wording,
                     "layer": layer.tolist(),
                     "neuron": neuron.tolist(),
-                    "value": size.tolist(),
+                    "sizes": size.tolist(),
                 }
             )
     return rows

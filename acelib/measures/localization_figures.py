@@ -158,7 +158,7 @@ def maps(rows: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(
         len(CONDITIONS), 4, figsize=(11, 6.2), sharex="col", sharey=True, squeeze=False
     )
-    largest = max(max(values) for values in rows[rows.item.isin(ranked.item)].value)
+    largest = max(max(values) for values in rows[rows.item.isin(ranked.item)].sizes)
     for line, condition in zip(axes, CONDITIONS, strict=True):
         for j, (item, word) in enumerate(chosen):
             for wording in range(2):
@@ -166,7 +166,7 @@ def maps(rows: pd.DataFrame, scores: pd.DataFrame) -> Figure:
                 one = rows[(rows.item == item) & (rows.condition == condition)]
                 one = one[one.wording == wording].iloc[0]
                 look: dict = dict(cmap="rocket_r", vmin=0, vmax=largest, s=16, linewidths=0)
-                ax.scatter(one.neuron, one.layer, c=one.value, **look)
+                ax.scatter(one.neuron, one.layer, c=one.sizes, **look)
                 subject = str(item).partition(" | ")[0]
                 title = f"{word} consistent: {subject}\nwording {wording + 1}"
                 ax.set_title(title if line is axes[0] else "", fontsize=8)

@@ -47,17 +47,25 @@ def welch(values: Sequence[float], upper: Sequence[bool]) -> tuple[float, float]
 
 
 def of_one_normal(n: int, draws: int = N_DRAWS, seed: int = 0) -> NDArray[np.float64]:
-    """Welch's t of ``n`` values of one normal distribution, split by ``otsu``; of many samples."""
+    """Welch's t of ``n`` values of one normal distribution, split by ``otsu``; of many samples,
+    without those whose split leaves a value alone.
+
+    Raises ValueError for fewer than four values, whose split has no t.
+    """
+    if n < 4:
+        raise ValueError(f"{n} values cannot be two classes of two at least")
     rng, found = np.random.default_rng(seed), []
-    for _ in range(draws):
+    while len(found) < draws:
         values = rng.standard_normal(n)
-        found.append(welch(values, values >= otsu(values))[0])
+        t, _ = welch(values, values >= otsu(values))
+        found += [t] if t == t else []
     return np.array(found)
 
 
 def beyond_one_normal(values: Sequence[float], draws: int = N_DRAWS, seed: int = 0) -> Mean:
     """Welch's t of the Otsu split of ``values`` minus that of as many values of one normal
-    distribution: mean, and the interval that 95 % of such samples leave.
+    distribution: mean, and the interval that 95 % of such samples leave; nan where the split of
+    the values leaves one alone.
     """
     x = np.asarray(values, dtype=float)
     t = welch(x, x >= otsu(x))[0]
