@@ -144,6 +144,12 @@ def with_class(rows: pd.DataFrame, of: pd.DataFrame) -> pd.DataFrame:
     return merged.sort_values(["order", "knowledge"], kind="stable").drop(columns="order")
 
 
+def wrapped(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows whose names in a column are broken at commas, so that an axis has room for them."""
+    names = rows[column].str.replace(", ", ",\n").replace("Intersection", "Inter-\nsection")
+    return rows.assign(**{column: names})
+
+
 # ------------------------------------------------------------------------ are there two classes?
 
 

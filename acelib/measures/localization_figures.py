@@ -61,14 +61,15 @@ def split_violins(
     fig, axes = plt.subplots(
         len(values), len(models), figsize=size, sharey="row", sharex=True, squeeze=False
     )
-    for line, (column, label) in zip(axes, values.items(), strict=True):
-        for ax, model in zip(line, models, strict=True):
+    for i, (column, label) in enumerate(values.items()):
+        for j, model in enumerate(models):
+            ax = axes[i, j]
             part = rows[rows.model == model]
             look: dict = dict(hue="knowledge", hue_order=[ONE, TWO], palette=COLOURS, cut=0)
             look |= dict(inner="quart", linewidth=0.7, density_norm="width")
             sns.violinplot(part, x=x, y=column, ax=ax, **look)
-            ax.set(xlabel="", ylabel=label if ax is line[0] else "", ylim=bounds)
-            ax.set_title(model if line is axes[0] else "")
+            ax.set(xlabel="", ylabel=label if j == 0 else "", ylim=bounds)
+            ax.set_title("" if i else model)
             if ax.get_legend():
                 ax.get_legend().remove()
     return legend(fig, axes[0, 0])
@@ -159,7 +160,7 @@ def maps(rows: pd.DataFrame, scores: pd.DataFrame) -> Figure:
         len(CONDITIONS), 4, figsize=(11, 6.2), sharex="col", sharey=True, squeeze=False
     )
     largest = max(max(values) for values in rows[rows.item.isin(ranked.item)].sizes)
-    for line, condition in zip(axes, CONDITIONS, strict=True):
+    for i, (line, condition) in enumerate(zip(axes, CONDITIONS, strict=True)):
         for j, (item, word) in enumerate(chosen):
             for wording in range(2):
                 ax = line[2 * j + wording]
@@ -169,7 +170,7 @@ def maps(rows: pd.DataFrame, scores: pd.DataFrame) -> Figure:
                 ax.scatter(one.neuron, one.layer, c=one.sizes, **look)
                 subject = str(item).partition(" | ")[0]
                 title = f"{word} consistent: {subject}\nwording {wording + 1}"
-                ax.set_title(title if line is axes[0] else "", fontsize=8)
+                ax.set_title("" if i else title, fontsize=8)
                 ax.grid(visible=False)
         line[0].set_ylabel(f"{condition}\nlayer")
     for ax in axes[-1]:
