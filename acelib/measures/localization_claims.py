@@ -64,7 +64,7 @@ def _modification(rows: pd.DataFrame, seed: int) -> Iterator[tuple[str, Mean]]:
     yield "ql_c08", _between(updated["gen", LOCAL], ONE, TWO, seed)
     yield "ql_c09", _between(erased["avg", LOCAL], ONE, TWO, seed)
     yield "ql_c11", _between(erased["ppl", GLOBAL], TWO, ONE, seed)
-    two, one = erased.xs(TWO, level=1), erased.xs(ONE, level=1)
+    two, one = _of(erased, TWO), _of(erased, ONE)
     pairs = {
         "ql_c10": ("gen", GLOBAL, LOCAL),
         "ql_c21": ("avg", CAS, LOCAL),
@@ -84,7 +84,7 @@ def _modification(rows: pd.DataFrame, seed: int) -> Iterator[tuple[str, Mean]]:
 def _mapping(rows: pd.DataFrame, seed: int) -> Iterator[tuple[str, Mean]]:
     """Of Section 3.1, mean rates of change in points."""
     wide = _wide(analysis.rates(rows), ("d_avg",))["d_avg"]
-    one, two = (wide.xs(knowledge, level=1) for knowledge in (ONE, TWO))
+    one, two = _of(wide, ONE), _of(wide, TWO)
     yield "ql_c12", interval(wide["Self"] - wide["Random"], seed)
     yield "ql_c13", interval(two["Self"] - two["Intersection"], seed)
     lost = [(some["Self"].to_numpy(), some["Refine"].to_numpy()) for some in (one, two)]
@@ -113,6 +113,11 @@ def _wide(
 ) -> pd.DataFrame:
     """Facts and their class x (metric, set)."""
     return rows.pivot(index=["item", "knowledge"], columns=by, values=list(metrics))
+
+
+def _of(wide: pd.DataFrame, knowledge: str) -> pd.DataFrame:
+    """The facts of one class, none if there are none."""
+    return wide[wide.index.get_level_values(1) == knowledge]
 
 
 def _between(values: pd.Series, a: str, b: str, seed: int) -> Mean:
