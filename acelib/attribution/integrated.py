@@ -92,8 +92,20 @@ def _by_rows(
     lm: LM, rows: Rows, words: Sequence[Sequence[Sequence[int]]], how: Attribution
 ) -> Float[Tensor, "rows layers d_mlp"]:
     """``localize`` of tokens instead of answers."""
-    common = dict(steps=how.steps, activation=how.activation, points=how.points, factor=how.times)
-    attribute = partial(integrated_gradients, lm, **common)
+
+    def attribute(
+        some: Rows, baseline: Float[Tensor, "rows layers d_mlp"] | None = None
+    ) -> Float[Tensor, "rows layers d_mlp"]:
+        return integrated_gradients(
+            lm,
+            some,
+            how.steps,
+            how.activation,
+            baseline=baseline,
+            points=how.points,
+            factor=how.times,
+        )
+
     if how.start == "zero":
         return attribute(rows)
     if how.start == "sentence":

@@ -117,7 +117,8 @@ class KN(Editor):
             )
             means = [score.mean(0) for score in scores]
         else:
-            means = list(localize(lm, *zip(*pairs, strict=True), self._how))
+            prompts, olds = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+            means = list(localize(lm, prompts, olds, self._how))
         for (prompt, answer), mean in zip(pairs, means, strict=True):
             _check_attribution(mean, prompt, answer)
         return [knowledge_neurons(mean, self.threshold) for mean in means]

@@ -113,7 +113,7 @@ def _consistency(part: pd.DataFrame) -> dict[tuple[str, str, str], object]:
 
 
 def _share(chosen: Sequence[bool]) -> str:
-    return f"{interval(np.asarray(chosen, dtype=float), bounds=(0.0, 1.0)):.2f}"
+    return f"{interval([float(one) for one in chosen], bounds=(0.0, 1.0)):.2f}"
 
 
 def _mean(values: pd.Series) -> str:
@@ -363,7 +363,8 @@ def modification_table(rows: pd.DataFrame, sets: Sequence[str], table: int) -> p
                 found[operation, PRINTED[str(name)], knowledge, printed] = value
         columns[f"measured {model}"] = pd.Series(found, dtype=object)
     order = list(dict.fromkeys(quoted[keys].itertuples(index=False, name=None)))
-    return pd.DataFrame(columns).reindex(pd.MultiIndex.from_tuples(order)).fillna("–")
+    table = pd.DataFrame(columns, dtype=object).reindex(pd.MultiIndex.from_tuples(order))
+    return table.fillna("–")
 
 
 def percent(rows: pd.DataFrame) -> pd.DataFrame:

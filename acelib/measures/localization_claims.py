@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import nan
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ..study import claims
@@ -87,8 +86,8 @@ def _mapping(rows: pd.DataFrame, seed: int) -> Iterator[tuple[str, Mean]]:
     one, two = _of(wide, ONE), _of(wide, TWO)
     yield "ql_c12", interval(wide["Self"] - wide["Random"], seed)
     yield "ql_c13", interval(two["Self"] - two["Intersection"], seed)
-    lost = [(some["Self"].to_numpy(), some["Refine"].to_numpy()) for some in (one, two)]
-    yield "ql_c14", analysis.gap_of_ratios(*lost, seed=seed)
+    of_one, of_two = ((some["Self"].to_numpy(), some["Refine"].to_numpy()) for some in (one, two))
+    yield "ql_c14", analysis.gap_of_ratios(of_one, of_two, seed)
     yield "ql_c15", interval(one["Self"] - one["Intersection"], seed)
 
 
@@ -125,7 +124,7 @@ def _between(values: pd.Series, a: str, b: str, seed: int) -> Mean:
     x, y = (values[values.index.get_level_values(1) == of].dropna() for of in (a, b))
     if min(len(x), len(y)) < 2:
         return NOTHING
-    return difference(np.asarray(x), np.asarray(y), seed)
+    return difference(x.tolist(), y.tolist(), seed)
 
 
 def slack(values: Values) -> list[float]:

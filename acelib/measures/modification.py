@@ -38,7 +38,8 @@ ERASURE, UPDATE = "Erasure", "Update"
 LOCAL, GLOBAL, CAS = "N_i", "N_g", "CAS"
 CUT, RANDOM = "N_g, as many", "Random"
 SETS = (LOCAL, GLOBAL, CAS, CUT, RANDOM)
-EDITOR = KN(neurons="consistent", old=2.0, new=2.0)  #: lambda_1, lambda_2, beta and cut
+OLD, NEW = 2.0, 2.0  #: lambda_1, lambda_2
+EDITOR = KN(neurons="consistent", old=OLD, new=NEW)  #: beta and cut
 N_TEXTS, N_DRAWN, N_TOKENS = 200, 5, 128  #: texts there are, of a fact, tokens of each at most
 METRICS = ("rel", "gen", "loc", "avg", "ppl")
 N_UNRELATED = 20  #: facts per fact whose answers should stay
@@ -159,7 +160,7 @@ def rows_of(bench: Bench, fact: Reworded, how: Attribution, operation: str) -> l
     sets = chosen_sets(attributions(lm, fact, how)[0], i, seed=bench.seed)
     # 1. The changed models.
     old = fact.fact.object
-    change = EDITOR.new * _embedded(lm, new) - EDITOR.old * _embedded(lm, old)
+    change = NEW * _embedded(lm, new) - OLD * _embedded(lm, old)
     updates = [
         value_update(lm, of, None if operation == ERASURE else change) for of in sets.values()
     ]

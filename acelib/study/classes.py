@@ -7,10 +7,8 @@ one normal distribution, cut at their mean, it is 2 phi(0) sqrt(n) / sqrt(1 - 2/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ttest_ind
 from skimage.filters import threshold_otsu
 from sklearn.mixture import GaussianMixture
@@ -20,7 +18,7 @@ from .stats import Mean
 N_DRAWS = 200  #: samples of one normal distribution
 
 
-def otsu(values: Sequence[float]) -> float:
+def otsu(values: ArrayLike) -> float:
     """The cut that maximises the variance between the classes below it and from it on, exactly.
 
     It lies in the middle between two neighbouring values (not on the bins of a histogram).
@@ -34,7 +32,7 @@ def otsu(values: Sequence[float]) -> float:
     return float((levels[below] + levels[below + 1]) / 2)
 
 
-def welch(values: Sequence[float], upper: Sequence[bool]) -> tuple[float, float]:
+def welch(values: ArrayLike, upper: ArrayLike) -> tuple[float, float]:
     """Welch's t of the upper class minus the lower one, and its p; nan with fewer than two in one.
 
     Source: Welch (1947); ``scipy.stats.ttest_ind``.
@@ -54,7 +52,7 @@ def of_one_normal(n: int, draws: int = N_DRAWS, seed: int = 0) -> NDArray[np.flo
     """
     if n < 4:
         raise ValueError(f"{n} values cannot be two classes of two at least")
-    rng, found = np.random.default_rng(seed), []
+    rng, found = np.random.default_rng(seed), list[float]()
     while len(found) < draws:
         values = rng.standard_normal(n)
         t, _ = welch(values, values >= otsu(values))
@@ -62,7 +60,7 @@ def of_one_normal(n: int, draws: int = N_DRAWS, seed: int = 0) -> NDArray[np.flo
     return np.array(found)
 
 
-def beyond_one_normal(values: Sequence[float], draws: int = N_DRAWS, seed: int = 0) -> Mean:
+def beyond_one_normal(values: ArrayLike, draws: int = N_DRAWS, seed: int = 0) -> Mean:
     """Welch's t of the Otsu split of ``values`` minus that of as many values of one normal
     distribution: mean, and the interval that 95 % of such samples leave; nan where the split of
     the values leaves one alone.
@@ -74,7 +72,7 @@ def beyond_one_normal(values: Sequence[float], draws: int = N_DRAWS, seed: int =
     return Mean(float(gaps.mean()), float(low), float(high), len(x))
 
 
-def two_beyond_one(values: Sequence[float], seed: int = 0) -> float:
+def two_beyond_one(values: ArrayLike, seed: int = 0) -> float:
     """BIC of one normal distribution minus that of a mixture of two: above 0, two fit better.
 
     Source: Schwarz (1978); ``sklearn.mixture.GaussianMixture``.
