@@ -92,4 +92,4 @@ def test_the_page_says_so():
     text = Text("audit")
     assert f"{told['found']} were" in text.render("localization", **told)
     doubts = audit.doubts("Query Localization")
-    assert len(doubts) == 27 and "Eq. 4" in " ".join(doubts.row)
+    assert len(doubts) == 27 and "Eq. 4" in " ".join(doubts.file)

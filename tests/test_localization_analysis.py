@@ -184,6 +184,8 @@ def test_figures_are_drawn():
     drawings.choices(analysis.choices(rows), analysis.by_wordings(rows))
     drawings.one_normal(rows)
     drawings.coefficients(analysis.confounds(rows, ROWS["predominance"]))
+    few = rows[rows.item.isin(["s1 | r", "s2 | r"])]  # too few to tell
+    drawings.coefficients(analysis.confounds(few, ROWS["predominance"]))
     shown = analysis.wrapped(analysis.with_class(ROWS["predominance"], CLASSES), "reading")
     fig = drawings.split_violins(
         shown, "reading", {"predominance": "P", "chance": "by chance"}, (0, 1)

@@ -233,7 +233,7 @@ def confounds(
     for model, part in scores.merge(one, on=["model", "item"]).groupby("model", sort=False):
         names = [name for name in COVARIATES if part[name].nunique() > 1]
         x, y = part[names].to_numpy(float), part.relaxed.to_numpy(float)
-        if len(y) <= 2 * len(names) or not y.std():
+        if len(y) < len(names) + 2 or not y.std():
             continue
         values = _regression(x, y, seed)
         column = dict(zip(names, values, strict=True))

@@ -144,7 +144,7 @@ def coefficients(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel("change of CS$_2$ (standard deviations per standard deviation)")
-    return legend(fig, ax)
+    return legend(fig, ax) if names else fig
 
 
 @figure
