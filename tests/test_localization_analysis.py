@@ -204,7 +204,7 @@ def test_figures_are_drawn():
     scores = analysis.at(rows).query("method == 'IG' and model == 'gptj-mini'")
     fig = drawings.maps(maps, scores)
     titles = [ax.get_title("left") for ax in fig.axes[:4]]
-    assert titles[0].startswith("most consistent: s8") and titles[3].startswith("least")
+    assert titles[0] == "most consistent, wording 1\ns8" and titles[3].startswith("least")
 
 
 def test_relations_are_one_line_each():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -168,8 +169,8 @@ def maps(rows: pd.DataFrame, scores: pd.DataFrame) -> Figure:
                 one = one[one.wording == wording].iloc[0]
                 look: dict = dict(cmap="rocket_r", vmin=0, vmax=largest, s=16, linewidths=0)
                 ax.scatter(one.neuron, one.layer, c=one.sizes, **look)
-                subject = str(item).partition(" | ")[0]
-                title = f"{word} consistent: {subject}\nwording {wording + 1}"
+                subject = shorten(str(item).partition(" | ")[0], 24, placeholder="…")
+                title = f"{word} consistent, wording {wording + 1}\n{subject}"
                 ax.set_title("" if i else title, fontsize=8)
                 ax.grid(visible=False)
         line[0].set_ylabel(f"{condition}\nlayer")
