@@ -37,7 +37,9 @@ def test_a_tally_has_the_number_of_its_words():
 def test_the_verdict_adds_up():
     numbers = claims_page.verdict_numbers(ROWS)
     assert numbers["claims"] == numbers["tested"] + numbers["untestable"] + numbers["untested"]
-    assert TEXT.render("verdict", **numbers).startswith(f"Of {numbers['claims']} claims, ")
+    said = TEXT.render("verdict", papers=claims_page.by_paper(ROWS), **numbers)
+    assert said.startswith(f"Of {numbers['claims']} claims, ")
+    assert all(paper in said for paper in claims.PAPERS)
 
 
 def test_a_selection_is_numbered_from_one():
@@ -45,13 +47,27 @@ def test_a_selection_is_numbered_from_one():
     assert set(some.verdict) == {"undecided"} and some.index.tolist() == [*range(1, len(some) + 1)]
     assert len(claims_page.selection(ROWS)) == len(ROWS)
     table = claims_page.results_table(some, VALUES)
-    assert len(table) == len(some) and table.notna().all(axis=None)
+    assert len(table) == len(some)
     assert claims_page.rules_table(some)["name in the list"].tolist() == some.id.tolist()
+
+
+def test_papers_have_tables_of_their_own():
+    papers = claims_page.papers(ROWS)
+    assert sum(map(len, papers.values())) == len(ROWS) and list(papers) == list(claims.PAPERS)
+    for paper, part in papers.items():
+        shown = claims_page.results_table(claims_page.selection(part), VALUES)
+        assert shown.notna().all(axis=None)
+        names = {f"published {model}" for model in claims.PAPERS[paper].values()}
+        assert names == set(shown.filter(like="published "))
+    assert set(claims_page.by_paper(ROWS)) == set(papers)
+    waiting = pd.DataFrame([claim("not tested yet", paper="x")])
+    assert claims_page.by_paper(waiting) == {"x": "none is tested yet"}
 
 
 def test_every_chapter_has_one_claim_that_stands_for_it():
     leads = claims_page.leads(ROWS)
-    assert set(leads) == set(ROWS.chapter) - {""}
+    run = ROWS[ROWS.verdict != "not tested yet"]
+    assert set(leads) == set(run.chapter) - {""}
     for chapter, lead in leads.items():
         said = TEXT.render("lead", of=lead)
         assert lead["claim"] in said and lead["quantity"] in said

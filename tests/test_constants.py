@@ -7,11 +7,14 @@ said.
 
 import ast
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
+from acelib.attribution.integrated import Attribution, knowledge_neurons
+from acelib.attribution.synapses import knowledge_synapses
 from acelib.editing import moments, search
 from acelib.editing.keys import prefix_weights
 from acelib.editing.request import Request
@@ -91,6 +94,24 @@ TABLE = [
         default(KN, "threshold", "steps", "activation", "mode", "old", "new"),
         dict(threshold=0.2, steps=20, activation="post", mode="update", old=None, new=1.0),
         "test_kn.py::test_attributions_are_those_of_whole_forwards",
+    ),
+    (
+        "KN over several wordings: neurons, method, beta_1 and beta_2, cut of CAS",
+        default(KN, "neurons", "method", "beta", "cut"),
+        dict(neurons="own", method="IG", beta=(0.7, 0.3), cut=0.3),
+        "test_kn.py::test_settings_of_the_consistency_aware_score",
+    ),
+    (
+        "attribution: method, points, share of the largest",
+        (*asdict(Attribution()).values(), signature(knowledge_neurons).parameters["share"].default),
+        ("IG", 20, "post", "first", "right", None, None, 0.2),
+        "test_integrated.py::test_captum_finds_the_same",
+    ),
+    (
+        "alpha of knowledge synapses",
+        signature(knowledge_synapses).parameters["alpha"].default,
+        0.3,
+        "test_synapses.py::test_the_threshold_is_the_papers_fourfold_sum",
     ),
     (
         "ACE: stages, prompts",

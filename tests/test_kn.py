@@ -5,7 +5,14 @@ import torch
 from test_keys import EDITS
 from test_update import bits, same_bits
 
-from acelib.editors.kn import KN, integrated_gradients
+from acelib.attribution.consistency import consistency_aware
+from acelib.attribution.integrated import (
+    Attribution,
+    integrated_gradients,
+    knowledge_neurons,
+    localize,
+)
+from acelib.editors.kn import KN
 from acelib.model.update import applied
 
 ASKED = [
@@ -179,3 +186,50 @@ def test_refusals_leave_the_model(tiny):
     with pytest.raises(ValueError, match="'golf'.*Tim Duncan plays.*not finite"):
         KN()(lm, ASKED)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+
+
+REWORDED = [replace(e, paraphrases=(f"Indeed {e.prompt}", f"We say {e.prompt}")) for e in ASKED[:2]]
+
+
+def located(lm, e, method="IG"):
+    texts = [e.text, *(p.replace("{}", e.subject) for p in e.paraphrases)]
+    how = Attribution(method=method, steps=2, tokens="mean")
+    return localize(lm, texts, [e.target_true] * len(texts), how)
+
+
+@pytest.mark.parametrize("method", ["IG", "SIG", "AMIG"])
+@pytest.mark.parametrize("chosen", ["own", "union", "consistent"])
+def test_neurons_of_one_wording_of_any_or_of_consistent_ones(tiny, method, chosen):
+    lm, options = tiny("gpt2"), dict(steps=2, mode="erase", method=method, neurons=chosen)
+    for update, e in zip(KN(**options).each(lm, [[e] for e in REWORDED]), REWORDED, strict=True):
+        scores = located(lm, e, method)
+        expected = {
+            "own": knowledge_neurons(scores)[0],
+            "union": knowledge_neurons(scores).any(0),
+            "consistent": consistency_aware(scores),
+        }[chosen]
+        silent = torch.zeros_like(expected)
+        for layer in update.layers:
+            silent[layer] = update.delta(layer).ne(0).any(0)
+        assert silent.equal(expected)
+
+
+def test_settings_of_the_consistency_aware_score(tiny):
+    lm, e = tiny("llama"), REWORDED[0]
+    editor = KN(steps=2, neurons="consistent", beta=[1.0, 0.5], cut=0.6, old=2.0, new=2.0)
+    update, expected = editor(lm, [e]), consistency_aware(located(lm, e), (1.0, 0.5), 0.6)
+    change = 2 * sum(lm.embed.weight[t] for t in lm.answer_ids(e.target_new))
+    change = change - 2 * sum(lm.embed.weight[t] for t in lm.answer_ids(e.target_true))
+    for layer in update.layers:
+        torch.testing.assert_close(
+            update.delta(layer), change[:, None] * expected[layer], rtol=1e-12, atol=1e-12
+        )
+    with pytest.raises(ValueError, match="edit of 'Tim Duncan' has one wording; .* paraphrases"):
+        editor(lm, ASKED[:1])
+    for bad, match in (
+        ({"neurons": "both"}, "neurons 'both' is unknown; allowed: 'own', 'union', 'consistent'"),
+        ({"method": "LRP"}, "method 'LRP'"),
+        ({"cut": 0.0}, "cut 0.0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            KN(**bad)

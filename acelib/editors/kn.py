@@ -10,6 +10,13 @@ the tokens. The activation is the paper's, after the nonlinearity (the key, fc2'
 released code takes the one before it (the gate's, where there is one): "pre". Edits of a batch are
 located on the unedited model.
 
+Of a fact in several wordings (the edit's prompt and its paraphrases) the neurons are those of the
+prompt itself, as in KN; those of any wording; or those of
+
+    CAS(l, i) = beta_1 mean_q Attr_q(l, i) - beta_2 std_q Attr_q(l, i) > cut * max CAS
+
+over the wordings q (Consistency-Aware KN modification: Query Localization, Eq. 2 and 7).
+
 The released code (EasyEdit, after EleutherAI's) is not followed where it tokenises answers without
 their leading space, scores the later tokens of an answer at the position of the first and after the
 model's own guesses, takes m points from 0 to 1 as a mean (and with one point, the preset for Qwen,
@@ -20,23 +27,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 from torch import Tensor
-from transformers import DynamicCache
 
-from ..editing.keys import Batch, aligned
+from ..attribution.consistency import consistency_aware
+from ..attribution.integrated import (
+    Attribution,
+    integrated_gradients,
+    knowledge_neurons,
+    localize,
+)
 from ..editing.moments import Moments
 from ..editing.request import Request, check_lengths, request, requests
 from ..model.lm import LM
-from ..model.states import Site, chunked, hooked, read
+from ..model.states import chunked
 from ..model.update import Factors, Update
 from ..records import Edit
-from ..settings import settings
+from ..settings import Fraction, Listed, settings
 from .base import Editor
 
 
@@ -46,7 +57,7 @@ class KN(Editor):
 
     Raises ValueError, and leaves the model as it was, for settings out of range, no edit, edits
     that contradict or do not name one old answer (``target_true``), an answer that no neuron makes
-    likelier.
+    likelier, an edit without another wording where neurons of several are asked for.
     """
 
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2  #: share of the largest attribution
@@ -57,6 +68,11 @@ class KN(Editor):
     old: float | None = None
     #: lambda_2, for each token of the new answer; the paper has 8, and 1 for the old one
     new: float = 1.0
+    #: of the prompt itself; of any of its wordings; those that are consistent over them (CAS)
+    neurons: Literal["own", "union", "consistent"] = "own"
+    method: Literal["IG", "SIG", "AMIG"] = "IG"  #: of attribution
+    beta: Annotated[tuple[float, float], Listed] = (0.7, 0.3)  #: beta_1 and beta_2 of CAS
+    cut: Fraction = 0.3  #: share of the largest CAS
 
     @torch.inference_mode(False)
     def each(
@@ -65,12 +81,16 @@ class KN(Editor):
         """One Update for each group, every group as if it were alone, all in one batch."""
         # 1. The old answer of each request.
         olds, updates = _old_answers(groups), [Update() for _ in groups]
+        texts = {} if self.neurons == "own" else _wordings(groups)
         check_lengths(lm, olds)
         check_lengths(lm, [replace(r, target=old) for r, old in olds.items()])
         batch = list(olds)
 
         def locate(piece: range) -> list[Bool[Tensor, "layers d_mlp"]]:
-            return self._locate(lm, [(batch[i].prompt, olds[batch[i]]) for i in piece])
+            some = [batch[i] for i in piece]
+            if self.neurons == "own":
+                return self._locate(lm, [(r.prompt, olds[r]) for r in some])
+            return [self._located_together(lm, texts[r], olds[r]) for r in some]
 
         # 2. The neurons of all requests, on the model as it is.
         parts = chunked(locate, len(batch), 32)
@@ -91,16 +111,34 @@ class KN(Editor):
             for (prompt, _), ids in zip(pairs, answers, strict=True)
             for t, token in enumerate(ids)
         ]
-        scores = integrated_gradients(lm, rows, self.steps, self.activation).split(
-            [len(ids) for ids in answers]
+        if self.method == "IG":
+            scores = integrated_gradients(lm, rows, self.steps, self.activation).split(
+                [len(ids) for ids in answers]
+            )
+            means = [score.mean(0) for score in scores]
+        else:
+            prompts, olds = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+            means = list(localize(lm, prompts, olds, self._how))
+        for (prompt, answer), mean in zip(pairs, means, strict=True):
+            _check_attribution(mean, prompt, answer)
+        return [knowledge_neurons(mean, self.threshold) for mean in means]
+
+    def _located_together(
+        self, lm: LM, prompts: Sequence[str], answer: str
+    ) -> Bool[Tensor, "layers d_mlp"]:
+        """Whether each neuron is one of a fact, located by several wordings."""
+        scores = localize(lm, prompts, [answer] * len(prompts), self._how)
+        for prompt, score in zip(prompts, scores, strict=True):
+            _check_attribution(score, prompt, answer)
+        if self.neurons == "union":
+            return knowledge_neurons(scores, self.threshold).any(0)
+        return consistency_aware(scores, self.beta, self.cut)
+
+    @property
+    def _how(self) -> Attribution:
+        return Attribution(
+            method=self.method, steps=self.steps, activation=self.activation, tokens="mean"
         )
-        for (prompt, answer), score in zip(pairs, scores, strict=True):
-            if not (score.isfinite().all() and score.mean(0).max() > 0):
-                raise ValueError(
-                    f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is "
-                    "not finite"
-                )
-        return [score.mean(0) > self.threshold * score.mean(0).max() for score in scores]
 
     @torch.no_grad()
     def _write(
@@ -112,22 +150,42 @@ class KN(Editor):
         so_far: Update,
     ) -> Update:
         """The change of ``neurons``; what ``so_far`` erases is not erased again."""
-        E, dtype, factors = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32), {}
+        if self.mode == "update":
+            return value_update(lm, neurons, self._change(lm, old, new))
+        left = neurons.clone()
+        for layer, factors in so_far.factors.items():
+            left[layer] &= ~factors.right.any(1)
+        return value_update(lm, left)
+
+    def _change(self, lm: LM, old: list[int], new: list[int]) -> Float[Tensor, " d_model"]:
+        """What is added to a value vector: lambda_2 E[new] - lambda_1 E[old]."""
+        E, dtype = lm.embed.weight, torch.promote_types(lm.dtype, torch.float32)
         weight = self.old if self.old is not None else 2.0 if len(old) == 1 else 1.0
-        change = self.new * E[new].to(dtype).sum(0) - weight * E[old].to(dtype).sum(0)
-        for layer in neurons.any(1).nonzero()[:, 0].tolist():
-            mine = neurons[layer]
-            if self.mode == "update":
-                factors[layer] = Factors(change[:, None], mine[:, None].to(dtype))
-                continue
-            if layer in so_far.factors:
-                mine = mine & ~so_far.factors[layer].right.any(1)
-            at = mine.nonzero()[:, 0]
-            factors[layer] = Factors(
-                -lm.weight(layer)[:, at].to(dtype),
-                torch.eye(lm.d_mlp, dtype=dtype, device=at.device)[:, at],
-            )
-        return Update(factors)
+        return self.new * E[new].to(dtype).sum(0) - weight * E[old].to(dtype).sum(0)
+
+
+@torch.no_grad()
+def value_update(
+    lm: LM,
+    neurons: Bool[Tensor, "layers d_mlp"],
+    change: Float[Tensor, " d_model"] | None = None,
+) -> Update:
+    """The Update that adds ``change`` to the value vectors of some neurons, or erases them (None).
+
+    Source: Query Localization, Eq. 2.
+    """
+    dtype, factors = torch.promote_types(lm.dtype, torch.float32), {}
+    for layer in neurons.any(1).nonzero()[:, 0].tolist():
+        mine = neurons[layer]
+        if change is not None:
+            factors[layer] = Factors(change[:, None], mine[:, None].to(dtype))
+            continue
+        at = mine.nonzero()[:, 0]
+        factors[layer] = Factors(
+            -lm.weight(layer)[:, at].to(dtype),
+            torch.eye(lm.d_mlp, dtype=dtype, device=at.device)[:, at],
+        )
+    return Update(factors)
 
 
 def _old_answers(groups: Sequence[Sequence[Edit]]) -> dict[Request, str]:
@@ -153,92 +211,26 @@ def _old_answers(groups: Sequence[Sequence[Edit]]) -> dict[Request, str]:
     return olds
 
 
-@torch.inference_mode(False)
-def integrated_gradients(
-    lm: LM,
-    rows: Sequence[tuple[Sequence[int], int]],
-    steps: int = 20,
-    activation: str = "post",
-    budget: int = 256,
-) -> Float[Tensor, "rows layers d_mlp"]:
-    """Attr of every FFN neuron for a token after some others, by integrated gradients.
+def _wordings(groups: Sequence[Sequence[Edit]]) -> dict[Request, list[str]]:
+    """The prompt of each request and its paraphrases.
 
-    a/m sum_{k=1..m} of the gradient of the token's probability at (k/m) a.
-    rows: b pairs (token ids, next token).   steps: m.
-    activation: "post", fc2's input, or "pre", the output of fc1 (of the gate).
-    budget: scaled copies in one forward. Everything before the last position runs once for all
-    layers and copies.
-    In probability. Source: KN, Eq. 4 and 5.
+    Raises ValueError for an edit that has only one wording.
     """
-    batch = aligned(lm, [(ids, len(ids) - 1) for ids, _ in rows])
-    target = torch.tensor([token for _, token in rows], device=lm.device)
-    precision = torch.promote_types(lm.dtype, torch.float32)
-    scale = torch.arange(1, steps + 1, dtype=precision, device=lm.device) / steps
-    with torch.no_grad():
-        past, states = _until_last(lm, batch)
-    at, above = batch.at, [lm.above(layer) for layer in range(lm.n_layers)]
-
-    def attribute(layer: int, piece: range) -> Float[Tensor, "rows d_mlp"]:
-        # 1. What the FFN reads, and its activations, scaled.
-        many = torch.tensor(piece, device=lm.device).repeat_interleave(steps)
-        h = states["in", layer]
-        if not lm.family.parallel:
-            h = h + states["attn", layer]
-        h = lm.ffn_norm(layer)(h)
-        fc1 = getattr(lm.mlp(layer), lm.family.fc1[0])
-        a = states["key", layer] if activation == "post" else fc1(h)
-        x = (a[many] * scale.repeat(len(piece))[:, None].to(a)).detach().requires_grad_()
-        with torch.enable_grad():
-            # 2. The FFN's output with them.
-            if activation == "post":
-                ffn = lm.fc2(layer)(x)
-            else:
-                with hooked(fc1, lambda *_: x):
-                    ffn = lm.mlp(layer)(h[many])
-            hidden = (states["out", layer] - states["mlp", layer])[many] + ffn
-            # 3. The layers above, the probability of the token, and its gradient.
-            cache = DynamicCache(
-                [
-                    (k[many], v[many]) if i == 0 or i > layer else (None, None)
-                    for i, (k, v) in enumerate(past)
-                ]
-            )
-            last = above[layer](
-                inputs_embeds=hidden[:, None],
-                **batch.inputs(slice(at, None), many),
-                past_key_values=cache if at else None,
-                use_cache=bool(at),
-            ).last_hidden_state[:, 0]
-            p = lm.head(last).to(scale).softmax(-1).gather(1, target[many][:, None])
-            (gradient,) = torch.autograd.grad(p.sum(), x)
-        return a[list(piece)] * gradient.unflatten(0, (len(piece), steps)).mean(1)
-
-    per_layer = [
-        torch.cat(chunked(partial(attribute, layer), len(rows), max(1, budget // steps)))
-        for layer in range(lm.n_layers)
-    ]
-    return torch.stack(per_layer, 1)
+    texts: dict[Request, list[str]] = {}
+    for g, edits in enumerate(groups):
+        for edit in edits:
+            own = texts.setdefault(request(edit, "last", g), [edit.text])
+            own += [wording.replace("{}", edit.subject).rstrip() for wording in edit.paraphrases]
+            if len(set(own)) < 2:
+                raise ValueError(
+                    f"the edit of {edit.subject!r} has one wording; neurons of several wordings "
+                    "need paraphrases"
+                )
+    return {r: list(dict.fromkeys(own)) for r, own in texts.items()}
 
 
-def _until_last(
-    lm: LM, batch: Batch
-) -> tuple[list[tuple[Tensor, Tensor]], dict[tuple[str, int], Float[Tensor, "rows d"]]]:
-    """Keys and values of the positions before the lookup token, and the states at it."""
-    before, tail, past = slice(0, batch.at), slice(batch.at, None), DynamicCache()
-    if batch.at:
-        lm.stack(
-            input_ids=batch.ids[:, before],
-            **batch.inputs(before),
-            past_key_values=past,
-            use_cache=True,
+def _check_attribution(score: Float[Tensor, "layers d_mlp"], prompt: str, answer: str) -> None:
+    if not (score.isfinite().all() and score.max() > 0):
+        raise ValueError(
+            f"no neuron makes {answer!r} likelier after {prompt!r}, or an attribution is not finite"
         )
-    pairs = [(k, v) for k, v, *_ in past]
-    kinds = ("in", "attn", "key", "mlp", "out")
-    with read(lm, [Site(kind, layer) for kind in kinds for layer in range(lm.n_layers)]) as values:
-        lm.stack(
-            input_ids=batch.ids[:, tail],
-            **batch.inputs(tail),
-            past_key_values=past,
-            use_cache=bool(batch.at),
-        )
-    return pairs, {site: value[:, 0] for site, value in values.items()}

@@ -58,6 +58,7 @@ class Family:
     embed: str  #: token embedding, below the stack
     positions: str | None = None  #: learned position embedding, below the stack
     parallel: bool = False  #: attention and FFN read the same input (GPT-J)
+    attend: str = "interface"  #: what computes attention: transformers' interface, or a method
 
 
 LLAMA = Family(
@@ -99,6 +100,7 @@ FAMILIES = {
         norm="ln_f",
         embed="wte",
         parallel=True,
+        attend="_attn",
     ),
     "llama": LLAMA,
     "qwen3": LLAMA,

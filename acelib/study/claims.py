@@ -1,9 +1,10 @@
-"""Claims of the ACE paper beside what the chapters measured, and the verdicts of the intervals.
+"""Claims of the papers beside what the chapters measured, and the verdicts of the intervals.
 
-The claims are in ``data/paper/ace_claims.csv``. A chapter hands over in its check cell,
+The claims of each paper are in a file of ``data/paper``. A chapter hands over in its check cell,
 ``assert_table(measured({(claim, model): Mean, ...}), "03_ace_claims")``; that is read here. A claim
 names the chapter that tests it and a rule, "> 0", "< 10" or "1..2"; one that no chapter tests says
-so in place of the rule.
+so in place of the rule. A chapter that has not been executed yet has handed over nothing: its
+claims are not tested yet.
 """
 
 from __future__ import annotations
@@ -23,18 +24,23 @@ from .stats import POINTS, SHARE, Mean, unanimous_interval
 
 BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
 SUFFIX = "_claims"  #: of the name of a check in which a chapter hands over
-PAPER = {
-    "gptj": "GPT-J",
-    "qwen3": "Qwen3-8B",
-}  #: column of references in the list of claims -> model of the paper
+#: paper -> column of references in its list of claims -> model of the paper
+PAPERS = {
+    "ACE": {"gptj": "GPT-J", "qwen3": "Qwen3-8B"},
+    "Query Localization": {"gpt2": "GPT-2", "llama2": "LLaMA2-7b", "llama3": "LLaMA3-8b"},
+}
+FILES = {"ACE": "ace_claims", "Query Localization": "ql_claims"}  #: in ``data/paper``
+PAPER = PAPERS["ACE"]  #: whose models the reference models stand for
+WAITING = "not tested yet"  #: in place of a verdict
 
 
 def claims_list() -> pd.DataFrame:
-    """The claims by id, in the paper's order.
+    """The claims of all papers by id, each paper's in its order.
 
-    Columns: section, claim, quantity, unit, rule, chapter, models, published values, why.
+    Columns: paper, section, claim, quantity, unit, rule, chapter, models, published values, why.
     """
-    return published("ace_claims").set_index("id")
+    lists = [published(file).assign(paper=paper) for paper, file in FILES.items()]
+    return pd.concat(lists).fillna("").set_index("id")
 
 
 def counterparts(hosts: Mapping[str, LM]) -> dict[str, str | None]:
@@ -168,8 +174,8 @@ def quoted(reference: str, model: str) -> str:
     """A published value as printed, a difference of two, or several; "" for no reference.
 
     reference: "ace_13", a number of the running text; "2 editor=ACE n_edits=all", the one value of
-    Table 2 in that row of ``model`` ("column=ffn" names a column other than "value"); "a - b";
-    "a; b"; "a; b -> c; d".
+    Table 2 of ACE in that row of ``model`` ("column=ffn" names a column other than "value");
+    "ql_table_02 metric=Gen ...", of another paper's table; "a - b"; "a; b"; "a; b -> c; d".
     Returns "9.44", "28; 16; 33" or "28, 16 → 6, 4".
     Raises ValueError unless a reference means one value.
     """
@@ -192,13 +198,14 @@ def _quoted(term: str, model: str) -> str:
     """One value: ``quoted`` without differences and lists."""
     number, *conditions = re.split(r" (?=\w+=)", term)
     column = "value"
-    if number.isdigit():
-        rows, want = published(int(number)), dict(words.split("=", 1) for words in conditions)
+    if text := re.fullmatch(r"([a-z]+)_\d+", number):
+        rows, want = published(f"{text[1]}_inline"), {"id": number}
+    else:
+        table = int(number) if number.isdigit() else number
+        rows, want = published(table), dict(words.split("=", 1) for words in conditions)
         column = want.pop("column", column)
         if "model" in rows:
             want["model"] = model
-    else:
-        rows, want = published("ace_inline"), {"id": number}
     for name, value in want.items():
         rows = rows[rows[name].astype(str) == value]
     if len(rows) != 1:
@@ -207,15 +214,16 @@ def _quoted(term: str, model: str) -> str:
 
 
 def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Every claim: where, what, published and measured by model, verdict, why.
+    """Every claim: paper, where, what, published and measured by model, verdict, why.
 
-    values: ``kept_values``.
+    values: ``kept_values``. Published columns are those of the claim's paper, nan in the others.
     Raises ValueError naming the first claim that a chapter should have measured on a model and did
-    not.
+    not; a chapter that has handed over nothing has not run yet.
     """
-    lines = {}
-    for claim, of in claims_list().iterrows():
-        models = of.models.split("; ") if of.chapter else []
+    known, lines = claims_list(), {}
+    run = {known.chapter[claim] for claim, _ in values}
+    for claim, of in known.iterrows():
+        models = of.models.split("; ") if of.chapter in run else []
         if missing := [model for model in models if (claim, model) not in values]:
             raise ValueError(
                 f"claim {claim!r} has no value for {missing[0]!r}; chapter {of.chapter} hands it "
@@ -225,17 +233,21 @@ def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
         differ = len(set(each.values())) > 1
         apart = [f"{model}: {result}" for model, result in each.items()] if differ else []
         lines[claim] = {
+            "paper": of.paper,
             "section": of.section,
             "claim": of.claim,
             "chapter": of.chapter,
             "quantity": of.quantity,
             "unit": of.unit,
-            **{f"published {name}": quoted(of[column], name) for column, name in PAPER.items()},
+            **{
+                f"published {name}": quoted(of[column], name)
+                for column, name in PAPERS[of.paper].items()
+            },
             **{
                 f"measured {model}": values.get((claim, model))
                 for model in ("gptj-mini", "qwen3-mini", "both")
             },
-            "verdict": overall(each) if each else of.rule,
+            "verdict": overall(each) if each else WAITING if of.chapter else of.rule,
             "why": ". ".join([*apart, *filter(None, [of.why])]),
         }
     return pd.DataFrame.from_dict(lines, orient="index")

@@ -43,6 +43,7 @@ LEADS = {  #: chapter -> the claim that stands for it
     "appendix_j_alphaedit": "alphaedit_backbone",
     "appendix_l_robustness": "counterfactual_edits",
     "appendix_m_derivation": "importance_is_additive",
+    "companion_query_localization": "ql_c10",
 }
 MODELS = ("gptj-mini", "qwen3-mini")
 Values = Mapping[tuple[str, str], Mean]  #: by claim and model, as ``claims.kept_values`` gives them
@@ -77,15 +78,30 @@ def tally(rows: pd.DataFrame) -> str:
 
 def verdict_numbers(rows: pd.DataFrame) -> dict:
     """How many claims there are, how many are tested in how many chapters, and their verdicts."""
-    tested = rows[rows.chapter != ""]
+    tested = rows[(rows.chapter != "") & (rows.verdict != claims.WAITING)]
     return {
         "claims": len(rows),
         "tested": len(tested),
         "chapters": tested.chapter.nunique(),
         "tally": tally(tested),
         "untestable": int((rows.verdict == "cannot be tested here").sum()),
-        "untested": int((rows.verdict == "not tested yet").sum()),
+        "untested": int((rows.verdict == claims.WAITING).sum()),
     }
+
+
+def papers(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The claims of each paper, without columns that only others have."""
+    return {str(paper): part[_columns(part)] for paper, part in rows.groupby("paper", sort=False)}
+
+
+def _columns(part: pd.DataFrame) -> list[str]:
+    """All columns but the published ones of other papers."""
+    return [name for name in part if not name.startswith("published ") or part[name].notna().any()]
+
+
+def by_paper(rows: pd.DataFrame) -> dict[str, str]:
+    """``tally`` of each paper's claims that are tested; "none is tested yet" if there are none."""
+    return {paper: tally(part) or "none is tested yet" for paper, part in papers(rows).items()}
 
 
 def selection(rows: pd.DataFrame, only: Sequence[str] = ()) -> pd.DataFrame:
@@ -129,7 +145,8 @@ def leads(rows: pd.DataFrame) -> dict[str, dict]:
     ("" if it has only the one).
     """
     lines = {}
-    for chapter, part in rows[rows.chapter != ""].groupby("chapter"):
+    told = rows[(rows.chapter != "") & (rows.verdict != claims.WAITING)]
+    for chapter, part in told.groupby("chapter"):
         claim = rows.loc[LEADS.get(str(chapter), part.index[0])]
         measured = {name: claim[f"measured {name}"] for name in MODELS}
         lines[str(chapter)] = {

@@ -44,7 +44,7 @@ def _about(claim: pd.Series, published: bool) -> dict:
     if published:
         row |= {
             ("published", name): claims.quoted(claim[column], name) or "–"
-            for column, name in claims.PAPER.items()
+            for column, name in claims.PAPERS[claim.paper].items()
         }
     return row
 
