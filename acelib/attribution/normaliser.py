@@ -32,7 +32,7 @@ from torch import Tensor
 from .reader import Place, Reader, Targets, gain
 
 SIZES = (256, 1024, 4096)  #: likeliest tokens added up as they are, one of these
-FAR = 64  #: tokens farthest from the mean row that are always among them
+FAR = 4  #: for so many of them, one of the tokens farthest from the mean row
 BLOCK = 4096  #: rows of the head at a time
 SLACK = 16  #: roundings of the second moment that its bound allows for
 
@@ -51,8 +51,8 @@ class Head:
     rows: Float[Tensor, "vocab d_model"]
     mean: Float[Tensor, " d_model"]
     moment: Float[Tensor, "d_model d_model"]  #: sum of (e - mean)(e - mean)^T
-    far: Int[Tensor, " far"]  #: tokens farthest from the mean
-    radius: float  #: greatest distance from the mean among the other tokens
+    order: Int[Tensor, " vocab"]  #: tokens, the farthest from the mean row first
+    distance: Float[Tensor, " vocab"]  #: theirs from the mean row
 
     @property
     def rounding(self) -> float:
@@ -70,9 +70,8 @@ def head_of(reader: Reader) -> Head:
         centred = block.to(dtype) - mean
         moment.addmm_(centred.T, centred)
         lengths.append(centred.norm(dim=1))
-    length, order = torch.cat(lengths).sort(descending=True)
-    n_far = min(FAR, len(rows) // 2)
-    return Head(rows, mean, moment, order[:n_far], float(length[n_far]))
+    distance, order = torch.cat(lengths).sort(descending=True)
+    return Head(rows, mean, moment, order, distance)
 
 
 def _expected_rows(head: Head, p: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch d_model"]:
@@ -97,7 +96,7 @@ def bounded_gain(
     (units, d).   budget: numbers held at a time for each k, and for the vocabulary.
     """
     logits = places.logits.to(head.moment.dtype)
-    sizes = [k for k in SIZES if k < len(head.rows) - len(head.far)]
+    sizes = [k for k in SIZES if k + k // FAR < len(head.rows)]
     scores, errors, left = [], [], []
     mus = _expected_rows(head, logits.softmax(-1))
     scales = places.scale.expand(*logits.shape[:2], 1)
@@ -110,12 +109,12 @@ def bounded_gain(
         for row in range(len(mu)):
             own, tokens = pushes.row(row), _Tokens(head, logits[layer, row], mu[row], sizes)
             # 1. The place in ``sizes`` of the smallest k that proves the tolerance.
-            rests = [own.rest(*tokens.outside(i), own.squares) for i in range(len(sizes))]
+            rests = [own.rest(tokens.left(i), own.squares) for i in range(len(sizes))]
             proofs = [rest <= tolerance for rest in rests] + [torch.ones_like(own.a) > 0]
             choice = torch.stack(proofs).int().argmax(0)
             # 2. Neurons of the same k together.
             for i, k in enumerate(sizes):
-                for units in _chunks(choice == i, budget // (k + len(head.far))):
+                for units in _chunks(choice == i, budget // (k + k // FAR)):
                     kl, error[row, units] = tokens.part(own, units, i)
                     score[row, units] -= kl
             # 3. What none proves.
@@ -166,7 +165,6 @@ class _Pushes:
     drift: Float[Tensor, "*batch units"]  #: q . (mu - mean row)
     squares: Float[Tensor, "*batch units"]  #: sum over all tokens of x^2, at least
     length: Float[Tensor, "*batch units"]  #: |q|
-    radius: float
 
     def along(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch units"]:
         """q . x, x one vector a row."""
@@ -182,17 +180,17 @@ class _Pushes:
         """Those of one row of the batch."""
         parts = (self.g, self.drift, self.squares, self.length)
         b = None if self.b is None else self.b[row]
-        return _Pushes(self.a[row], b, self.u, *(part[row] for part in parts), self.radius)
+        return _Pushes(self.a[row], b, self.u, *(part[row] for part in parts))
 
     def rest(
-        self, most: Tensor, mass: Tensor, squares: Tensor, units: Tensor | slice = slice(None)
-    ) -> Tensor:
+        self, left: _Left, squares: Tensor, units: Tensor | slice = slice(None)
+    ) -> Float[Tensor, " some"]:
         """Upper bound of sum_R p g(x) of one row's ``units``.
 
-        most, mass: greatest and summed probability of R.   squares: sum_R x^2, at least.
+        squares: their sum_R x^2, at least.
         """
-        reach, drift = self.length[units] * self.radius, self.drift[units]
-        squared = torch.minimum(most * squares, mass * (reach + drift.abs()).square())
+        reach, drift = self.length[units] * left.radius, self.drift[units]
+        squared = torch.minimum(left.most * squares, left.mass * (reach + drift.abs()).square())
         return _phi((reach - drift).clamp(min=0)) / 2 * squared
 
 
@@ -218,7 +216,7 @@ def _pushes(
 
     length = quadratic(u, g).sqrt()
     squares = quadratic(u @ head.moment, g @ head.moment) + head.rounding * length.square()
-    pushes = _Pushes(a, b, u, g, torch.zeros_like(a), squares, length, head.radius)
+    pushes = _Pushes(a, b, u, g, torch.zeros_like(a), squares, length)
     drift = pushes.along(mu - head.mean)
     return replace(pushes, drift=drift, squares=squares + len(head.rows) * drift.square())
 
@@ -229,6 +227,14 @@ def _phi(b: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------- what is added up
+
+
+class _Left(NamedTuple):
+    """What is known of the tokens R that are not added up."""
+
+    most: Float[Tensor, ""]  #: greatest probability
+    mass: Float[Tensor, ""]  #: sum of their probabilities
+    radius: Float[Tensor, ""]  #: greatest distance from the mean row
 
 
 class _Tokens:
@@ -247,27 +253,30 @@ class _Tokens:
         """Probability of all other tokens."""
         return self.p.index_fill(0, inside, 0.0).sum()
 
-    def outside(self, i: int) -> tuple[Tensor, Tensor]:
-        """Greatest and summed probability of all but the ``sizes[i]`` likeliest."""
-        return self.most[i], self.mass[i]
+    def left(self, i: int) -> _Left:
+        """All but the ``sizes[i]`` likeliest and the farthest, which its mass still holds."""
+        radius = self.head.distance[self.sizes[i] // FAR]
+        return _Left(self.most[i], self.mass[i], radius)
 
     def part(self, own: _Pushes, units: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """KL(p || p') of ``units`` and its error, ``sizes[i]`` tokens added up."""
         # 1. The likeliest tokens and those far from the mean row.
-        best, far = self.order[: self.sizes[i]], self.head.far
+        k, left = self.sizes[i], self.left(i)
+        best, far = self.order[:k], self.head.order[: k // FAR]
         inside = torch.cat([best, far[~torch.isin(far, best)]])
         rows, p = self.head.rows.index_select(0, inside).to(self.p.dtype), self.p[inside]
         # 2. What they add up to, and what is left of the squares.
-        u = own.u[units]
+        u = own.u.index_select(0, units)
         x = (u @ rows.T).sub_((u @ self.mu)[:, None]).mul_(own.a[units, None])
         if own.b is not None:
             x += own.b[units, None] * (rows @ own.g - self.mu @ own.g)
-        known = (x.expm1() - x) @ p
         squares = (own.squares[units] - torch.linalg.vector_norm(x, dim=1).square()).clamp(min=0)
+        first = x @ p
+        known = (x.expm1_() @ p - first).clamp(min=0)
         # 3. The rest: at most, and at its mean probability.
-        mass = self._outside(inside)
-        most = own.rest(self.most[i], mass, squares, units)
-        guess = torch.minimum(mass / (len(self.p) - len(inside)) / 2 * squares, most)
+        left = left._replace(mass=self._outside(inside))
+        most = own.rest(left, squares, units)
+        guess = torch.minimum(left.mass / (len(self.p) - len(inside)) / 2 * squares, most)
         low, middle, high = (value.log1p() for value in (known, known + guess, known + most))
         return middle, torch.maximum(high - middle, middle - low)
 
