@@ -144,13 +144,15 @@ def test_the_second_moment_is_that_of_the_rows(tiny):
     assert bool((head.distance.diff() <= 0).all())
 
 
-def test_phi_bounds_the_exponential():
+@pytest.mark.parametrize("b", (0.0, 1e-6, 0.01, 0.049, 0.051, 1.0, 9.0))
+def test_phi_bounds_the_exponential(b):
     """e^x - 1 - x <= phi(b) x^2 / 2 for all x <= b, and phi is its least such factor."""
-    for b in (0.0, 1e-6, 0.01, 0.049, 0.051, 1.0, 9.0):
-        phi = normaliser._phi(torch.tensor([b], dtype=torch.float64))
-        x = torch.linspace(-30, b, 4001, dtype=torch.float64)
-        assert bool((x.expm1() - x <= phi * x.square() / 2 * (1 + 1e-9) + 1e-15).all())
-        assert b < 0.05 or float(phi) == pytest.approx(2 * (x[-1].expm1() - b) / b**2, rel=1e-6)
+    phi = normaliser._phi(torch.tensor([b], dtype=torch.float64))
+    x = torch.cat([torch.linspace(-30, b, 4001, dtype=torch.float64), phi.new_tensor([b])])
+    assert bool((x.expm1() - x <= phi * x.square() / 2 * (1 + 1e-9) + 1e-15).all())
+    assert b < 0.05 or float(phi) == pytest.approx(
+        2 * float(x[-1:].expm1() - x[-1:]) / b**2, rel=1e-6
+    )
 
 
 def test_a_bad_tolerance_is_named(tiny):

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .reader import Place, Reader, Targets, gain
+from .reader import Place, Reader, Targets, gain_of
 
 SIZES = (256, 1024, 4096)  #: likeliest tokens added up as they are, one of these
 FAR = 4  #: for so many of them, one of the tokens farthest from the mean row
@@ -98,7 +98,8 @@ def bounded_gain(
     logits = places.logits.to(head.moment.dtype)
     sizes = [k for k in SIZES if k + k // FAR < len(head.rows)]
     scores, errors, left = [], [], []
-    mus = _expected_rows(head, logits.softmax(-1))
+    p = logits.softmax(-1)
+    mus = _expected_rows(head, p)
     scales = places.scale.expand(*logits.shape[:2], 1)
     for layer, (amounts, vectors) in enumerate(pushed):
         place = Place(places.centred[layer], scales[layer], places.raw[layer], places.logits[layer])
@@ -107,7 +108,7 @@ def bounded_gain(
         score = pushes.along(head.rows[targets].to(mu.dtype) - mu)
         error = torch.zeros_like(score)
         for row in range(len(mu)):
-            own, tokens = pushes.row(row), _Tokens(head, logits[layer, row], mu[row], sizes)
+            own, tokens = pushes.row(row), _Tokens(head, p[layer, row], mu[row], sizes)
             # 1. The place in ``sizes`` of the smallest k that proves the tolerance.
             rests = [own.rest(tokens.left(i), own.squares) for i in range(len(sizes))]
             proofs = [rest <= tolerance for rest in rests] + [torch.ones_like(own.a) > 0]
@@ -124,7 +125,7 @@ def bounded_gain(
         errors.append(error)
     # 4. The neurons left, of all layers together, over the whole vocabulary.
     found = Bounded(torch.stack(scores, 1), torch.stack(errors, 1))
-    _fill(found.scores, left, head, logits, targets, budget)
+    _fill(found.scores, left, head, logits, p, targets, budget)
     return found
 
 
@@ -133,6 +134,7 @@ def _fill(
     left: Sequence[tuple[int, int, Tensor, Tensor]],
     head: Head,
     logits: Float[Tensor, "layers batch vocab"],
+    p: Float[Tensor, "layers batch vocab"],
     targets: Targets,
     budget: int,
 ) -> None:
@@ -147,8 +149,11 @@ def _fill(
         max(1, budget // len(head.rows))
     ):
         at, who = layer[some], row[some]
-        change = (q[some].to(head.rows.dtype) @ head.rows.T).to(q.dtype)[:, None]
-        scores[who, at, units[some]] = gain(logits[at, who], change, targets[who])[:, 0]
+        change = (q[some].to(head.rows.dtype) @ head.rows.T).to(q.dtype)
+        # A sum in pairs: an inner product as long as the vocabulary would lose digits.
+        moved = change.expm1().mul_(p[at, who]).sum(-1, keepdim=True)
+        done = gain_of(logits[at, who], change[:, None], targets[who], moved)
+        scores[who, at, units[some]] = done[:, 0]
 
 
 # ---------------------------------------------------------------------- what is pushed
@@ -240,9 +245,9 @@ class _Left(NamedTuple):
 class _Tokens:
     """One row's tokens, the likeliest first."""
 
-    def __init__(self, head: Head, logits: Tensor, mu: Tensor, sizes: Sequence[int]):
+    def __init__(self, head: Head, p: Tensor, mu: Tensor, sizes: Sequence[int]):
         self.head, self.mu, self.sizes = head, mu, sizes
-        self.p = logits.to(mu.dtype).softmax(-1)
+        self.p = p
         likeliest, self.order = self.p.topk(max(sizes, default=0) + 1)
         self.most = likeliest[list(sizes)]
         # From the least upwards: a difference from 1 would lose a small tail.

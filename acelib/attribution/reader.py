@@ -99,8 +99,18 @@ def gain(
     log p_w(after) - log p_w(before) = c_w - log(1 + sum_j p_j (e^{c_j} - 1)), c the change; where
     the sum is not small, two log-softmaxes instead.
     """
-    rows = torch.arange(len(logits), device=logits.device)
     moved = (change.expm1() @ logits.softmax(-1)[..., None])[..., 0]
+    return gain_of(logits, change, targets, moved)
+
+
+def gain_of(
+    logits: Float[Tensor, "batch vocab"],
+    change: Float[Tensor, "batch units vocab"],
+    targets: Targets,
+    moved: Float[Tensor, "batch units"],
+) -> Float[Tensor, "batch units"]:
+    """``gain``, given moved = sum_j p_j (e^{c_j} - 1)."""
+    rows = torch.arange(len(logits), device=logits.device)
     score = change[rows, :, targets] - moved.log1p()
     row, k = (~(moved.abs() < 0.5)).nonzero(as_tuple=True)
     if len(row):
