@@ -31,6 +31,7 @@ SMALL = dict(
     covariance=dict(n=8, layers=(0, 2)),
     attribution=dict(n=2, sample=20),
     each=dict(n=3, layers=(1, 2), steps=4),
+    vocabulary=dict(sizes=(400, 9000), layers=1, n=1),
 )
 
 
@@ -111,7 +112,7 @@ def test_bench_runs_what_is_named(tiny, monkeypatch):
         "update, factor cached",
         "update, the first one",
     ]
-    assert len(speed.bench()) == 13 and len(speed.bench(["editors", "update"])) == 12
+    assert len(speed.bench()) == 15 and len(speed.bench(["editors", "update"])) == 12
     assert set(GROUPS["editors"]) < set(BENCHMARKS)
 
 

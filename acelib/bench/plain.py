@@ -168,7 +168,12 @@ def keys_and_values(
         )
         values = _read(lm, [(r.prompt, r.end) for r in given], Site("out", layers[-1]), rows)
         found.append(
-            (torch.einsum("npm,p->mn", keys.unflatten(0, (-1, len(prefixes))), weights), values.T)
+            (
+                torch.einsum(
+                    "npm,p->mn", keys.to(weights).unflatten(0, (-1, len(prefixes))), weights
+                ),
+                values.T,
+            )
         )
     return found
 
@@ -209,3 +214,32 @@ def scores(
             - say(h, words[row])
         )
     return torch.stack(gains)
+
+
+@torch.no_grad()
+def queries(
+    lm: LM,
+    ids: Tensor,
+    mask: Tensor,
+    values: Tensor,
+    neurons: Sequence[tuple[int, int, int]],
+    n: int = 100,
+) -> Tensor:
+    """Q of FFN neurons (prompt, layer, index), one inner product at a time; right-padded prompts.
+
+    values: FFN value scores (b, l, m), of which each prompt's n greatest are the later neurons.
+    Source: ACE Eq. 10.
+    """
+    with read(lm, [Site("key", layer) for layer in range(lm.n_layers)]) as seen:
+        lm.stack(input_ids=ids, attention_mask=mask, use_cache=False)
+    scores = []
+    for row, layer, j in neurons:
+        end = int(mask[row].sum()) - 1
+        v = seen[Site("key", layer)][row, end, j] * lm.weight(layer)[:, j]
+        score = v.new_zeros((), dtype=torch.float64)
+        for place in values[row].flatten().topk(min(n, values[row].numel())).indices.tolist():
+            later, k = divmod(place, lm.d_mlp)
+            if later > layer:
+                score += values[row, later, k] * (v @ lm.subkeys(later)[k])
+        scores.append(score)
+    return torch.stack(scores)

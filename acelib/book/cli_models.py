@@ -355,15 +355,33 @@ def ablate(
         "this machine.",
         "bench",
         "bench targets update",
+        "bench --shape gpt-j-6b --dtype float16",
     )
 )
 def bench(
     what: Annotated[
         list[str] | None, typer.Argument(help="Names of benchmarks; all if not given.")
     ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", help="Instead: random weights of gpt-j-6b or qwen3-8b."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of a shape's weights: float32, float16, bfloat16.")
+    ] = "float32",
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Of a shape; default: the accelerator if there is one."),
+    ] = None,
 ):
-    from ..bench import speed as benchmarks
+    from ..bench import full_size, speed
+    from ..bench.shapes import dtype_named
 
+    if shape and what:
+        raise ValueError(f"benchmarks {', '.join(what)} and a shape: give one of the two")
     with bar("benchmarks") as tell:
-        rows = benchmarks.bench(what or (), tell)
+        if shape:
+            rows = full_size.full_size(shape, dtype_named(dtype), device, progress=tell)
+        else:
+            rows = speed.bench(what or (), tell)
     say(timings_table(rows))

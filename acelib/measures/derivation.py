@@ -22,11 +22,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
 from ..attribution.layers import questions
+from ..attribution.reader import Reader, gain
 from ..attribution.scores import (
-    Reader,
     addends,
     first_tokens,
-    gain,
     states_at_last,
     value_scores,
 )
