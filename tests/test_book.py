@@ -139,7 +139,7 @@ def test_conda_users_get_the_same():
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]["pip"]
     assert python == "python" + PROJECT["requires-python"] and pip == [
         "-c constraints.txt",
-        "-e .[book,test]",
+        "-e .[book,real,test]",
     ]
 
 

