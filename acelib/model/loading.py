@@ -32,6 +32,7 @@ from .start import with_start
 
 SHIPPED = ROOT / "data" / "models"
 FLOATS = {"F16", "BF16", "F32", "F64"}  #: types of weights that can be edited, as files name them
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 LONGEST = "max_position_embeddings"
 
@@ -99,6 +100,13 @@ def _source(name: str) -> str:
     if fetch.is_name(name) and not Path(name).is_dir():
         return str(fetch.located(name))
     return name
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The type of weights of a name. Raises ValueError for another one."""
+    if name not in DTYPES:
+        raise ValueError(f"dtype {quoted(name)} is unknown; allowed: {', '.join(DTYPES)}")
+    return getattr(torch, name)
 
 
 class Refused(ValueError):

@@ -135,8 +135,16 @@ def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
     """``n`` (or a few more) identification cases of which the model recalls every fact.
 
     As many with one edit as with two, three, four.
+    Raises ValueError if it recalls all facts of none: there would be nothing to search on.
     """
-    return balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
+    drawn = make_cases(world, "identification", 6 * n, seed)
+    cases = balanced(known_cases(lm, drawn), -(-n // 4))
+    if not cases:
+        raise ValueError(
+            f"{lm.name} recalls all facts of none of {len(drawn)} identification cases, so that "
+            "no settings can be searched on them; ask for more cases"
+        )
+    return cases
 
 
 def draw(candidates: Mapping[str, Sequence], n: int, seed: int = 0) -> list[tuple[str, Any]]:
@@ -205,15 +213,17 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
     return trials
 
 
-def keep_presets(trials: pd.DataFrame, path: Path) -> dict[str, Any]:
+def keep_presets(trials: pd.DataFrame, path: Path, fingerprint: str = "") -> dict[str, Any]:
     """Write the best trial of each editor as its preset into a TOML file, in one step.
+
+    fingerprint: of the model, by which ``preset`` finds them.
 
     What the file holds of other editors stays, and so do its comments.
     Returns the editors by name, with the settings written.
     """
     best = trials.loc[trials.groupby("editor", sort=False).score.idxmax()]
     editors = {row.editor: parse(row.editor, row.settings) for row in best.itertuples()}
-    presets.save(editors, path)
+    presets.save(editors, path, fingerprint)
     return editors
 
 
