@@ -59,7 +59,7 @@ def load(
     missing, too many, not finite or no floating-point numbers; for a tokenizer that gives no tokens
     or more than the model embeds.
     """
-    source = _source(name)
+    source = source_of(name)
     try:
         # 1. What it says it is, before anything large is read.
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -93,7 +93,7 @@ def load(
     return LM(model, cast(PreTrainedTokenizerFast, tokenizer), name, ancestors_of(folder), natural)
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """The folder of a model that is shipped or fetched, or its name as it is."""
     if name in shipped():
         return str(SHIPPED / name)
