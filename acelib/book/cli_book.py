@@ -33,7 +33,7 @@ app = typer.Typer()
         "run 09_real_model --dry-run",
     ),
 )
-def run(
+def run(  # noqa: PLR0913 - options
     chapters: Annotated[
         list[str] | None, typer.Argument(help="Names of chapters, e.g. 03_ace.")
     ] = None,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model.shape import Shape, shape_of
+from .real_model import N_NOISE, coarse_step
 
 PARAMETERS = 134_515_008  #: of the model that was timed
 RATE = 60e9  #: floating-point operations a core-second there
@@ -68,13 +69,13 @@ def parts(parameters: Mapping[str, Any], shape: Shape) -> list[Part]:
     n_facts = p["n_facts"] or N_FACTS
     n_known = round(KNOWN * n_facts)
     located = min(N_CATEGORIES - 1, n_known) * p["n_located"]
-    judged = EACH["question recalled"] * (p["n_judged"] + 60)
+    judged = EACH["question recalled"] * (2 * p["n_located"] + 60)
     conditions = (N_CATEGORIES - 1) * len(p["shares"]) * (1 + 2 * p["n_random"])
     editors = sum(EDITOR.get(name, 7.0) for name in p["editors"])
     rounds = 1 + len(p["editors"])
-    coarse = len(range(0, shape.n_layers, p["step"]))
+    coarse = len(range(0, shape.n_layers, coarse_step(shape.n_layers)))
     per_pair = (coarse + 1) ** 2 * EACH["pair judged"]
-    tracing = 3 * p["n_noise"] * EACH["fact, kind and noise sample traced"]
+    tracing = 3 * N_NOISE * EACH["fact, kind and noise sample traced"]
     in_grid = p["n_grid"] * (2 * coarse * EACH["layer searched"] + per_pair)
     planned = [
         ("known", n_facts, "facts", n_facts * EACH["fact in three forms"]),

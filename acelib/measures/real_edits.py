@@ -127,22 +127,22 @@ def grid(
     known: Worlds,
     *,
     n_grid: int,
-    step: int,
+    steps: Mapping[str, int],
     n_kept: int,
     seed: int,
 ) -> Experiment:
-    """Every pair of a query and a value layer of a coarse set, ``step`` layers apart, on cases of
-    two known facts with one edit; as in ``grid``, but judged by forced answers.
+    """Every pair of a query and a value layer of a coarse set, by model so many layers apart, on
+    cases of two known facts with one edit; as in ``grid``, but judged by forced answers.
 
     Rows, one per pair, ``NONE`` for a role that is not written: query, value, efficacy, direct (the
     new answer to a direct question behind demonstrations), log_p (its log-probability, nats), kept.
     Raises ValueError for a step below 1.
     """
-    if step < 1:
-        raise ValueError(f"layers {step} apart: at least 1")
+    if wrong := [step for step in steps.values() if step < 1]:
+        raise ValueError(f"layers {wrong[0]} apart: it must be at least 1")
     series = []
     for model, lm in hosts.items():
-        pmet = replace(preset("PMET", lm), layers=tuple(range(0, lm.n_layers, step)))
+        pmet = replace(preset("PMET", lm), layers=tuple(range(0, lm.n_layers, steps[model])))
         both = ACE(
             value=replace(pmet, position="last"),
             query=replace(pmet, position="subject_last"),
