@@ -25,7 +25,7 @@ EARLY, LATE = (0.13, 0.25), (0.83, 0.90)
 ROME_AT, FT_AT = 0.17, 0.17
 #: lambda of MEMIT and PMET on GPT-J, whose FFN has 16,384 neurons
 MEMIT_WEIGHT, PMET_WEIGHT = 15_000.0, 6_000.0
-SEARCH = dict(steps=20, lr=0.5)
+SEARCH: dict[str, Any] = dict(steps=20, lr=0.5)
 
 
 def derived(editor: str, lm: LM) -> Any:

@@ -96,8 +96,8 @@ def edits(
 ) -> Experiment:
     """``real_edits.experiment``."""
     some = known_worlds(hosts, world, n_facts=n_facts, seed=seed)
-    sizes = dict(n_cases=n_cases, n_kept=N_KEPT, hops=HOPS)
-    return real_edits.experiment(hosts, some, editors=editors, seed=seed, **sizes)
+    sizes = dict(n_cases=n_cases, n_kept=N_KEPT, seed=seed)
+    return real_edits.experiment(hosts, some, editors=editors, hops=HOPS, **sizes)
 
 
 def claim_values(

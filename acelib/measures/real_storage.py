@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -93,7 +94,7 @@ def questions(lm: LM, known: World, n: int, seed: int) -> dict[str, dict[str, An
     items = {}
     for name, pool in pools.items():
         drawn = Random(f"{seed}/{name}").sample(pool, min(len(pool), 6 * n))
-        if some := known_items(lm, drawn, tuple)[:n]:
+        if some := known_items(lm, drawn, itemgetter(0, 1))[:n]:
             items[name] = {"questions": name, "asked": tuple(some)}
     return items
 

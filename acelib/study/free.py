@@ -117,7 +117,7 @@ def judge(
     # 2. Multi-hop questions, with thoughts and at once.
     shown = [shots.shown_chains(known, _taken(case), protocol.n_shots) for case in cases]
     think = partial(_thoughts, max_new_tokens=protocol.thought_tokens)
-    asked = {
+    asked: dict[str, list[Asked]] = {
         name: [[(form(known, s, q), ()) for q in c.questions] for c, s in pairs]
         for name, form, pairs in (
             ("thoughts", shots.with_thoughts, list(zip(cases, shown, strict=True))),

@@ -26,9 +26,11 @@ from ..editing.search import Objective
 from ..editors import ACE, EDITORS, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, presets
 from ..editors.ft import Loss
 from ..files import replacing
+from ..model.answers import known_items
 from ..model.lm import LM
 from ..records import Case, quoted
-from ..world.cases import make_cases
+from ..world.cases import all_cases, make_cases
+from ..world.wording import single_hop
 from ..world.world import World
 from .experiments import balanced, comparison, known_cases, run
 from .judge import Protocol
@@ -134,15 +136,20 @@ def editors_named(editors: str = "") -> list[str]:
 def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
     """``n`` (or a few more) identification cases of which the model recalls every fact.
 
-    As many with one edit as with two, three, four.
+    As many with one edit as with two, three, four. Of a model that learned from natural text they
+    are made of the facts that it knows: it would know all facts of hardly any other.
     Raises ValueError if it recalls all facts of none: there would be nothing to search on.
     """
-    drawn = make_cases(world, "identification", 6 * n, seed)
-    cases = balanced(known_cases(lm, drawn), -(-n // 4))
+    if lm.natural:
+        facts = tuple(known_items(lm, world.facts, partial(single_hop, world)))
+        cases = all_cases(replace(world, facts=facts), ("identification",), n, seed)
+    else:
+        drawn = make_cases(world, "identification", 6 * n, seed)
+        cases = balanced(known_cases(lm, drawn), -(-n // 4))
     if not cases:
         raise ValueError(
-            f"{lm.name} recalls all facts of none of {len(drawn)} identification cases, so that "
-            "no settings can be searched on them; ask for more cases"
+            f"{lm.name} recalls all facts of no identification case, so that no settings can be "
+            "searched on them; ask for more cases"
         )
     return cases
 

@@ -74,7 +74,7 @@ def all_cases(
     shapes = [(hops, edits) for hops, edits in product(n_hops, n_edits) if 1 <= edits <= hops]
     if not shapes:
         raise ValueError(f"no case has {tuple(n_hops)} hops and {tuple(n_edits)} edits")
-    rng, cases = Random(seed), []
+    rng, cases = Random(seed), list[Case]()
     pools = {hops: [c for c in chains(world, hops) if split_of(c) in splits] for hops in n_hops}
     for pool in pools.values():
         rng.shuffle(pool)

@@ -56,7 +56,7 @@ def shown_chains(world: World, avoid: Collection[str], n: int = 4, n_hops: int =
     """``n`` chains of known facts that share no name with ``avoid`` or each other, of different
     last relations as far as there are; fewer if there are not so many.
     """
-    used, chosen = set(avoid), []
+    used, chosen = set(avoid), list[Chain]()
     pool = list(_pool(world, n_hops))
     while pool and len(chosen) < n:
         ends = [chain.path[-1] for chain in chosen]
