@@ -23,11 +23,11 @@ KNOWN = 0.25  #: of the facts, about, that a small model says
 #: core-seconds on the model that was timed, and of what
 EACH = {
     "fact in three forms": 0.43,
-    "fact, kind and noise sample traced": 3.5,
+    "fact, kind and noise sample traced": 4.6,
     "question scored": 25.0,
     "question scored in attention": 8.0,
     "question recalled": 0.07,
-    "case judged": 9.0,
+    "case judged": 4.9,
     "layer searched": 2.5,
     "pair judged": 0.6,
 }
