@@ -1,7 +1,7 @@
 # make book   install into .venv, run the chapters that are not up to date, build the book
 # make html   install into .venv, build the book from the committed chapters
-# make test   install into .venv, check style and types, run every test and re-execute every
-#             chapter, two at a time on one thread each
+# make test   install into .venv, fetch the real model (about 93 MB, once), check style and
+#             types, run every test and re-execute every chapter, two at a time on one thread each
 # make verify install into .venv, recompute every row in results/ and compare it
 # make clean  forget the built book        make distclean  forget .venv too
 
@@ -22,6 +22,7 @@ html: $(STAMP)
 	$(BIN)/acelib book
 
 test: $(STAMP)
+	$(BIN)/acelib fetch smollm2-135m
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
@@ -38,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into .venv (once; a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[book,test]'
+		-e '.[book,real,test]'
 	@touch $@
 
 clean:

@@ -127,7 +127,7 @@ def test_constraints_pin_every_requirement_within_its_range():
     pins = {
         canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
     }
-    for name, requirement in requirements("book", "test").items():
+    for name, requirement in requirements("book", "real", "test").items():
         assert name in pins, f"{name} is not in constraints.txt"
         assert requirement.specifier.contains(pins[name]), (
             f"{requirement} excludes the pinned {pins[name]}"
@@ -139,7 +139,7 @@ def test_conda_users_get_the_same():
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]["pip"]
     assert python == "python" + PROJECT["requires-python"] and pip == [
         "-c constraints.txt",
-        "-e .[book,test]",
+        "-e .[book,real,test]",
     ]
 
 

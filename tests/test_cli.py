@@ -20,13 +20,24 @@ from acelib.bench.tiny import make_tiny, tiny_tokenizer
 from acelib.book import cli, console
 from acelib.editing.search import Objective
 from acelib.editors import MEMIT, PMET
-from acelib.editors.presets import presets, save
+from acelib.editors.presets import preset, presets, save
 from acelib.provenance import ROOT
 from acelib.study import recheck, registry, rows
 from acelib.study.rows import Experiment, Folders, Series
 from acelib.training.bars import BARS
 
-COMMANDS = ("run", "book", "certify", "verify", "edit", "locate", "tune", "pretrain", "bench")
+COMMANDS = (
+    "run",
+    "book",
+    "certify",
+    "verify",
+    "edit",
+    "locate",
+    "tune",
+    "fetch",
+    "pretrain",
+    "bench",
+)
 
 
 def call(*words: str):
@@ -298,7 +309,7 @@ def host(monkeypatch, tmp_path):
     """A tiny model under any name, few texts, a cache and a repository of their own."""
     lm = make_tiny("gptj", torch.float32)
     monkeypatch.setattr("acelib.editing.moments.user_cache_path", lambda name: tmp_path / "cache")
-    monkeypatch.setattr("acelib.model.loading.load", lambda name, device=None: lm)
+    monkeypatch.setattr("acelib.model.loading.load", lambda *_: lm)
     monkeypatch.setattr(
         "acelib.study.experiments.documents",
         lambda world, n, seed=0: [f"Text number {i} of {n}." for i in range(40)],
@@ -310,7 +321,7 @@ def host(monkeypatch, tmp_path):
 @pytest.fixture
 def quick(host, tmp_path):
     editor = MEMIT(layers=(1, 2), weight=2.0, objective=Objective(steps=3), n_prefixes=0)
-    save({"MEMIT": editor}, tmp_path / "data" / "presets" / "mini.toml")
+    save({"MEMIT": editor}, tmp_path / "data" / "presets" / "mini.toml", host.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +370,43 @@ def test_an_update_is_kept_before_anything_is_printed(host, quick, monkeypatch, 
     assert (tmp_path / "update").is_file() and (tmp_path / "model" / "config.json").is_file()
 
 
+def test_an_own_model_is_edited_with_derived_settings_layers_of_ones_own_or_a_file(host, tmp_path):
+    few = (*EDIT, "-e", "memit", "-m", "mini", "--unrelated", "1")
+    result = call(*few)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 0, result.output
+    assert "MEMIT has no settings for 'tiny-gptj': derived from its 4 layers" in said
+    assert "rules from models of 28 to 48 layers" in said
+    result = call(*few, "--layers", "2-3")
+    assert "norm of the change by layer: 2: " in result.output and ", 3: " in result.output
+    (tmp_path / "own.toml").write_text("[MEMIT]\nlayers = [3]\nweight = 7.0\n")
+    (tmp_path / "own.txt").write_text("One text.\n\nAnother one\nof two lines.\n")
+    own = ("--settings", str(tmp_path / "own.toml"), "--texts", str(tmp_path / "own.txt"))
+    result = call(*few, *own)
+    assert result.exit_code == 0 and "by layer: 3: " in result.output, result.output
+    assert "derived" not in result.output
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--layers", "7-4"), "--layers '7-4' names no layer"),
+        (("--layers", "a"), "--layers 'a' must be layers such as 4-7 or 4,6"),
+        (("--layers", "9"), "layer 9 does not exist"),
+        (("--query-layers", "1"), "MEMIT has no query and value layers"),
+        (("-e", "ace", "--layers", "1"), "ACE has query and value layers"),
+        (("-e", "kn", "--layers", "1"), "KN has no layers: it finds neurons"),
+        (("-e", "rome", "--layers", "1-2"), "ROME writes one layer, got [1, 2]"),
+        (("--settings", "nowhere.toml"), "nowhere.toml cannot be read: No such file"),
+        (("--texts", "nowhere.txt"), "nowhere.txt cannot be read: No such file"),
+        (("--dtype", "int8"), "dtype 'int8' is unknown; allowed: float32, bfloat16"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(host, words, said):
+    result = call(*EDIT, "-m", "mini", "-e", "memit", "--unrelated", "0", *words)
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+
+
 @pytest.mark.parametrize(
     "words, said",
     [(("-n", "3"), "3 two-hop questions"), (("-c", "ST", "--single", "-n", "2"), "2 single facts")],
@@ -380,10 +428,9 @@ def test_tune_keeps_the_trials_and_the_presets(host, monkeypatch, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "MEMIT: 0.300 on 5 cases: layers=(1,), weight=3.0" in result.stdout.splitlines()
-    assert presets(tmp_path / "data" / "presets" / "mini.toml") == {
-        "MEMIT": MEMIT(layers=(1,), weight=3.0),
-        "PMET": PMET(layers=(1,), weight=1.0),
-    }
+    kept = {"MEMIT": MEMIT(layers=(1,), weight=3.0), "PMET": PMET(layers=(1,), weight=1.0)}
+    assert presets(tmp_path / "data" / "presets" / "mini.toml") == kept
+    assert preset("PMET", host) == kept["PMET"]  # what was found is what is taken from now on
     assert list(pd.read_csv(tmp_path / "data" / "presets" / "mini.csv").editor) == [
         "MEMIT",
         "MEMIT",

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from acelib.bench.tiny import make_tiny, tiny_tokenizer
+from acelib.editors import FT
+from acelib.model.answers import recall
+from acelib.model.lm import LLAMA
 from acelib.model.loading import load
+from acelib.records import Edit
 
 FFN = "transformer.h.1.mlp.fc_out.weight"
 HOSTILE = "from pathlib import Path\nPath({ran!r}).touch()\nclass Any: pass\n"
@@ -150,3 +155,24 @@ def test_a_tokenizer_without_an_end_is_refused(folder):
 )
 def test_a_name_of_nothing_is_refused(name):
     assert "cannot be loaded" in refused(name)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Mistral"])
+def test_models_of_llamas_shape_are_loaded_and_edited(kind, tmp_path):
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32,
+        num_hidden_layers=3,
+        intermediate_size=48,
+        vocab_size=len(tiny_tokenizer()),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    lm = load(str(tmp_path / "model"), "cpu")
+    edit = Edit("Paris", "{} is located in the country of", "Italy")
+    update = FT(layers=(1,), steps=2, lr=0.1)(lm, [edit])
+    before, after = recall(lm, [edit.text] * 2, ["Italy"] * 2, [None, update]).logprob
+    assert lm.family is LLAMA and lm.natural and after > before

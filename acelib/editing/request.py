@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..model.lm import LM
+from ..model.start import SINK, has_start
 from ..records import Edit, quoted
 
 Position = Literal["subject_last", "last"]  #: of a prompt: its subject's last token, or its own
@@ -96,6 +98,22 @@ def unique_requests(requests: Iterable[Request]) -> list[Request]:
     return unique
 
 
+def warn_of_sink(lm: LM, r: Request) -> None:
+    """Warns of a request at the first token that the model reads, where attention rests on it.
+
+    Its state is huge there whatever the token is, and every later token reads it: an edit moves
+    what is no fact.
+    """
+    if has_start(lm.tokenizer) or lm.token_at(r.prompt, r.end) > 0 or lm.sink < SINK:
+        return
+    warnings.warn(
+        f"the subject of {quoted(r.prompt)} is the first token that {lm.name!r} reads, an "
+        f"attention sink (its state is {lm.sink:.0f} times longer than others): the edit writes "
+        "there. Load the model with a start, such as --start '<|endoftext|>'",
+        stacklevel=4,
+    )
+
+
 def check_lengths(lm: LM, requests: Iterable[Request], prefixes: Sequence[str] = ("",)) -> None:
     """Raises ValueError if a prompt and its target, after any prefix, are longer than ``lm`` reads.
 
@@ -103,6 +121,8 @@ def check_lengths(lm: LM, requests: Iterable[Request], prefixes: Sequence[str] =
     """
     most = lm.model.config.max_position_embeddings
     for r in requests:
+        if r.end < len(r.prompt):
+            warn_of_sink(lm, r)
         rows = lm.tokenizer([prefix + r.prompt for prefix in prefixes])["input_ids"]
         n = max(map(len, rows)) + len(lm.answer_ids(r.target))
         if n > most:

@@ -436,7 +436,7 @@ def _of_model(
     seed: int,
 ) -> Iterator[Series]:
     """The unedited model first, then every editor after ordinary and after mismatched edits."""
-    asked, presets = {**_documents(tasks), **whole}, {name: preset(name, model) for name in editors}
+    asked, presets = {**_documents(tasks), **whole}, {name: preset(name, lm) for name in editors}
     corpus = experiments.corpus(lm, world, presets.values(), seed)
     examples = {"examples": digest(canonical(shot) for shot in tasks.shots)}
 

@@ -90,7 +90,7 @@ def by_model(
     """``layer_ablations`` of each model's preset."""
     scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
     return {
-        model: layer_ablations(preset("ACE", model), located.ranking(scores, model))
+        model: layer_ablations(preset("ACE", hosts[model]), located.ranking(scores, model))
         for model in hosts
     }
 
@@ -100,7 +100,7 @@ def ranks(hosts: Mapping[str, LM], world: World, *, n_located: int, seed: int) -
     scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
     lines = {}
     for model in hosts:
-        of = layer_order(preset("ACE", model), located.ranking(scores, model))
+        of = layer_order(preset("ACE", hosts[model]), located.ranking(scores, model))
         lines[model] = {f"{kind} layers": ", ".join(map(str, some)) for kind, some in of.items()}
     return pd.DataFrame(lines).T
 
@@ -140,7 +140,7 @@ def prompts(
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
     series: list[Series] = []
     for model, host in hosts.items():
-        editors = {BASELINE: None, "ACE": preset("ACE", model)}
+        editors = {BASELINE: None, "ACE": preset("ACE", host)}
         texts = corpus(host, world, editors.values(), seed)
         for prompt, changes in PROMPTS.items():
             changed = replace(protocol, **changes)
@@ -161,7 +161,7 @@ def readings(
     seed: int,
 ) -> Experiment:
     """ACE with one step read otherwise than by default."""
-    editors = {model: other_readings(preset("ACE", model)) for model in hosts}
+    editors = {model: other_readings(preset("ACE", hosts[model])) for model in hosts}
     known = cases_by_model(hosts, world, n_cases, seed, cases)
     protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
     series = comparisons(hosts, world, editors, known, protocol)
@@ -321,7 +321,7 @@ def equal(rows: pd.DataFrame, hosts: Mapping[str, LM]) -> list[dict]:
             name: some.set_index("case_id")[list(METRICS)]
             for name, some in part.groupby("editor", sort=False)
         }
-        last = preset("ACE", model).value_layers[-1] == hosts[model].n_layers - 1
+        last = preset("ACE", hosts[model]).value_layers[-1] == hosts[model].n_layers - 1
         pairs += [
             {
                 "model": model,

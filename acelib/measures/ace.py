@@ -56,7 +56,7 @@ def settings(
 
     Raises ValueError for an unknown editor, or a model that it has no settings for.
     """
-    by_model = {model: {name: preset(name, model) for name in editors} for model in hosts}
+    by_model = {model: {name: preset(name, hosts[model]) for name in editors} for model in hosts}
     if "ACE" in editors:
         scores = table(located.experiment(hosts, world, n_located=n_located, seed=seed))
         for model, named in by_model.items():
@@ -165,7 +165,7 @@ def _writes(lm: LM, editor, texts: Corpus, edits: list[Edit]) -> list[list[dict]
 def answers(hosts: Mapping[str, LM], world: World, *, seed: int) -> Experiment:
     """What the first model answers before and after ACE's edit of the example."""
     model, host = next(iter(hosts.items()))
-    editor, edit = preset("ACE", model), example(world)
+    editor, edit = preset("ACE", host), example(world)
     texts = corpus(host, world, [editor], seed)
 
     def compute(edits: list[Edit]) -> list[list[dict]]:

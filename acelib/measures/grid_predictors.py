@@ -305,7 +305,7 @@ def experiment(hosts: Mapping[str, LM], world: World, *, n_located: int, seed: i
     """
     series = []
     for model, lm in hosts.items():
-        editor = replace(preset("PMET", model), layers=tuple(range(lm.n_layers)))
+        editor = replace(preset("PMET", lm), layers=tuple(range(lm.n_layers)))
         reader = Reader(lm, world, editor, corpus(lm, world, [editor], seed), seed)
         chains = answered_chains(lm, world, n_located, seed)
         items = {" | ".join([chain.subject, *chain.path]): chain for chain in chains}

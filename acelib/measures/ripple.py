@@ -230,7 +230,7 @@ def _of_model(
     model: str, lm: LM, world: World, editors: Sequence[str], n_edits: int, seed: int
 ) -> Iterator[Series]:
     edits = known_edits(lm, world, n_edits, seed)
-    presets = {name: preset(name, model) for name in editors}
+    presets = {name: preset(name, lm) for name in editors}
     corpus = experiments.corpus(lm, world, presets.values(), seed)
     exam = Exam(lm, world)
     for name, editor in presets.items():

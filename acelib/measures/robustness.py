@@ -339,7 +339,7 @@ def _comparisons(
     hosts: Mapping[str, LM], world: World, names: Sequence[str], kind: str, n_cases: int, seed: int
 ) -> tuple[Series, ...]:
     """The named editors on the cases of a kind."""
-    editors = {model: {name: preset(name, model) for name in names} for model in hosts}
+    editors = {model: {name: preset(name, hosts[model]) for name in names} for model in hosts}
     cases = {model: case_pairs(lm, world, n_cases, seed)[kind] for model, lm in hosts.items()}
     return experiments.comparisons(hosts, world, editors, cases, Protocol(seed=seed))
 

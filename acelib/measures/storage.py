@@ -259,7 +259,7 @@ def _importances(lm: LM, norm: str, questions: list[Question]) -> list[list[dict
     return _by_layer(questions, {"attn": _scores(lm, questions, "attn", norm), "ffn": ffn})
 
 
-def _best(lm: LM, norm: str, located: Sequence[Question], n: int) -> list[tuple[int, int]]:
+def best_neurons(lm: LM, norm: str, located: Sequence[Question], n: int) -> list[tuple[int, int]]:
     """The n neurons of greatest score, summed over questions."""
     scores = torch.stack(_ffn_scores(lm, lm.fingerprint, norm)(located)).sum(0)
     return [neuron[:2] for neuron in top_neurons(scores, n)]
@@ -268,7 +268,7 @@ def _best(lm: LM, norm: str, located: Sequence[Question], n: int) -> list[tuple[
 def _top_neurons(lm: LM, norm: str, items: list[dict]) -> list[list[dict]]:
     lists = []
     for item in items:
-        best = sorted(_best(lm, norm, item["located"], item["n"]))
+        best = sorted(best_neurons(lm, norm, item["located"], item["n"]))
         by_layer = {layer: [i for at, i in best if at == layer] for layer in range(lm.n_layers)}
         lists.append(
             [
@@ -282,19 +282,22 @@ def _top_neurons(lm: LM, norm: str, items: list[dict]) -> list[list[dict]]:
 def _zeroing(lm: LM, norm: str, some: list[Condition]) -> list[list[dict]]:
     lists = []
     for condition in some:
-        silent = condition.random or _best(lm, norm, condition.located, condition.n)
-        groups = {"related": condition.related, "unrelated": condition.unrelated}
-        asked = [(group, question) for group, of in groups.items() for question in of]
-        with ablate(lm, silent):
-            kept = recall(lm, [q.prompt for _, q in asked], [q.answer for _, q in asked]).correct
-        labels = dict(category=condition.category, zeroed=condition.zeroed)
-        lists.append(
-            [
-                labels | dict(questions=group, prompt=question.prompt, drop=int(not ok))
-                for (group, question), ok in zip(asked, kept, strict=True)
-            ]
-        )
+        silent = condition.random or best_neurons(lm, norm, condition.located, condition.n)
+        lists.append(drops(lm, condition, silent))
     return lists
+
+
+def drops(lm: LM, condition: Condition, silent: Sequence[tuple[int, int]]) -> list[dict]:
+    """One row per question of a condition: whether it is lost with some neurons at zero."""
+    groups = {"related": condition.related, "unrelated": condition.unrelated}
+    asked = [(group, question) for group, of in groups.items() for question in of]
+    with ablate(lm, silent):
+        kept = recall(lm, [q.prompt for _, q in asked], [q.answer for _, q in asked]).correct
+    labels = dict(category=condition.category, zeroed=condition.zeroed)
+    return [
+        labels | dict(questions=group, prompt=question.prompt, drop=int(not ok))
+        for (group, question), ok in zip(asked, kept, strict=True)
+    ]
 
 
 def _id(question: Question) -> str:

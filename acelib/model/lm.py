@@ -1,8 +1,8 @@
 """A language model and its tokenizer, and the one table that knows how architectures differ.
 
 Everything else in acelib asks an ``LM`` for "the second FFN matrix of layer 3" or "the stack above
-layer 3" and never branches on a model's name. Layers count from 0. Four families: GPT-2, GPT-J,
-Llama, Qwen3.
+layer 3" and never branches on a model's name. Layers count from 0. Families: GPT-2, GPT-J, and
+Llama, whose shape Mistral, Qwen2 and Qwen3 have too.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ FAMILIES = {
         attend="_attn",
     ),
     "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
     "qwen3": LLAMA,
 }
 
@@ -118,6 +120,10 @@ class LM:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     name: str = "model"
+    #: (name, fingerprint) of the models that this one was before it was edited and saved
+    ancestors: tuple[tuple[str, str], ...] = ()
+    #: whether it learned from natural text, not from the world of this project
+    natural: bool = False
     family: Family = field(init=False)
 
     def __post_init__(self):
@@ -370,6 +376,17 @@ class LM:
             for text in ("x", f"x {answer.strip()}")
         )
         return both[len(before) :]
+
+    @cached_property
+    def sink(self) -> float:
+        """How much longer the state of a prompt's first token is than the longest of the others, at
+        the layer where it is most so: far above 1 where attention rests on the first token.
+        """
+        ids, mask = self.encode(["The capital of France is"])
+        with torch.no_grad():
+            out = self.stack(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        norms = torch.stack([h[0].float().norm(dim=-1) for h in out.hidden_states])
+        return float((norms[:, 0] / norms[:, 1:].max(1).values).max())
 
     # ------------------------------------------------------------------ identity
 

@@ -25,10 +25,14 @@ from transformers import (
 
 from ..provenance import ROOT, default_device
 from ..records import quoted
+from . import fetch
 from .lm import FAMILIES, LM
+from .origin import ancestors_of, is_natural
+from .start import with_start
 
 SHIPPED = ROOT / "data" / "models"
 FLOATS = {"F16", "BF16", "F32", "F64"}  #: types of weights that can be edited, as files name them
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 LONGEST = "max_position_embeddings"
 
@@ -39,17 +43,23 @@ def shipped() -> list[str]:
 
 
 def load(
-    name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    start: str = "",
 ) -> LM:
-    """A model by name: one shipped in ``data/models``, a local folder, or a Hugging Face hub id.
+    """A model by name: one shipped in ``data/models``, one that ``acelib fetch`` has fetched, a
+    local folder, or a Hugging Face hub id.
 
     device: where to put it; None takes ``provenance.default_device``.   dtype: float32 by default.
+    start: a token or a text that every prompt is read after (``start.with_start``); "": what the
+    tokenizer says.
     No code of the model's folder is run. Raises ValueError if nothing of that name can be loaded,
     naming the shipped models; for another architecture than ``FAMILIES``; for weights that are
     missing, too many, not finite or no floating-point numbers; for a tokenizer that gives no tokens
     or more than the model embeds.
     """
-    source = str(SHIPPED / name) if name in shipped() else name
+    source = source_of(name)
     try:
         # 1. What it says it is, before anything large is read.
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -76,7 +86,27 @@ def load(
     _check_tokenizer(tokenizer, model, name)
     model = model.to(device or default_device())
     _check_output(model, name)
-    return LM(model, cast(PreTrainedTokenizerFast, tokenizer), name)
+    if start:
+        tokenizer = with_start(tokenizer, start)
+    folder = Path(source)
+    natural = is_natural(folder)
+    return LM(model, cast(PreTrainedTokenizerFast, tokenizer), name, ancestors_of(folder), natural)
+
+
+def source_of(name: str) -> str:
+    """The folder of a model that is shipped or fetched, or its name as it is."""
+    if name in shipped():
+        return str(SHIPPED / name)
+    if fetch.is_name(name) and not Path(name).is_dir():
+        return str(fetch.located(name))
+    return name
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The type of weights of a name. Raises ValueError for another one."""
+    if name not in DTYPES:
+        raise ValueError(f"dtype {quoted(name)} is unknown; allowed: {', '.join(DTYPES)}")
+    return getattr(torch, name)
 
 
 class Refused(ValueError):

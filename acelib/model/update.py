@@ -31,6 +31,7 @@ from ..files import replacing
 from ..interrupts import unbroken
 from ..records import Edit, is_text, quoted
 from .lm import LM, Part
+from .origin import write_record
 from .states import Keys, Outputs, added
 
 
@@ -177,7 +178,8 @@ def commit(lm: LM, update: Update):
 
 
 def save_pretrained(lm: LM, update: Update, folder: str | Path):
-    """The edited model and its tokenizer as a folder that plain transformers loads.
+    """The edited model and its tokenizer as a folder that plain transformers loads, with a record
+    of the model that it was.
 
     ``lm`` itself is as it was; the folder is there as a whole or not at all.
     Raises ValueError if the shapes do not fit, or if ``folder`` exists and is not empty.
@@ -186,12 +188,15 @@ def save_pretrained(lm: LM, update: Update, folder: str | Path):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists; give the edited model a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    before = lm.fingerprint
     with (
         TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part,
         applied(lm, update),
     ):
         lm.model.save_pretrained(part)
         lm.tokenizer.save_pretrained(part)
+        came_from = [(lm.name, before), *lm.ancestors]
+        write_record(Path(part), {"edited_from": came_from, "natural": lm.natural})
         Path(part).chmod(0o755)
         os.replace(part, folder)
         Path(part).mkdir()  # for the clean-up to find

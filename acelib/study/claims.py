@@ -22,6 +22,9 @@ from ..paper.published import published
 from ..provenance import ROOT
 from .stats import POINTS, SHARE, Mean, unanimous_interval
 
+#: A model whose verdicts stand beside those of the reference models -> the chapter that hands them
+#: over, whatever chapter the list of claims names.
+REAL = {"smollm2-135m": "09_real_model"}
 BOUNDS = {"points": POINTS, "%": SHARE}  #: of values in a unit
 SUFFIX = "_claims"  #: of the name of a check in which a chapter hands over
 #: paper -> column of references in its list of claims -> model of the paper
@@ -121,7 +124,8 @@ def kept_values(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
     known, found = claims_list(), {}
     for path in sorted(Path(folder).glob("*.json")):
         for (claim, model), value in json.loads(path.read_text("utf-8"))["rows"]:
-            if (
+            real = claim in known.index and REAL.get(model) == path.stem
+            if not real and (
                 claim not in known.index
                 or known.chapter[claim] != path.stem
                 or model not in known.models[claim].split("; ")
@@ -213,8 +217,14 @@ def _quoted(term: str, model: str) -> str:
     return str(rows[column].item())
 
 
+def _of_real(claim: str, rule: str, model: str, values: Mapping[tuple[str, str], Mean]) -> str:
+    """The verdict of a claim on a real model alone; "" where it was not measured there."""
+    return verdict(rule, values[claim, model]) if (claim, model) in values else ""
+
+
 def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Every claim: paper, where, what, published and measured by model, verdict, why.
+    """Every claim: paper, where, what, published and measured by model, verdict, why; and the
+    verdict of each real model beside that of the reference models.
 
     values: ``kept_values``. Published columns are those of the claim's paper, nan in the others.
     Raises ValueError naming the first claim that a chapter should have measured on a model and did
@@ -245,8 +255,9 @@ def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
             },
             **{
                 f"measured {model}": values.get((claim, model))
-                for model in ("gptj-mini", "qwen3-mini", "both")
+                for model in ("gptj-mini", "qwen3-mini", "both", *REAL)
             },
+            **{f"verdict {model}": _of_real(claim, of.rule, model, values) for model in REAL},
             "verdict": overall(each) if each else WAITING if of.chapter else of.rule,
             "why": ". ".join([*apart, *filter(None, [of.why])]),
         }

@@ -120,9 +120,11 @@ def results_table(rows: pd.DataFrame, values: Values) -> pd.DataFrame:
         **published,
         **{f"measured {name}": rows[f"measured {name}"].map(_text) for name in MODELS},
         "measured difference": rows["measured both"].map(_text),
+        **{f"measured {name}": rows[f"measured {name}"].map(_text) for name in claims.REAL},
         "unit": rows.unit.replace("", "–"),
         "n": rows.id.map({claim: _counts(claim, values) for claim in rows.id}),
         "verdict": rows.verdict,
+        **{f"verdict on {name}": _or_dash(rows[f"verdict {name}"]) for name in claims.REAL},
         "note": rows.why.replace("", "–"),
     }
     return pd.DataFrame(columns)
@@ -190,6 +192,10 @@ def _apart(row) -> list[str]:
 def _counts(claim: str, values: Values) -> str:
     """The numbers of values behind what is measured for a claim, by model."""
     return "; ".join(f"{value.n}" for (name, _), value in values.items() if name == claim) or "–"
+
+
+def _or_dash(words: pd.Series) -> pd.Series:
+    return words.replace("", "–")
 
 
 def _text(value: Mean | None) -> str:

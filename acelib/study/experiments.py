@@ -19,6 +19,7 @@ from ..provenance import digest
 from ..records import Case, Hop
 from ..world.cases import make_cases
 from ..world.mquake import read_cases
+from ..world.prose import paragraphs
 from ..world.text import documents
 from ..world.world import World
 from .judge import Protocol, edit_and_judge
@@ -103,7 +104,7 @@ def cases_of(experiment: Experiment) -> dict[str, list[Case]]:
     return {series.names["model"]: list(series.items.values()) for series in experiment.series}
 
 
-N_TEXTS = 2000  #: that second moments are taken over
+N_TEXTS = 2000  #: of the world that second moments are taken over
 #: (rtol, atol) of the size of an update: in another batch it moves by 1e-5 or less, but for the few
 #: searches that rounding sends elsewhere (``recheck.ELSEWHERE``).
 WRITTEN = (1e-3, 0.0)
@@ -141,14 +142,24 @@ class Corpus:
         return f"of {len(self.texts)} texts {digest(self.texts)}"
 
 
-def corpus(lm: LM, world: World, editors: Iterable[object | None], seed: int = 0) -> Corpus:
-    """``N_TEXTS`` texts of the world, for second moments of all layers that some editor writes."""
+def corpus(
+    lm: LM,
+    world: World,
+    editors: Iterable[object | None],
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+) -> Corpus:
+    """Texts for second moments of all layers that some editor writes: ``texts``, or if there are
+    none, ``N_TEXTS`` of the world for a model that learned it, and natural prose for any other.
+    """
     writers = [editor for editor in editors if editor is not None]
     layers, attn = (
         sorted({layer for editor in writers for layer in getattr(editor, name, ())})
         for name in ("layers", "attn_layers")
     )
-    return Corpus(lm, documents(world, N_TEXTS, seed), layers, attn)
+    if texts is None:
+        texts = paragraphs() if lm.natural else documents(world, N_TEXTS, seed)
+    return Corpus(lm, texts, layers, attn)
 
 
 def comparison(

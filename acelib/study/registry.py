@@ -49,6 +49,15 @@ EXPERIMENTS: dict[str, str] = {
     "07_where_to_edit_predictors": "acelib.measures.grid_predictors:experiment",
     "08_released_code": "acelib.measures.released_code:experiment",
     "08_released_code_runs": "acelib.measures.released_code:runs",
+    "09_real_model_accumulation": "acelib.measures.real_model:accumulated",
+    "09_real_model_case": "acelib.measures.real_model:case",
+    "09_real_model_edits": "acelib.measures.real_model:edits",
+    "09_real_model_grid": "acelib.measures.real_model:grid",
+    "09_real_model_importances": "acelib.measures.real_model:importances",
+    "09_real_model_known": "acelib.measures.real_model:known",
+    "09_real_model_layers": "acelib.measures.real_model:layers",
+    "09_real_model_traces": "acelib.measures.real_model:traces",
+    "09_real_model_zeroing": "acelib.measures.real_model:zeroing",
     "appendix_c_dataset": "acelib.measures.dataset:experiment",
     "appendix_i_latency": "acelib.bench.timings:experiment",
     "appendix_i_latency_released": "acelib.bench.timings:agreement",
@@ -71,6 +80,21 @@ EXPERIMENTS: dict[str, str] = {
     ),
     "companion_query_localization_synapses": "acelib.measures.localization_attention:synapses",
 }
+
+
+#: Chapter -> "module:function" that tells what its experiments would take: parameters -> lines.
+ESTIMATES: dict[str, str] = {"09_real_model": "acelib.measures.real_cost:estimate"}
+
+
+def estimate(chapter: str, parameters: Mapping[str, object]) -> list[str]:
+    """What a chapter would compute with some parameters, in lines.
+
+    Raises ValueError for a chapter that has no estimate.
+    """
+    if chapter not in ESTIMATES:
+        raise ValueError(f"no estimate is made of {quoted(chapter)}; of: {', '.join(ESTIMATES)}")
+    module, _, function = ESTIMATES[chapter].partition(":")
+    return getattr(import_module(module), function)(parameters)
 
 
 def names() -> tuple[str, ...]:

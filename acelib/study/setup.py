@@ -31,10 +31,13 @@ class Study:
     def presets(self, editors: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The named editors with the settings of each model: {model: {name: editor}}.
 
-        Raises ValueError for an unknown editor, or a model that it has no settings for.
+        Of a model without a preset they are derived, and a warning says so.
+        Raises ValueError for an unknown editor.
         """
         names = list(editors)
-        return {model: {name: preset(name, model) for name in names} for model in self.hosts}
+        return {
+            model: {name: preset(name, lm) for name in names} for model, lm in self.hosts.items()
+        }
 
 
 def study(models: Sequence[str], seed: int = 0, dtype: torch.dtype = torch.float32) -> Study:

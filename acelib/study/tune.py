@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
 from random import Random
@@ -28,9 +29,11 @@ from ..editing.write import Writes
 from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit, ReleasedACE, presets
 from ..editors.ft import Loss
 from ..files import replacing
+from ..model.answers import known_items
 from ..model.lm import LM
 from ..records import Case, quoted
-from ..world.cases import make_cases
+from ..world.cases import all_cases, make_cases
+from ..world.wording import single_hop
 from ..world.world import World
 from .experiments import balanced, comparison, known_cases, run
 from .judge import Protocol
@@ -159,12 +162,24 @@ def editors_named(editors: str = "") -> list[str]:
 def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
     """``n`` (or a few more) identification cases of which the model recalls every fact.
 
-    As many with one edit as with two, three, four, and so are those of any first part.
-    Raises ValueError if there is none.
+    """``n`` (or a few more) identification cases of which the model recalls every fact.
+
+    As many with one edit as with two, three, four, and so are those of any first part. Of a model
+    that learned from natural text they are made of the facts that it knows: it would know all
+    facts of hardly any other.
+    Raises ValueError if it recalls all facts of none: there would be nothing to search on.
     """
-    known = balanced(known_cases(lm, make_cases(world, "identification", 6 * n, seed)), -(-n // 4))
+    if lm.natural:
+        facts = tuple(known_items(lm, world.facts, partial(single_hop, world)))
+        known = all_cases(replace(world, facts=facts), ("identification",), n, seed)
+    else:
+        drawn = make_cases(world, "identification", 6 * n, seed)
+        known = balanced(known_cases(lm, drawn), -(-n // 4))
     if not known:
-        raise ValueError(f"{lm.name} recalls all facts of no identification case: nothing to judge")
+        raise ValueError(
+            f"{lm.name} recalls all facts of no identification case, so that no settings can be "
+            "searched on them; ask for more cases"
+        )
     groups = [[case for case in known if case.n_edits == n] for n in (1, 2, 3, 4)]
     return [case for some in zip_longest(*groups) for case in some if case is not None]
 
@@ -262,15 +277,17 @@ def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
     return trials
 
 
-def keep_presets(trials: pd.DataFrame, path: Path) -> dict[str, Any]:
+def keep_presets(trials: pd.DataFrame, path: Path, fingerprint: str = "") -> dict[str, Any]:
     """Write the first trial of each editor, its best, as its preset into a TOML file, in one step.
+
+    fingerprint: of the model, by which ``preset`` finds them.
 
     What the file holds of other editors stays, and so do its comments.
     Returns the editors by name, with the settings written.
     """
     best = trials.drop_duplicates("editor")
     editors = {row.editor: parse(row.editor, row.settings) for row in best.itertuples()}
-    presets.save(editors, path)
+    presets.save(editors, path, fingerprint)
     return editors
 
 

@@ -8,13 +8,13 @@ Source: Zhong et al., 2023, arXiv:2305.14795.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import cycle, product
 from random import Random
 
 from ..records import Case, Chain, Edit, Fact, Hop
 from .wording import multi_hop_cloze, multi_hop_question, single_hop_cloze, single_hop_question
-from .world import World, draw_chains
+from .world import World, chains, draw_chains, split_of
 
 #: Multi-hop prompts an edit is given at most, each from another predecessor of its subject.
 N_PREDECESSORS = 4
@@ -51,6 +51,50 @@ def make_cases(
                 cases.append(_case(world, case_id, old, Chain(new), edited, rng))
                 break
     return cases
+
+
+def all_cases(
+    world: World,
+    splits: Collection[str],
+    n: int,
+    seed: int,
+    n_hops: Sequence[int] = (2, 3),
+    n_edits: Sequence[int] = (1, 2),
+) -> list[Case]:
+    """Up to ``n`` cases on different chains of ``splits``, balanced as in ``make_cases`` as long as
+    the chains last.
+
+    For a world that holds only what a model knows: its chains are few, old and new facts are all
+    known, and no case has to be filtered. Raises ValueError if no pair (hops, edits) is possible.
+    """
+    shapes = [(hops, edits) for hops, edits in product(n_hops, n_edits) if 1 <= edits <= hops]
+    if not shapes:
+        raise ValueError(f"no case has {tuple(n_hops)} hops and {tuple(n_edits)} edits")
+    rng, cases = Random(seed), list[Case]()
+    pools = {hops: [c for c in chains(world, hops) if split_of(c) in splits] for hops in n_hops}
+    for pool in pools.values():
+        rng.shuffle(pool)
+    # A shape that finds no chain any more is left out; the others go on.
+    while shapes and len(cases) < n:
+        for hops, edits in list(shapes):
+            made = _next_case(world, len(cases), pools[hops], edits, rng)
+            if made is None:
+                shapes.remove((hops, edits))
+            elif len(cases) < n:
+                cases.append(made)
+    return cases
+
+
+def _next_case(
+    world: World, case_id: int, pool: list[Chain], edits: int, rng: Random
+) -> Case | None:
+    """The case of the first chain of a pool that can be edited; what was tried is taken out."""
+    while pool:
+        old = pool.pop()
+        edited = frozenset(rng.sample(range(len(old.facts)), edits))
+        if new := _rewrite(world, old, edited, (), rng):
+            return _case(world, case_id, old, Chain(new), edited, rng)
+    return None
 
 
 def _rewrite(
