@@ -162,8 +162,6 @@ def editors_named(editors: str = "") -> list[str]:
 def identification(lm: LM, world: World, n: int, seed: int = 0) -> list[Case]:
     """``n`` (or a few more) identification cases of which the model recalls every fact.
 
-    """``n`` (or a few more) identification cases of which the model recalls every fact.
-
     As many with one edit as with two, three, four, and so are those of any first part. Of a model
     that learned from natural text they are made of the facts that it knows: it would know all
     facts of hardly any other.
