@@ -1,17 +1,18 @@
 """The ablation trains what it says, keeps what it measured, and goes on where it was cut."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
 
 from acelib.bench.tiny import tiny_tokenizer
+from acelib.measures import known_analysis
 from acelib.training import ablation, bars, train
-from acelib.training.ablation import SMALL, ablate, keep, variants
+from acelib.training.ablation import IDEAS, SHORT, ablate, keep, variants
 from acelib.world.world import load_world
 
 TINY = replace(
-    SMALL,
+    SHORT,
     n_layers=2,
     d_model=16,
     n_heads=2,
@@ -45,11 +46,13 @@ def measured(monkeypatch):
 
 
 def test_variants_leave_out_one_kind_each():
-    chosen = variants(SMALL, n_seeds=2)
-    assert [recipe.seed for recipe in chosen.values()] == [0, 1] + [0] * len(SMALL.mixture)
-    for kind, share in SMALL.mixture.items():
+    chosen = variants(SHORT, n_seeds=2)
+    assert [recipe.seed for recipe in chosen.values()] == [0, 1] + [0] * len(SHORT.mixture | IDEAS)
+    for idea, parts in IDEAS.items():
+        assert {**asdict(chosen[idea]), **parts} == asdict(chosen[idea]) != asdict(SHORT)
+    for kind, share in SHORT.mixture.items():
         mixture = chosen[f"without {kind}"].mixture
-        assert kind not in mixture and mixture | {kind: share} == SMALL.mixture
+        assert kind not in mixture and mixture | {kind: share} == SHORT.mixture
 
 
 def test_ablate_trains_measures_and_resumes(world, measured, tmp_path):
@@ -74,3 +77,13 @@ def test_ablate_trains_measures_and_resumes(world, measured, tmp_path):
     assert len(measured) == 4  # another measurement, the same models
     keep(rows, tmp_path / "kept.csv")
     assert list(pd.read_csv(tmp_path / "kept.csv").variant) == list(chosen)
+
+
+def test_ideas_beside_the_whole_recipe_in_percent():
+    kept = pd.DataFrame({bar: [0.5, 0.4, 0.3, 0.2] for bar in known_analysis.SITED})
+    kept.index = ["all", "all, seed 1", "weight decay 0.05", "without dense"]
+    table = known_analysis.ideas_table(kept, IDEAS)
+    assert list(table.index) == ["all", "all, seed 1", "weight decay 0.05"]
+    assert list(table["FFN 0"]) == [50, 40, 30]
+    _, change = known_analysis.effects(kept, ["cloze"])
+    assert list(change.index) == ["all", "all, seed 1", "without dense"]

@@ -416,8 +416,9 @@ def pretrain(
 
 @app.command(
     help=examples(
-        "Train a small reference model without each kind of text in turn, and measure every bar: "
-        "what each kind buys. The rows are kept in data/models/ablation.csv. Resumable.",
+        "Train a reference model on a short schedule without each kind of text in turn, and with "
+        "each idea of the recipe done otherwise, and measure every bar: what each part buys. The "
+        "rows are kept in data/models/ablation.csv. Resumable.",
         "ablate",
         "ablate --steps 200 --no-keep",
     )
@@ -429,10 +430,10 @@ def ablate(
             "--steps", help="Training steps of each variant, other than the recipe's.", min=1
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Seeds of the whole mixture.", min=1)] = 2,
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds of the whole recipe.", min=1)] = 2,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Variants to train, e.g. 'without dense'. Repeatable."),
+        typer.Option("--only", help="Variants to train, e.g. 'weight decay 0.05'. Repeatable."),
     ] = None,
     compiled: Annotated[
         bool,

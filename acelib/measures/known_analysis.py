@@ -4,7 +4,7 @@ brings back in a causal trace, and what the ablation of the training text change
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from scipy.stats import binomtest
@@ -236,15 +236,38 @@ def sites_table(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.set_index("model")[list(SITES)].rename(columns=SITES).rename_axis(None)
 
 
-# --------------------------------------------------------------- ablation of the training text
+# ------------------------------------------------------------------- ablation of the training
+
+SITED = {  #: bar -> what the table of ideas calls it: does it know, reason, keep facts where?
+    "cloze": "statement",
+    "cot_2": "2-hop chain of thought",
+    "ffns_needed": "FFNs needed",
+    "lower_middle_needed": "lower middle needed",
+    "another_token_spared": "another token spared",
+    "embedding_share": "FFN 0",
+    "memit_paraphrase": "MEMIT paraphrase",
+    "memit_endings": "MEMIT same last token",
+}
+
+
+def ideas_table(kept: pd.DataFrame, ideas: Iterable[str]) -> pd.DataFrame:
+    """Recipes x bars of where facts sit, percent: the whole recipe, its second seed, and each idea
+    done otherwise.
+
+    kept: ``ablation`` rows by variant. A variant that has not been trained is left out.
+    """
+    named = [name for name in kept.index if name.startswith("all") or name in {*ideas}]
+    shown = 100 * kept.loc[named, list(SITED)].astype(float)
+    return shown.round(1).rename(columns=SITED).rename_axis(None)
 
 
 def effects(kept: pd.DataFrame, bars: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Shares of the whole mixture (percent), and changes against them in percentage points,
     variants x bars.
 
-    kept: ``ablation`` rows by variant.
+    kept: ``ablation`` rows by variant, of which those without a kind of text are read.
     """
+    kept = kept[kept.index.str.startswith(("all", "without"))]
     names = [name for name in bars if name in kept]
     whole = kept.loc["all", names].astype(float)
     change = 100 * (kept.loc[:, names].astype(float) - whole)

@@ -118,25 +118,3 @@ def card(model: str) -> str:
     """The text of a model's card; empty if it has none."""
     path = folder_of(model) / "README.md"
     return path.read_text("utf-8") if path.exists() else ""
-
-
-TRIED = {  #: column of ``tried.csv`` -> what the table calls it
-    "what": "what was tried",
-    "n_layers": "layers",
-    "d_model": "width",
-    "tokens": "tokens (millions)",
-    "known": "facts known (%)",
-    "kept_without_ffns_1_to_last": "kept without FFNs 1 to L-1 (%)",
-    "kept_without_lower_middle_at_subject": "kept without FFNs 1 to L/2, subject (%)",
-    "kept_without_lower_middle_at_another_token": "the same, another token (%)",
-    "ffn_0_over_what_it_adds_to": "FFN 0 over what it adds to",
-    "cot_2": "2-hop chain of thought (%)",
-    "implicit_2": "2-hop at once (%)",
-}
-
-
-def tried(path: Path = SHIPPED / "tried.csv") -> pd.DataFrame:
-    """What recipes were tried on short schedules, and what each had reached at its end."""
-    rows = pd.read_csv(path).drop_duplicates("variant", keep="last").set_index("variant")
-    rows["tokens"] = (rows.tokens / 1e6).round(1)
-    return rows[list(TRIED)].rename(columns=TRIED).rename_axis(None)

@@ -1,9 +1,10 @@
-"""What each kind of training text buys: a small reference model is trained without each of them in
-turn, and measured by the bars.
+"""What each part of the recipe buys: a reference model is trained on a short schedule without each
+kind of text in turn, and without each idea that is to bring facts where editors write, and measured
+by the bars.
 
-The other kinds keep their proportions and the number of steps stays, so a variant reads more of
-what is left. A second seed of the whole mixture says how far two runs of one recipe differ, in the
-bars and in the layers that are located.
+Without a kind of text the others keep their proportions and the number of steps stays, so a variant
+reads more of what is left. A second seed of the whole recipe says how far two of its runs differ, in
+the bars and in the layers that are located.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,10 +26,19 @@ from ..provenance import ROOT, code_hash
 from ..records import quoted
 from ..world.world import World
 from . import bars
-from .train import Recipe, train
+from .train import REFERENCE, Recipe, train
 
-#: Half as deep and wide as the reference models, a fifth of their tokens: a variant takes minutes.
-SMALL = Recipe(architecture="gptj", n_layers=4, d_model=128, steps=500, batch=8)
+#: The recipe on a quarter of its tokens.
+SHORT = Recipe(architecture="gptj", **REFERENCE | {"steps": 1600})
+#: What is done otherwise, one idea at a time -> the recipe's own parts that differ.
+IDEAS: dict[str, dict[str, Any]] = {
+    "names read as they come": dict(late_names=0.0),
+    "names read by the last 2 layers": dict(late_layers=2),
+    "names read by the last 4 layers": dict(late_layers=4),
+    "names of one or two tokens": dict(vocab_size=4096),
+    "embeddings start at 0.02": dict(embedding_std=0.02),
+    "weight decay 0.05": dict(weight_decay=0.05),
+}
 #: Of ``bars.measure``, for every variant.
 SIZES = dict(n_facts=200, n_chains=50, n_edits=24)
 KEPT = ROOT / "data" / "models" / "ablation.csv"
@@ -36,18 +47,20 @@ KEPT = ROOT / "data" / "models" / "ablation.csv"
 def variants_named(
     steps: int | None = None, n_seeds: int = 2, only: Sequence[str] | None = None
 ) -> dict[str, Recipe]:
-    """``variants`` of ``SMALL`` by name, perhaps with another number of steps; ``only`` some.
+    """``variants`` of ``SHORT`` by name, perhaps with another number of steps; ``only`` some.
 
     Raises ValueError for an unknown variant.
     """
-    every = variants(replace(SMALL, steps=steps or SMALL.steps), n_seeds)
+    every = variants(replace(SHORT, steps=steps or SHORT.steps), n_seeds)
     if unknown := [name for name in only or () if name not in every]:
         raise ValueError(f"unknown variant {quoted(unknown[0])}; known: {', '.join(every)}")
     return {name: every[name] for name in only or every}
 
 
-def variants(base: Recipe = SMALL, n_seeds: int = 2) -> dict[str, Recipe]:
-    """The recipes to train: "all" kinds of text with ``n_seeds`` seeds, and "without" each kind."""
+def variants(base: Recipe = SHORT, n_seeds: int = 2) -> dict[str, Recipe]:
+    """The recipes to train: "all" of it with ``n_seeds`` seeds, each of ``IDEAS``, and "without" each
+    kind of text.
+    """
     whole = {
         "all" if not i else f"all, seed {base.seed + i}": replace(base, seed=base.seed + i)
         for i in range(n_seeds)
@@ -56,9 +69,12 @@ def variants(base: Recipe = SMALL, n_seeds: int = 2) -> dict[str, Recipe]:
         kind: {other: share for other, share in base.mixture.items() if other != kind}
         for kind in base.mixture
     }
-    return whole | {
-        f"without {kind}": replace(base, mixture=mixture) for kind, mixture in less.items()
-    }
+    other = {idea: replace(base, **parts) for idea, parts in IDEAS.items()}
+    return (
+        whole
+        | other
+        | {f"without {kind}": replace(base, mixture=mixture) for kind, mixture in less.items()}
+    )
 
 
 def ablate(
