@@ -3,8 +3,8 @@ kind of text in turn, and without each idea that is to bring facts where editors
 by the bars.
 
 Without a kind of text the others keep their proportions and the number of steps stays, so a variant
-reads more of what is left. A second seed of the whole recipe says how far two of its runs differ, in
-the bars and in the layers that are located.
+reads more of what is left. A second seed of the whole recipe says how far two runs differ, in the
+bars and in the layers that are located.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def variants_named(
 
 
 def variants(base: Recipe = SHORT, n_seeds: int = 2) -> dict[str, Recipe]:
-    """The recipes to train: "all" of it with ``n_seeds`` seeds, each of ``IDEAS``, and "without" each
+    """The recipes to train: "all" of it with ``n_seeds`` seeds, each of ``IDEAS``, "without" each
     kind of text.
     """
     whole = {
