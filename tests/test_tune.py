@@ -112,7 +112,7 @@ def test_the_best_trials_become_presets(trials, tmp_path):
 
 def test_the_best_third_goes_on_to_three_times_the_cases(trials):
     """Of nine trials on 1 case, three go on to all 3; a trial that is out keeps its row."""
-    assert rounds(27, 72) == [(27, 8), (9, 24), (3, 72)] and rounds(1, 5) == [(1, 5)]
+    assert rounds(27, 36) == [(27, 4), (9, 12), (3, 36)] and rounds(1, 5) == [(1, 5)]
     assert rounds(4, 10) == [(4, 4), (2, 10)] and rounds(16, 72) == [(16, 8), (6, 24), (2, 72)]
     told = []
     nine = {"MEMIT": [MEMIT(layers=(1,), weight=float(w)) for w in range(1, 10)]}
@@ -148,8 +148,8 @@ def test_the_shipped_presets_are_the_best_trials(model):
     sizes = spaces(8, (1, 2, 3), (3, 2, 1), model == "gptj-mini")
     for name, rows in kept.groupby("editor"):
         assert len(rows) == min(27, len(sizes[name])), "as many trials for each editor"
-        assert rows.n_cases.iloc[0] == rows.n_cases.max() == 72
-        last = rows[rows.n_cases == 72]
+        assert rows.n_cases.iloc[0] == rows.n_cases.max() == 36
+        last = rows[rows.n_cases == 36]
         assert preset(name, model) == parse(name, last.settings[last.score.idxmax()])
     assert len(tuning.trials(model)) == len(kept)
 

@@ -294,7 +294,7 @@ def tune(
         typer.Option(
             "--cases", help="Cases of the last round; before it, a third and a ninth.", min=1
         ),
-    ] = 72,
+    ] = 36,
     texts: Texts = None,
     dtype: Dtype = "float32",
     start: Start = "",

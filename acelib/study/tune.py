@@ -192,7 +192,7 @@ def draw(candidates: Mapping[str, Sequence], n: int, seed: int = 0) -> list[tupl
 
 
 def rounds(n_trials: int, n_cases: int) -> list[tuple[int, int]]:
-    """(trials, cases) of every round: of 27 trials and 72 cases 27 x 8, 9 x 24, 3 x 72.
+    """(trials, cases) of every round: of 27 trials and 36 cases 27 x 4, 9 x 12, 3 x 36.
 
     The last round has at most ``KEEP`` trials and all cases.
     """
