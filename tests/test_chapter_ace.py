@@ -300,6 +300,7 @@ def test_every_sentence_can_be_said(rows, scores):
     values = dict(
         told,
         written=ace_tables.written(scores, chosen),
+        found={"PMET": {"m": (Mean(60, 40, 80, 9), Mean(50, 30, 70, 9), Mean(10, -20, 40, 9))}},
         later=lost_hops.at_later_hops(lost, 0),
         edited=lost_hops.at_edited_hops(lost, 0),
         counts={"m": {"known": 2, "chain": 3, "known_others": 0, "others": 1}},
