@@ -4,7 +4,7 @@ import pandas as pd
 
 from acelib.editors import preset
 from acelib.measures import alphaedit
-from acelib.study import experiments
+from acelib.study import claims, experiments
 from acelib.study.sentences import Text
 from acelib.world.cases import make_cases
 from acelib.world.world import load_world
@@ -20,6 +20,7 @@ def rows() -> pd.DataFrame:
             "case_id": case,
             "multi_hop": float(hit),
             "specificity": 0.5,
+            "specificity_token": 0.25,
         }
         for name, of in hits.items()
         for case, hit in enumerate(of)
@@ -54,8 +55,9 @@ def test_leads_are_paired_over_cases():
     assert values["newer_backbone_helps", "gptj-mini"].mean == -25
     of = alphaedit.verdict(rows())["gptj-mini"]
     assert of["alphaedit_backbone"]["gap"] == values["alphaedit_backbone", "gptj-mini"]
-    assert of["newer_backbone_helps"]["is"] in ("holds", "undecided", "does not hold")
-    assert alphaedit.kept(rows())["gptj-mini"][alphaedit.ACE].mean == 50
+    assert of["newer_backbone_helps"]["is"] in claims.VERDICTS
+    kept = alphaedit.kept(rows())["gptj-mini"]
+    assert [of[alphaedit.ACE].mean for of in kept.values()] == [50, 25]
 
 
 def test_cases_come_from_the_world_or_from_a_file(tiny, monkeypatch):
@@ -83,3 +85,4 @@ def test_sentences():
     assert "1.5 points on GPT-J,\n2.5 points on Qwen3-8B\n(differences" in said
     said = text.render("kept", models=alphaedit.kept(rows()))
     assert "% (AlphaEdit),\n50.0 [" in said
+    assert "an edited one keep their answer in\n25.0 [" in said

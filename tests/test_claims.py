@@ -4,7 +4,8 @@ are handed over or refused.
 
 import json
 import re
-from math import nan
+from dataclasses import replace
+from math import inf, isnan, nan
 from types import SimpleNamespace
 
 import pytest
@@ -103,13 +104,16 @@ def test_references():
         ("> 0", 0, 0, "does not hold"),
         ("> 0", -2, -1, "does not hold"),
         ("> 90", 80, 95, "undecided"),
+        ("> 0", -12, 13, "estimate"),
         ("< 10", -5, 9.9, "holds"),
-        ("< 10", 9, 11, "undecided"),
+        ("< 10", 9, 10.5, "undecided"),
+        ("< 10", 9, 11, "estimate"),
         ("< 10", 10, 12, "undecided"),
         ("< -1", -3, -2, "holds"),
         ("< 0", 0, 0, "does not hold"),
         ("1..2", 1, 2, "holds"),
-        ("1..2", 0.5, 1.5, "undecided"),
+        ("1..2", 0.5, 1.9, "undecided"),
+        ("1..2", 0.5, 1.5, "estimate"),
         ("1..2", 2.1, 3, "does not hold"),
         ("1..2", -2, 0.9, "does not hold"),
         ("1..2", 0, 3, "undecided"),
@@ -143,11 +147,44 @@ def test_another_rule_is_refused(rule):
         ("hdu", "models disagree"),
         ("hu", "holds in part"),
         ("ud", "undecided"),
+        ("ee", "estimate"),
+        ("he", "holds in part"),
+        ("ue", "undecided"),
+        ("de", "estimate"),
+        ("due", "undecided"),
+        ("hde", "models disagree"),
     ],
 )
 def test_overall(each, expected):
-    names = dict(h="holds", d="does not hold", u="undecided")
+    names = dict(zip("hdue", claims.VERDICTS, strict=True))
     assert claims.overall(dict(enumerate(map(names.get, each)))) == expected
+
+
+def test_cases_that_all_agree_leave_a_claim_undecided():
+    none = claims.with_exact_intervals({("ace_leads_pmet", "m"): Mean(0, 0, 0, 100)})
+    value = none["ace_leads_pmet", "m"]
+    assert claims.verdict("> 0", value) == "undecided" and isnan(claims.needed("> 0", value))
+    assert claims.verdict("> 0", replace(value, low=-4)) == "estimate"
+
+
+def test_the_number_of_cases_is_to_the_nearer_bound():
+    value = Mean(5, -9, 19, 10)  # 10 (2.8 s / 5)^2, s = 28 / 3.92
+    assert claims.needed("> 0", value) == pytest.approx(160, abs=1)
+    assert claims.needed("0..15", value) == claims.needed("> 0", value)
+    assert claims.needed("-15..0", value) == claims.needed("> 0", value)
+    assert claims.needed("-20..15", value) == pytest.approx(40, abs=1)
+    assert claims.needed("> 0", Mean(0, -1, 1, 10)) == inf
+    assert isnan(claims.needed("> 20", value)) and isnan(claims.needed("> 0", Mean(1, nan, nan, 1)))
+
+
+def test_an_open_claim_says_how_many_cases_it_would_need(folder):
+    found = claims.kept_values(folder)
+    found["ace_leads_pmet", "gptj-mini"] = Mean(5, -9, 19, 10)
+    found["ace_leads_pmet", "qwen3-mini"] = Mean(0.1, -9, 19, 10)
+    line = claims.table(found).loc["ace_leads_pmet"]
+    assert line.verdict == "undecided" and line.why == "gptj-mini: undecided. qwen3-mini: estimate"
+    assert line.needed == pytest.approx({"gptj-mini": 160, "qwen3-mini": 400_000}, abs=1)
+    assert claims.table(found).needed["ace_leads_best"] == {}
 
 
 def test_what_chapters_hand_over_is_read_back(folder):

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from acelib.study import claims, claims_page
+from acelib.study import claims, claims_page, drawing
 from acelib.study.sentences import Text
+from acelib.study.stats import Mean
 
 VALUES = claims.kept_values()
 ROWS = claims_page.judged(VALUES)
@@ -17,6 +18,11 @@ def claim(verdict: str, **more) -> dict:
         "section": "1",
         "claim": "x",
         "why": "",
+        "unit": "points",
+        "needed": {},
+        "measured gptj-mini": None,
+        "measured qwen3-mini": None,
+        "measured both": None,
         **more,
     }
 
@@ -31,6 +37,8 @@ def test_every_claim_is_there_once_and_those_without_chapter_come_last():
 def test_a_tally_has_the_number_of_its_words():
     rows = pd.DataFrame([claim("holds"), claim("holds"), claim("undecided")])
     assert claims_page.tally(rows) == "2 hold, 1 is undecided"
+    rows = pd.DataFrame([claim("estimate"), claim("does not hold"), claim("estimate")])
+    assert claims_page.tally(rows) == "2 are estimates, 1 does not hold"
     assert claims_page.tally(rows[:0]) == ""
 
 
@@ -83,3 +91,34 @@ def test_lists_hold_every_claim_and_say_where_models_differ():
     assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: undecided"
     said = TEXT.render("lists", groups=claims_page.lists(rows))
     assert said == "**In part** (1)\n\n- x (1; a-b: holds; c: undecided)"
+
+
+def test_every_verdict_has_its_words_its_head_and_its_colour():
+    words = {*claims.VERDICTS, "holds in part", "models disagree"}
+    assert set(claims_page.WORDS) == words and words < set(claims_page.HEADS)
+    assert set(drawing.VERDICTS) == set(claims_page.HEADS)
+    assert len(set(drawing.VERDICTS.values())) == len(drawing.VERDICTS)
+
+
+def test_an_estimate_is_told_with_its_interval_and_what_it_would_need():
+    values = {
+        "measured gptj-mini": Mean(0.1, -9, 19, 10),
+        "measured qwen3-mini": Mean(-5, -8, -2, 9),
+    }
+    why, needed = "gptj-mini: estimate. qwen3-mini: does not hold", {"gptj-mini": 400_000.0}
+    rows = pd.DataFrame([claim("estimate", why=why, needed=needed, **values)])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == (
+        "1; gptj-mini: estimate; qwen3-mini: does not hold; 0.1 [-9, 19] points on gptj-mini; "
+        "-5 [-8, -2] points on qwen3-mini; would need more than 100,000 cases (gptj-mini)"
+    )
+    rows = pd.DataFrame([claim("undecided", needed={"both": 157.0})])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; would need about 160 cases"
+    real = {"smollm2-135m": 157.0}
+    rows = pd.DataFrame([claim("undecided", needed=real)])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1"
+
+
+def test_the_table_says_what_an_open_claim_would_need():
+    table = claims_page.results_table(claims_page.selection(ROWS), VALUES)
+    is_open = ROWS.needed.map(bool).tolist()
+    assert [cell != "–" for cell in table["n needed"]] == is_open and any(is_open)

@@ -38,6 +38,7 @@ def rows() -> pd.DataFrame:
                 efficacy=1.0,
                 paraphrase=1.0,
                 specificity=1.0,
+                specificity_token=1.0,
             )
             for model in MODELS
             for name, counts in layers.items()
@@ -114,7 +115,7 @@ def test_tables_hold_published_and_measured_shares(rows):
     assert table["measured gptj-mini"].loc["PMET", 4].mean == 50
     assert table["published GPT-J"].loc["ACE"].notna().any()
     by_depth = depth.by_depth(rows.rename(columns={"n_layers": "first"}), 0)
-    assert by_depth["measured qwen3-mini"].loc[("PMET", 4), "multi_hop"].mean == 50
+    assert by_depth["measured qwen3-mini"].loc[("PMET", 4), "multi-hop"].mean == 50
 
 
 def test_the_best_window_is_the_lowest_of_equal_ones(rows):

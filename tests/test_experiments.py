@@ -134,6 +134,7 @@ def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
         "efficacy",
         "paraphrase",
         "specificity",
+        "specificity_token",
     ):
         assert frame[column].between(0, 1).all()
     alone = [
@@ -175,6 +176,30 @@ def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
         0,
         0,
     )  # the unedited model is asked for the old answers
+
+
+def test_specificity_is_that_of_two_kinds_of_facts_and_the_third_stands_beside(
+    tiny, world, cases, monkeypatch
+):
+    """One of two facts of an edited relation is kept, two of two others, one of four whose subject
+    ends in the same token.
+    """
+    relations = {edit.relation for edit in cases[0].edits}
+    near = [fact for fact in world.facts if fact.relation in relations][:2]
+    far = [fact for fact in world.facts if fact.relation not in relations][:2]
+    alike = list(world.facts[-4:])
+    kept = {judging._asked(world, fact) for fact in (near[0], *far, alike[0])}
+
+    def recall(lm, prompts, answers, _):
+        return Recall([pair in kept for pair in zip(prompts, answers, strict=True)], [])
+
+    monkeypatch.setattr(judging, "generate", lambda lm, prompts, *_: ["no"] * len(prompts))
+    monkeypatch.setattr(judging, "recall", recall)
+    monkeypatch.setattr(judging, "unrelated_facts", lambda *_: near + far)
+    monkeypatch.setattr(judging, "same_ending_facts", lambda *_: alike)
+    (row,) = judge(tiny("gpt2"), world, cases[:1], [None], PROTOCOL)
+    assert (row["specificity_near"], row["specificity_far"]) == (1 / 2, 1)
+    assert (row["specificity"], row["specificity_token"]) == (3 / 4, 1 / 4)
 
 
 def test_the_hop_at_which_a_chain_of_thought_is_lost():

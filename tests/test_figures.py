@@ -35,6 +35,7 @@ def rows() -> pd.DataFrame:
                 efficacy=1.0,
                 paraphrase=case / 12,
                 specificity=0.9,
+                specificity_token=0.7,
                 editor=editor,
             )
             for i, editor in enumerate(("Base", "MEMIT", "ACE"))

@@ -34,7 +34,8 @@ def sizes() -> pd.DataFrame:
 
 def test_layers_against_neurons():
     of = analysis.layers_against_neurons(rows(), 8)["m"]
-    assert list(of) == ["efficacy", "paraphrase", "specificity", "multi-hop"]
+    kinds = ["specificity", "specificity, same last token"]
+    assert list(of) == ["efficacy", "paraphrase", *kinds, "multi-hop"]
     assert of["multi-hop"]["ahead"] == "layers" and of["multi-hop"]["gap"].mean == pytest.approx(50)
     turned = rows().replace({"editor": {"ACE": "8 neurons", "8 neurons": "ACE"}})
     assert analysis.layers_against_neurons(turned, 8)["m"]["efficacy"]["ahead"] == "neurons"

@@ -57,6 +57,7 @@ def rows() -> pd.DataFrame:
             efficacy=1.0 if editor == "ACE" else 0.5,
             paraphrase=np.nan if case == 3 else 0.25,
             specificity=case / 11,
+            specificity_token=np.nan if case == 3 else 0.5,
             editor=editor,
         )
         for editor in ("Base", "MEMIT", "ACE")
@@ -228,7 +229,10 @@ def test_several_measured_models_stand_side_by_side(rows):
 
 def test_table_3(rows):
     table = metrics_table(rows)
-    assert list(table["measured gptj-mini"]) == ["efficacy", "paraphrase", "specificity", "cases"]
+    assert list(table["published GPT-J"]) == ["efficacy", "paraphrase", "specificity"]
+    same = "specificity, same last token"  # a kind of facts that the paper has not
+    assert list(table["measured gptj-mini"]) == [*table["published GPT-J"], same, "cases"]
+    assert table.loc["ACE", ("measured gptj-mini", same)].n == 11
     assert (
         table.loc["FT", ("published GPT-J", "efficacy")] == 98.4
         and table.loc["ACE", ("measured gptj-mini", "efficacy")].mean == 100

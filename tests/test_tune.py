@@ -1,6 +1,7 @@
 """Tuning: as many trials for each editor, best first, kept without losing another editor's."""
 
 from dataclasses import replace
+from math import nan
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,7 +12,18 @@ from acelib.bench.tiny import make_tiny
 from acelib.editing.search import Objective
 from acelib.editors import ACE, MEMIT, PMET, preset, presets
 from acelib.study import tune as tuning
-from acelib.study.tune import SCORE, draw, keep, keep_presets, parse, rounds, spaces, tune, words
+from acelib.study.tune import (
+    SCORE,
+    draw,
+    keep,
+    keep_presets,
+    parse,
+    rounds,
+    score,
+    spaces,
+    tune,
+    words,
+)
 from acelib.world.world import load_world
 
 SPACES = {
@@ -98,6 +110,13 @@ def test_settings_of_a_trial_are_read_back_and_shown(trials):
         "query.layers=(1,), value.layers=(5, 6), value.weight=30.0, value.position='last', "
         "n_prefixes=2"
     )
+
+
+def test_a_score_has_specificity_once_over_its_three_kinds():
+    means = dict(zip(SCORE, (1.0, 0.8, 0.6, 0.9, 0.3), strict=True))
+    assert score(means) == pytest.approx((1 + 0.8 + 0.6 + (0.9 + 0.9 + 0.3) / 3) / 4)
+    means["specificity_token"] = nan  # no subject ends in the same token
+    assert score(means) == pytest.approx((1 + 0.8 + 0.6 + 0.9) / 4)
 
 
 def test_the_best_trials_become_presets(trials, tmp_path):

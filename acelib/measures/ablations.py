@@ -20,7 +20,7 @@ from ..study.experiments import cases_by_model, comparison, comparisons, corpus
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series, table
 from ..study.stats import Mean, difference, paired
-from ..study.tables import BASELINE, METRICS
+from ..study.tables import BASELINE, METRICS, NAMES
 from ..world.world import World
 from . import located
 
@@ -295,7 +295,7 @@ def gaps(apart: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
         frame = frame.rename(index=lambda name: name.partition(" − ")[2])
         pairs = list(frame["multi_hop"].items())
         losses = {
-            name: {metric: gap for metric, gap in line.items() if gap.low > 0}
+            name: {NAMES.get(metric, metric): gap for metric, gap in line.items() if gap.low > 0}
             for name, line in frame.drop(columns="multi_hop").iterrows()
         }
         result[model] = {
@@ -309,7 +309,7 @@ def gaps(apart: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
 
 
 def equal(rows: pd.DataFrame, hosts: Mapping[str, LM]) -> list[dict]:
-    """Pairs of readings that agree on every case in all four metrics.
+    """Pairs of readings that agree on every case in all metrics.
 
     rows: of ``readings``.
     Returns dicts: model, names, and "unreached", whether they agree because a push at the subject

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..paper import published
 from ..study import claims, stats
+from ..study.claims_page import WORDS
 from ..study.stats import Mean
 from ..study.verdicts import with_verdict
 from .accumulation_analysis import BOTH, beside_random, case_of, next_layers
@@ -29,8 +30,8 @@ def verdict_numbers(values: Mapping[tuple[str, str], Mean]) -> dict:
     known, values = claims.claims_list(), claims.with_exact_intervals(values)
     verdicts = claims.verdicts(values)
     models = list(dict.fromkeys(model for _, model in values if model != BOTH))
-    said = {key: "is undecided" if of == "undecided" else of for key, of in verdicts.items()}
-    words = ("holds", "does not hold", "undecided")
+    said = {key: WORDS[word][0] for key, word in verdicts.items()}
+    words = claims.VERDICTS
     return {
         "models": {
             model: {

@@ -90,10 +90,10 @@ def trials(models: Mapping[str, object]) -> pd.DataFrame:
 
 
 def numbered(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials by model, editor and number, best first within an editor."""
+    """Trials by model, editor and number, best first within an editor; columns ``tables.NAMES``."""
     number = trials.groupby(["model", "editor"]).cumcount() + 1
     wide = trials.assign(trial=number).set_index(["model", "editor", "trial"])
-    return wide.drop(columns="n_cases")
+    return wide.drop(columns="n_cases").rename(columns=tables.NAMES)
 
 
 def layers(scores: pd.DataFrame, by_model: Settings, top: int = 3) -> pd.DataFrame:

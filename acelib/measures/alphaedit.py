@@ -22,6 +22,11 @@ from ..study.tables import METRICS as METRICS  # that the editors are compared b
 from ..world.world import World
 
 ACE, PLAIN, ON_PMET = "ACE (AlphaEdit)", "AlphaEdit", "ACE (PMET)"
+#: Metric -> the facts that it is a share of.
+KEPT = {
+    "specificity": "facts of the edited and of other relations",
+    "specificity_token": "facts about subjects that end in the same token as an edited one",
+}
 RIVALS = {"alphaedit_backbone": PLAIN, "newer_backbone_helps": ON_PMET}  #: claim -> whom ACE leads
 
 
@@ -94,12 +99,15 @@ def verdict(rows: pd.DataFrame) -> dict[str, dict[str, dict]]:
     }
 
 
-def kept(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Mean]]:
-    """Unrelated facts that keep their answer, %, by model and editor."""
+def kept(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, dict[str, Mean]]]:
+    """Facts that keep their answer, %, by model, kind of facts (``KEPT``) and editor."""
     return {
         model: {
-            name: interval(100 * of.specificity, seed, bounds=SHARE)
-            for name, of in part.groupby("editor", sort=False)
+            facts: {
+                name: interval(100 * of[metric], seed, bounds=SHARE)
+                for name, of in part.groupby("editor", sort=False)
+            }
+            for metric, facts in KEPT.items()
         }
         for model, part in rows.groupby("model", sort=False)
     }

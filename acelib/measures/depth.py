@@ -16,7 +16,7 @@ from ..study.experiments import cases_by_model, comparisons
 from ..study.judge import Protocol
 from ..study.rows import Experiment, Series, table
 from ..study.stats import SHARE, Mean, interval, paired
-from ..study.tables import METRICS
+from ..study.tables import METRICS, NAMES
 from ..world.world import World
 from . import located
 
@@ -204,7 +204,10 @@ def by_depth(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     parts = {}
     for model, part in rows.groupby("model", sort=False):
         groups = part.groupby(["editor", "first"])
-        columns = {m: groups[m].apply(lambda hits: _share(hits, seed)) for m in METRICS}
+        columns = {
+            NAMES.get(metric, metric): groups[metric].apply(lambda hits: _share(hits, seed))
+            for metric in METRICS
+        }
         parts[f"measured {model}"] = pd.DataFrame(columns, dtype=object)
     return pd.concat(parts, axis=1)
 

@@ -312,7 +312,7 @@ def results_table(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> pd.D
 
 def verdict_numbers(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> dict:
     """By model, how many readings of the statements hold: all, with each norm, about the write; and
-    which do not.
+    which do not, are undecided, or are estimates.
     """
     numbers = {}
     for model, of in results.items():
@@ -324,6 +324,7 @@ def verdict_numbers(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> di
             "write": _holding(verdicts, "Theorem 4"),
             "contradicted": _with(verdicts, "does not hold"),
             "undecided": _with(verdicts, "undecided"),
+            "estimates": _with(verdicts, "estimate"),
         }
     return numbers
 

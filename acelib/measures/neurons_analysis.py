@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ..study.stats import SHARE, Mean, interval, paired
-from ..study.tables import paired_table
+from ..study.tables import NAMES, paired_table
 
-METRICS = ("efficacy", "paraphrase", "specificity", "multi_hop")
+METRICS = ("efficacy", "paraphrase", "specificity", "specificity_token", "multi_hop")
 
 
 def metrics_table(rows: pd.DataFrame, sizes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def metrics_table(rows: pd.DataFrame, sizes: pd.DataFrame, seed: int = 0) -> pd.
     table = {}
     for name, part in rows.groupby(["model", "editor"], sort=False):
         cells: dict[str, Mean | str] = {
-            metric.replace("_", "-"): interval(100 * part[metric], seed, bounds=SHARE)
+            NAMES.get(metric, metric): interval(100 * part[metric], seed, bounds=SHARE)
             for metric in METRICS
         }
         cells["weights written (thousands)"] = f"{written[name].weights.iloc[0] / 1000:,.0f}"
@@ -72,5 +72,5 @@ def _difference(
         for metric in METRICS:
             gap = paired(points, a, b, metric, seed)
             ahead = sides[0] if gap.low > 0 else sides[1] if gap.high < 0 else ""
-            result[model][metric.replace("_", "-")] = {"gap": gap, "ahead": ahead}
+            result[model][NAMES.get(metric, metric)] = {"gap": gap, "ahead": ahead}
     return result

@@ -28,7 +28,7 @@ from ..model.update import Update
 from ..records import Case
 from ..study.drawing import figure
 from ..study.experiments import Corpus, corpus, depends, modules
-from ..study.free import METRICS, FreeProtocol, edit_and_judge, kept_facts
+from ..study.free import KINDS, METRICS, FreeProtocol, edit_and_judge, kept_facts
 from ..study.rows import Experiment, Series
 from ..study.stats import POINTS, SHARE, Mean, interval
 from ..study.tables import BASELINE
@@ -299,13 +299,13 @@ def sentence_numbers(rows: pd.DataFrame, seed: int) -> dict[str, dict]:
 
 def claim_values(rows: pd.DataFrame, known: Worlds, n: int, hops: Sequence[int], seed: int) -> dict:
     """The values of the paper's claims about editors, by (claim, model); multi-hop accuracy is that
-    of the chain of thought, specificity the mean of near and far facts.
+    of the chain of thought, specificity the mean of near and far facts, as published.
     """
     values: dict[tuple[str, str], Mean] = {}
     for model, part in rows.groupby("model", sort=False):
         same = part.assign(multi_hop=part.thoughts, specificity=part[["near", "far"]].mean(axis=1))
         cases = {str(model): cases_of(known[str(model)], n, seed, hops)}
-        named = {name: part[name] for name in ("near", "far")}
+        named = {name: part[name] for name in KINDS}
         columns = {f"specificity_{name}": column for name, column in named.items()}
         values |= ace_claims.claim_values(same.assign(**columns), cases)
     return values

@@ -12,7 +12,7 @@ from ..study.stats import SHARE, Mean, interval, paired
 from ..study.tables import layers_table, paired_table
 from .robustness import COMPARED, STATES
 
-METRICS = ("efficacy", "paraphrase", "specificity", "multi_hop")
+METRICS = ("efficacy", "paraphrase", "specificity", "specificity_token", "multi_hop")
 PUBLISHED = {"few-shot": 1, "one-shot": 15, "zero-shot": 14}  #: setting -> table of the paper
 OTHERS = ("zero-shot", "one-shot")  #: settings that are compared with few-shot
 LOST = 40  #: percent that the paper's masking takes from the answer, and not from the subject

@@ -267,7 +267,7 @@ def verdict_numbers(values: Mapping[tuple[str, str], Mean], drops: pd.DataFrame,
     for model in drops.columns:
         claimed = {
             word: [known.claim[claim] for claim in with_verdict(verdicts, model, word)]
-            for word in ("holds", "does not hold", "undecided")
+            for word in claims.VERDICTS
         }
         by_model[model] = {
             "related": drops.loc[("related", top), model].mean,

@@ -20,6 +20,7 @@ import pandas as pd
 from ..model.lm import LM
 from ..paper.published import published
 from ..provenance import ROOT
+from .power import MOST, agreed, cases_needed
 from .stats import POINTS, SHARE, Mean, unanimous_interval
 
 #: A model whose verdicts stand beside those of the reference models -> the chapter that hands them
@@ -35,6 +36,7 @@ PAPERS = {
 FILES = {"ACE": "ace_claims", "Query Localization": "ql_claims"}  #: in ``data/paper``
 PAPER = PAPERS["ACE"]  #: whose models the reference models stand for
 WAITING = "not tested yet"  #: in place of a verdict
+VERDICTS = ("holds", "does not hold", "undecided", "estimate")  #: on one model
 
 
 def claims_list() -> pd.DataFrame:
@@ -141,37 +143,65 @@ def kept_values(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
 
 
 def verdict(rule: str, value: Mean) -> str:
-    """ "holds", "does not hold" or "undecided".
+    """ "holds", "does not hold", "undecided" or "estimate".
 
     It holds if the whole interval obeys the rule, and does not if all of it lies beyond the rule's
     bound. An interval that ends at the bound, as a few cases that all but agree easily give it,
-    decides nothing.
+    decides nothing. What is not decided is an estimate if to decide it takes more than
+    ``power.MOST`` cases (``needed``): the mean is then too near the bound for a verdict, and is
+    reported with its interval. Where all cases agree it stays undecided.
     rule: "> x", "< x", or "a..b", bounds included.   value: without an interval its mean counts
     alone. Raises ValueError for another rule.
     """
-    number = r"(-?\d+(?:\.\d+)?)"
-    if not (found := re.fullmatch(rf"([<>]) {number}|{number}\.\.{number}", rule)):
-        raise ValueError(f"rule {rule!r} is none of '> x', '< x', 'a..b'")
-    sign, *bounds = (
-        [part for part in found.groups() if part] if found[1] else ["", *found.groups()[2:]]
-    )
+    low, high, included = _bounds(rule)
     least, most = (value.mean, value.mean) if isnan(value.low) else (value.low, value.high)
-    low, high = map(float, {">": (bounds[0], inf), "<": (-inf, bounds[0])}.get(sign, bounds))
-    obeys = [low < end < high if sign else low <= end <= high for end in (least, most)]
+    obeys = [low <= end <= high if included else low < end < high for end in (least, most)]
     outside = most < low or least > high or (least == most and not any(obeys))
-    return "holds" if all(obeys) else "does not hold" if outside else "undecided"
+    if all(obeys) or outside:
+        return "holds" if all(obeys) else "does not hold"
+    far = _cases(rule, value) > MOST and not agreed(value)
+    return "estimate" if far else "undecided"
+
+
+def needed(rule: str, value: Mean) -> float:
+    """How many cases would decide a claim: ``power.cases_needed`` to the rule's nearer bound.
+
+    nan where it is decided, and where no number is known.
+    """
+    return _cases(rule, value) if verdict(rule, value) in ("undecided", "estimate") else nan
+
+
+def _cases(rule: str, value: Mean) -> float:
+    """``needed``, also where the interval has decided."""
+    low, high, _ = _bounds(rule)
+    nearer = low if abs(value.mean - low) <= abs(value.mean - high) else high
+    return cases_needed(value, nearer)
+
+
+def _bounds(rule: str) -> tuple[float, float, bool]:
+    """Between which numbers a value obeys a rule, and whether it does at them."""
+    number = r"(-?\d+(?:\.\d+)?)"
+    if found := re.fullmatch(rf"([<>]) {number}", rule):
+        bound = float(found[2])
+        return (bound, inf, False) if found[1] == ">" else (-inf, bound, False)
+    if found := re.fullmatch(rf"{number}\.\.{number}", rule):
+        return float(found[1]), float(found[2]), True
+    raise ValueError(f"rule {rule!r} is none of '> x', '< x', 'a..b'")
 
 
 def overall(verdicts: Mapping[str, str]) -> str:
     """What all models agree on; else "models disagree" if it holds on one and does not on another,
-    "holds in part" if it holds on one and is undecided on the rest, "undecided" in all other cases.
+    "holds in part" if it holds on one and not surely on the rest.
+
+    Of a claim that holds on no model: "undecided" while it is so on one, since more cases may then
+    decide something; "estimate" where the models on which it is open are all estimates.
     """
     found = set(verdicts.values())
     if len(found) == 1:
         return found.pop()
-    if "holds" not in found:
-        return "undecided"
-    return "models disagree" if "does not hold" in found else "holds in part"
+    if "holds" in found:
+        return "models disagree" if "does not hold" in found else "holds in part"
+    return "undecided" if "undecided" in found else "estimate"
 
 
 def quoted(reference: str, model: str) -> str:
@@ -222,9 +252,20 @@ def _of_real(claim: str, rule: str, model: str, values: Mapping[tuple[str, str],
     return verdict(rule, values[claim, model]) if (claim, model) in values else ""
 
 
+def _cases_needed(
+    claim: str, rule: str, values: Mapping[tuple[str, str], Mean]
+) -> dict[str, float]:
+    """``needed`` by model, of the models on which the claim is open and a number is known."""
+    numbers = {
+        model: needed(rule, value) for (name, model), value in values.items() if name == claim
+    }
+    return {model: n for model, n in numbers.items() if not isnan(n)}
+
+
 def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
-    """Every claim: paper, where, what, published and measured by model, verdict, why; and the
-    verdict of each real model beside that of the reference models.
+    """Every claim: paper, where, what, published and measured by model, verdict, how many cases
+    would decide it by model, why; and the verdict of each real model beside that of the reference
+    models.
 
     values: ``kept_values``. Published columns are those of the claim's paper, nan in the others.
     Raises ValueError naming the first claim that a chapter should have measured on a model and did
@@ -259,6 +300,7 @@ def table(values: Mapping[tuple[str, str], Mean]) -> pd.DataFrame:
             },
             **{f"verdict {model}": _of_real(claim, of.rule, model, values) for model in REAL},
             "verdict": overall(each) if each else WAITING if of.chapter else of.rule,
+            "needed": _cases_needed(claim, of.rule, values),
             "why": ". ".join([*apart, *filter(None, [of.why])]),
         }
     return pd.DataFrame.from_dict(lines, orient="index")

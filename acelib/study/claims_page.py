@@ -14,6 +14,8 @@ import pandas as pd
 from ..provenance import ROOT
 from . import claims
 from .parameters import chapters as listed
+from .power import words
+from .sentences import each
 from .stats import Mean
 
 WORDS = {  #: verdict -> of one claim, of several
@@ -21,6 +23,7 @@ WORDS = {  #: verdict -> of one claim, of several
     "holds in part": ("holds in part", "hold in part"),
     "models disagree": ("divides the models", "divide the models"),
     "undecided": ("is undecided", "are undecided"),
+    "estimate": ("is an estimate", "are estimates"),
     "does not hold": ("does not hold", "do not hold"),
 }
 HEADS = {  #: verdict -> head of its list
@@ -28,6 +31,7 @@ HEADS = {  #: verdict -> head of its list
     "holds in part": "In part",
     "models disagree": "Holds on one model, does not hold on another",
     "undecided": "Undecided",
+    "estimate": "Estimates",
     "does not hold": "Does not hold",
     "cannot be tested here": "Cannot be tested here",
     "not tested yet": "Not tested yet",
@@ -123,6 +127,7 @@ def results_table(rows: pd.DataFrame, values: Values) -> pd.DataFrame:
         **{f"measured {name}": rows[f"measured {name}"].map(_text) for name in claims.REAL},
         "unit": rows.unit.replace("", "–"),
         "n": rows.id.map({claim: _counts(claim, values) for claim in rows.id}),
+        "n needed": rows.needed.map(_needed),
         "verdict": rows.verdict,
         **{f"verdict on {name}": _or_dash(rows[f"verdict {name}"]) for name in claims.REAL},
         "note": rows.why.replace("", "–"),
@@ -168,25 +173,46 @@ def leads(rows: pd.DataFrame) -> dict[str, dict]:
 
 def lists(rows: pd.DataFrame) -> list[dict]:
     """Claims by verdict, in the order of ``HEADS``: head, and for each claim its text, its section
-    and, where models differ, what holds on which.
+    and, where models differ, what holds on which; of an estimate what was measured; and how many
+    cases would decide what is open.
     """
     groups = []
     for verdict, head in HEADS.items():
         part = rows[rows.verdict == verdict]
         told = [
-            {"claim": row.claim, "notes": "; ".join([row.section, *_apart(row)])}
-            for row in part.itertuples()
+            {"claim": row.claim, "notes": "; ".join([row.section, *_apart(row), *_open(row)])}
+            for _, row in part.iterrows()
         ]
         if told:
             groups.append({"head": head, "claims": told})
     return groups
 
 
-def _apart(row) -> list[str]:
+def _apart(row: pd.Series) -> list[str]:
     """ "gptj-mini: holds": the verdicts by model of a claim on which they differ."""
-    if row.verdict not in ("holds in part", "models disagree"):
-        return []
-    return re.findall(r"[\w-]+: (?:holds|undecided|does not hold)", row.why)
+    return re.findall(rf"[\w-]+: (?:{'|'.join(claims.VERDICTS)})", row.why)
+
+
+def _open(row: pd.Series) -> list[str]:
+    """ "0.3 [-1.2, 1.9] points on gptj-mini": what an estimate is; "would need about 680 cases
+    (gptj-mini)": of a claim that is open there.
+    """
+    notes = []
+    if row.verdict == "estimate":
+        values = {name: row[f"measured {name}"] for name in (*MODELS, "both")}
+        notes = [
+            " ".join(filter(None, [_text(value), row.unit, "" if name == "both" else f"on {name}"]))
+            for name, value in values.items()
+            if value is not None
+        ]
+    here = {name: n for name, n in row.needed.items() if name not in claims.REAL}
+    return [*notes, f"would need {_needed(here)}"] if here else notes
+
+
+def _needed(numbers: Mapping[str, float]) -> str:
+    """ "about 680 cases (gptj-mini) and about 110 cases (qwen3-mini)", or without a name."""
+    told = {model: f"{words(n)} cases" for model, n in numbers.items()}
+    return told.get("both") or each(told) or "–"
 
 
 def _counts(claim: str, values: Values) -> str:

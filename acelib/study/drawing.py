@@ -46,6 +46,7 @@ VERDICTS = {
     "holds in part": "#56B4E9",
     "models disagree": "#CC79A7",
     "undecided": "#E69F00",
+    "estimate": "#F0E442",
     "does not hold": "#D55E00",
     "cannot be tested here": "#8C8C8C",
     "not tested yet": "#C8C8C8",

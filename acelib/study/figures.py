@@ -44,6 +44,7 @@ from .drawing import (
 from .drawing import HOPS as HOPS  # chapters colour by them
 from .drawing import VERDICTS as VERDICTS
 from .stats import SHARE, Mean, interval
+from .tables import NAMES
 
 NOTHING = Mean(np.nan, np.nan, np.nan, 0)  #: where nothing was measured
 
@@ -171,7 +172,8 @@ def paired_differences(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figu
             means(ax, [y], [cell], "x", fmt="o", ms=6, lw=2, color=hue(name.rpartition(" − ")[2]))
         ax.axvline(0, color=INK, lw=1, zorder=1)
         above = f"{model}\n" if model and ax in grid.axes[:, 0] else ""
-        ax.set(title=above + metric.replace("_", "-"), ylim=(len(part) - 0.5, -0.5))
+        title = NAMES.get(metric, metric).replace(", ", ",\n")
+        ax.set(title=above + title, ylim=(len(part) - 0.5, -0.5))
         ax.set_yticks(range(len(part)), part.index)
         ax.grid(visible=False, axis="y")
     grid.figure.supxlabel("difference (percentage points)", fontsize=10, color=INK)

@@ -29,8 +29,8 @@ class Protocol:
     n_shots: int = 4
     #: demonstrations without any of the case's relations either (Table 5)
     out_of_domain: bool = False
-    #: facts per case for specificity, half of the edited relations, half of any other; and half as
-    #: many again about subjects whose names end in the same token as an edited one
+    #: facts per case for specificity, half of the edited relations, half of any other; beside it
+    #: half as many about subjects whose names end in the same token as an edited one
     n_unrelated: int = 20
     max_new_tokens: int = 80
     seed: int = 0
@@ -70,9 +70,10 @@ def judge(
     normalisation); multi_hop_each: share of the questions; multi_hop_substring: any answer contains
     an accepted one; lost_at: ``lost_hop`` of each question.
     efficacy, paraphrase: share of the case's edits, and of their other wordings, whose expected
-    object is said; specificity: share of unrelated facts that keep their answer, near (of an edited
-    relation), far, and token (``same_ending_facts``, of any relation). Without updates the old
-    answers are expected, as in the paper's Base row.
+    object is said; specificity: share of unrelated facts that keep their answer, those of an edited
+    relation (specificity_near) and others (specificity_far) together, as published;
+    specificity_token: of ``same_ending_facts``, of any relation, which it does not count. Without
+    updates the old answers are expected, as in the paper's Base row.
     Source: ACE, Section 6.1; MQuAKE, Section 4.
     """
     edited = updates is not None
@@ -191,13 +192,13 @@ def _reasoning(case: Case, chains: Sequence[str], edited: bool) -> dict:
 def _specificity(
     case: Case, facts: Sequence[Fact], kept: Sequence[bool], spared: Sequence[bool]
 ) -> dict:
-    """Shares of facts that are kept: all, of the edited relations, of other relations, of like
-    names. spared: whether those of like names are.
+    """Shares of facts that are kept: of all relations, of the edited ones, of others; of subjects
+    that end in the same token, ``spared``.
     """
     relations = {edit.relation for edit in case.edits}
     pairs = list(zip(facts, kept, strict=True))
     return {
-        "specificity": _mean([*kept, *spared]),
+        "specificity": _mean(kept),
         "specificity_near": _mean([ok for fact, ok in pairs if fact.relation in relations]),
         "specificity_far": _mean([ok for fact, ok in pairs if fact.relation not in relations]),
         "specificity_token": _mean(spared),

@@ -3,9 +3,9 @@
 Each editor has a space of settings, in which every layer of the model is a candidate. ``n_trials``
 of them are drawn with a seed and edit a few identification cases; the best third goes on to three
 times as many cases, and again until three or fewer are left (successive halving, by thirds). The
-one with the highest score in the last round, the mean of multi-hop accuracy, efficacy, paraphrase
-and specificity, becomes the preset, in ``data/presets/<model>.toml``. Evaluation cases are never
-looked at. The trials are kept beside it, in ``data/presets/<model>.csv``.
+one with the highest ``score`` in the last round becomes the preset, in
+``data/presets/<model>.toml``. Evaluation cases are never looked at. The trials are kept beside it,
+in ``data/presets/<model>.csv``.
 Source of the halving: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
 Hyperparameter Optimization", 2016, Figure 1.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from itertools import product, zip_longest
+from math import isnan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,7 +41,8 @@ from .judge import Protocol
 from .rows import Progress
 
 N_LOCATED = 96  #: questions that locate the query and the value layers
-SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity")
+#: what a score is made of: columns of ``judge``'s rows
+SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity", "specificity_token")
 KEEP = 3  #: one trial in so many goes on to the next round, on as many times the cases
 #: lambda, on the mean second moment
 WEIGHTS = (10.0, 300.0, 3000.0)
@@ -219,7 +221,7 @@ def tune(
     trials: (name, editor), as ``draw`` gives them.
     progress: called with (cases done, cases of all rounds, editor).
     Returns one row per trial, best first within an editor, those of later rounds before: editor,
-    settings (JSON of the preset's table), the means of SCORE and their mean ``score``, n_cases.
+    settings (JSON of the preset's table), the means of SCORE and their ``score``, n_cases.
     """
     groups: dict[str, list] = {}
     for name, editor in trials:
@@ -241,9 +243,9 @@ def tune(
         series = comparison(lm.name, lm, world, {name: editor}, cases[:n], moments, protocol)
         means = run(series, folder, tell)[list(SCORE)].mean()
         done += n
-        score = round(means.mean(), 4)
         table = json.dumps(presets.to_table(editor))
-        return dict(editor=name, settings=table, **means.round(4), score=score, n_cases=n)
+        scored = dict(score=round(score(means), 4), n_cases=n)
+        return dict(editor=name, settings=table, **means.round(4), **scored)
 
     for name, candidates in groups.items():
         for n_trials, n_cases in plans[name]:
@@ -258,6 +260,18 @@ def tune(
     return pd.DataFrame(rows).sort_values(
         ["editor", "n_cases", "score"], ascending=[True, False, False], ignore_index=True
     )
+
+
+def score(means: Mapping[str, float]) -> float:
+    """What trials are ranked by: the mean of multi-hop accuracy, efficacy, paraphrase, and
+    specificity over its three kinds of facts.
+
+    means: of ``SCORE``. Two of the kinds, the edited and other relations, are together in
+    "specificity"; the third is left out where no subject ends in the same token (nan).
+    """
+    *parts, two, third = (means[name] for name in SCORE)
+    kept = two if isnan(third) else (2 * two + third) / 3
+    return (sum(parts) + kept) / (len(parts) + 1)
 
 
 def keep(trials: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -305,7 +319,7 @@ def trials(model: str) -> pd.DataFrame:
     """The trials kept for a model, best first within an editor; empty if none are kept.
 
     Columns: editor, settings (but the objective, which is one for all), SCORE and score in percent,
-    n_cases.
+    n_cases; nan where a trial that was kept earlier has no such column.
     """
     path = presets.path_of(model).with_suffix(".csv")
     if not path.exists():
@@ -315,7 +329,8 @@ def trials(model: str) -> pd.DataFrame:
         words(parse(editor, settings))
         for editor, settings in zip(kept.editor, kept.settings, strict=True)
     ]
-    percent = {name: (100 * kept[name]).round(1) for name in (*SCORE, "score")}
+    scores = kept.reindex(columns=[*SCORE, "score"])
+    percent = {name: (100 * scores[name]).round(1) for name in scores}
     return kept[["editor"]].assign(settings=settings, **percent, n_cases=kept.n_cases)
 
 
