@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from acelib.editors import preset
-from acelib.measures import ablations
+from acelib.measures import ablations, harder
 from acelib.study.sentences import Text
 from acelib.study.stats import Mean
 from acelib.study.tables import paired_table
@@ -23,7 +23,9 @@ def outcomes(names, wrong=None) -> pd.DataFrame:
                 model=model,
                 editor=name,
                 case_id=case,
+                n_hops=2 + case % 3,
                 multi_hop=float(case >= (wrong or {}).get(name, 0)),
+                multi_hop_each=float(case >= (wrong or {}).get(name, 0)) * (3 - case % 2) / 3,
                 efficacy=1.0,
                 paraphrase=1.0 - (name == "chained"),
                 specificity=0.5,
@@ -45,9 +47,9 @@ def settings():
 def prompts() -> pd.DataFrame:
     frames = [
         outcomes(["Base", "ACE"], {"ACE": wrong}).assign(prompt=prompt)
-        for prompt, wrong in zip(ablations.PROMPTS, (0, 4, 0, 0), strict=True)
+        for prompt, wrong in zip(harder.PROMPTS, (0, 4, 0, 0), strict=True)
     ]
-    return ablations.by_prompt(pd.concat(frames))
+    return ablations.by_prompt(pd.concat(frames), [3, 4])
 
 
 # ---------------------------------------------------------------- settings
@@ -96,21 +98,40 @@ def test_published_values_are_named_as_the_measured_ones(settings):
 
 
 def test_prompts_stand_in_the_order_of_table_5(prompts):
-    assert list(prompts.editor.unique()) == list(ablations.PROMPTS)
+    assert list(prompts.editor.unique()) == list(harder.PROMPTS)
     assert len(prompts) == 2 * 4 * 8 and {"ACE", "unedited"} <= set(prompts.columns)
+
+
+def test_every_prompt_is_read_hard_on_its_long_chains(prompts):
+    """Cases 1, 2, 4, 5, 7 have three hops or four; odd cases answer two of three questions."""
+    one = prompts[(prompts.model == "gptj-mini") & (prompts.editor == "Zero-Shot")]
+    hard = one.set_index("case_id")["ACE, hard"].dropna()
+    assert hard.to_dict() == pytest.approx({1: 0, 2: 0, 4: 1, 5: 2 / 3, 7: 2 / 3})
+    assert one["unedited, hard"].sum() == pytest.approx(2 + 3 * 2 / 3)
 
 
 # ---------------------------------------------------------------- what the rows say
 
 
 @pytest.fixture
-def values(settings, prompts):
-    rows = pd.concat(
+def rows(settings) -> pd.DataFrame:
+    """Read hard, the cases that ``outcomes`` has right are half right without value layers."""
+    usual = pd.concat(
         outcomes(settings[model], {"no query #1, 2, 3": 2, "no value #1, 2": 4}).query(
             "model == @model"
         )
         for model in MODELS
     )
+    half = usual.multi_hop * usual.editor.map(lambda name: 0.5 if "value" in name else 1.0)
+    both = [
+        usual.assign(prompt=harder.PUBLISHED),
+        usual.assign(prompt="OOD Few-Shots", multi_hop_each=half),
+    ]
+    return harder.beside(pd.concat(both), "OOD Few-Shots", [4])
+
+
+@pytest.fixture
+def values(rows, prompts):
     return ablations.claim_values(rows, prompts)
 
 
@@ -121,6 +142,21 @@ def test_claims_are_about_the_settings_without_most_layers(values):
     assert values["zero_shot_robust", "qwen3-mini"].mean == 50
     assert values["one_shot_robust", "qwen3-mini"].mean == 0
     assert values["qwen3_is_more_sensitive", "both"].mean == -25
+
+
+def test_settings_at_the_ceiling_are_told_with_their_hard_reading(rows, prompts):
+    told = ablations.hard_numbers(rows, prompts)  # two cases have four hops, 2 and 5
+    full = {name: value.mean for name, value in told["ceilings"]["gptj-mini"].items()}
+    assert full == {
+        "ACE": 100,
+        "no query #1": 100,
+        "no query #1, 2": 100,
+        "no value #1": 50,
+    }
+    assert told["hard"]["query_layers_needed"]["gptj-mini"].mean == 0
+    assert told["hard"]["value_layers_needed"]["gptj-mini"].mean == 75  # of 2 none, of 5 half
+    assert told["hard"]["zero_shot_robust"]["gptj-mini"].mean == pytest.approx(100 / 3)
+    assert "qwen3_is_more_sensitive" not in told["hard"]
 
 
 def test_gaps_sort_readings_by_their_interval():
@@ -134,8 +170,9 @@ def test_gaps_sort_readings_by_their_interval():
     assert [(name, list(losses)) for name, losses in gaps["dear"]] == [("chained", ["paraphrase"])]
 
 
-def test_readings_that_agree_on_every_case_are_named():
-    hosts = {model: SimpleNamespace(n_layers=8) for model in MODELS}
+def test_readings_that_agree_on_every_case_are_named(monkeypatch):
+    monkeypatch.setattr(ablations, "preset", lambda editor, host: preset(editor, host.name))
+    hosts = {model: SimpleNamespace(name=model, n_layers=8) for model in MODELS}
     rows = outcomes(["ACE", "value: multi-hop", "value at subject"], {"ACE": 1})
     pairs = ablations.equal(rows, hosts)
     assert pairs[0] == {
@@ -146,7 +183,7 @@ def test_readings_that_agree_on_every_case_are_named():
     assert not pairs[1]["unreached"] and len(pairs) == 2  # qwen3-mini's value layers end earlier
 
 
-def test_every_sentence_can_be_said(values, settings, prompts):
+def test_every_sentence_can_be_said(values, rows, settings, prompts):
     text, gone = Text("04_ablations"), ablations.without_stage(settings)
     told = ablations.sentence_numbers(values, prompts, gone)
     one, gap = Mean(5.0, -1.0, 9.0, 8), Mean(5.0, 1.0, 9.0, 8)
@@ -162,12 +199,16 @@ def test_every_sentence_can_be_said(values, settings, prompts):
     }
     pair = {"model": "m", "names": ["the default", "b"], "unreached": True}
     more = dict(gaps=gaps, equal=[pair], n={"m": 8}, large="GPT-J", model="m", gone={"m": []})
+    more |= dict(ablations.hard_numbers(rows, prompts), prompt="OOD Few-Shots", long=[3, 4])
     said = {
         block: " ".join(text.render(block, **{**told, **more, "n_located": 96, "seed": 0}).split())
         for block in text.template.blocks
     }
     assert "layers, which are all it has, (" in said["verdict"]
     assert said["table_4"].endswith("does not take place: in no row")
+    assert "Hard: OOD Few-Shots prompt, chains of 3 or 4 hops, share of" in said["table_4"]
+    assert "still at the ceiling: ACE, no query #1 and no query #1, 2." in said["hard"]
+    assert "of the questions), that is 100.0 % [" not in said["hard"]
     assert "On gptj-mini, that interval reaches zero" in said["single"]
     assert "better than: none. It is worse than: a, 5.0 [-1.0, 9.0]." in said["readings"]
     assert "chained (paraphrase 5.0 [-1.0, 9.0])" in said["readings"]

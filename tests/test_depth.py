@@ -1,5 +1,6 @@
 """Chapter 05: editors on other numbers of layers, and what is read off the rows."""
 
+from math import nan
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +26,9 @@ def editors():
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    """Eight cases per model; the more layers, the more are right, of ACE one more."""
+    """Eight cases per model; the more layers, the more are right, of ACE one more. Read hard, the
+    even cases are half right.
+    """
     layers = {"PMET": (2, 3, 4, 5, 6, 7), "MEMIT": (4, 6), "ACE": (2, 3, 4, 5, 6, 7), "ROME": (1,)}
     return pd.DataFrame(
         [
@@ -39,6 +42,7 @@ def rows() -> pd.DataFrame:
                 paraphrase=1.0,
                 specificity=1.0,
                 specificity_token=1.0,
+                hard=nan if case % 2 else float(case < n + (name == "ACE")) / 2,
             )
             for model in MODELS
             for name, counts in layers.items()
@@ -113,9 +117,19 @@ def test_tables_hold_published_and_measured_shares(rows):
     table = depth.table_6(rows, 0)
     assert list(table.index) == ["ROME", "MEMIT", "PMET", "ACE"]
     assert table["measured gptj-mini"].loc["PMET", 4].mean == 50
+    hard = table["measured gptj-mini"].loc["PMET", "hard, 4"]
+    assert hard.mean == 25 and hard.n == 4
     assert table["published GPT-J"].loc["ACE"].notna().any()
     by_depth = depth.by_depth(rows.rename(columns={"n_layers": "first"}), 0)
     assert by_depth["measured qwen3-mini"].loc[("PMET", 4), "multi-hop"].mean == 50
+
+
+def test_claims_are_read_hard_beside_the_published_reading(rows, editors):
+    told = depth.hard_numbers(rows, editors)
+    full = {name: value.mean for name, value in told["ceilings"]["gptj-mini"].items()}
+    assert full == {"ACE 7": 50}
+    gain = told["hard"]["ace_gains_from_layers"]["gptj-mini"]  # of 0, 2, 4, 6: one more, half right
+    assert gain.mean == 12.5 and gain.n == 4
 
 
 def test_the_best_window_is_the_lowest_of_equal_ones(rows):
@@ -130,10 +144,12 @@ def test_every_sentence_can_be_said(rows, editors):
     window = {"share": 50.0, "first": 3}
     best = {model: {"PMET at subject": window, "PMET at last": window} for model in MODELS}
     more = dict(best=best, n={"gptj-mini": 8}, large="GPT-J", model="gptj-mini", window=2, seed=0)
+    more |= dict(depth.hard_numbers(rows, editors), prompt="Zero-Shot", long=[4])
     said = {b: " ".join(text.render(b, **told, **more).split()) for b in text.template.blocks}
     assert said["verdict"].startswith("On gptj-mini, from 4 to 6 layers, ACE gains 25.0 [")
     assert "On qwen3-mini, ACE with 2 layers has no query edit" in said["equal"]
     assert "50 % with layers from 3" in said["depth"]
+    assert "every case is answered by ACE 7 (number of layers). Read hard (Zero" in said["hard"]
 
 
 # ---------------------------------------------------------------- figure
@@ -154,6 +170,17 @@ def test_curves_go_through_the_means_and_the_published_ones_stand_below(rows):
     assert lines["PMET"] == [25, 37.5, 50, 62.5, 75, 87.5] and lines["ROME"] == [12.5]
     pmet = quoted[(quoted.model == "GPT-J") & (quoted.editor == "PMET")].sort_values("n_layers")
     assert any(np.array_equal(line.get_ydata(), pmet["value"]) for line in theirs.get_lines())
+
+
+def test_curves_of_the_hard_reading_stand_between(rows):
+    whose, both = {"gptj-mini": "GPT-J"}, ("multi_hop", "hard")
+    one = rows[rows.model == "gptj-mini"]
+    fig = depth_figures.curves(one, "n_layers", "layers written", published(6), whose, both)
+    titles = [ax.get_title(loc="left") for ax in fig.axes]
+    assert titles == ["gptj-mini", "gptj-mini, hard", "GPT-J, published"]
+    lines = {bar.get_label(): list(bar.lines[0].get_ydata()) for bar in fig.axes[1].containers}
+    assert lines["PMET"] == [12.5, 25, 25, 37.5, 37.5, 50]
+    assert len(fig.axes[2].get_lines()) > 0
 
 
 def test_curves_without_published_values_have_one_row(rows):

@@ -147,6 +147,23 @@ def test_a_row_for_each_editor_and_case(tiny, world, cases, tmp_path):
     assert frame.written[:6].eq(0).all()
 
 
+def test_a_case_is_edited_once_for_all_protocols(tiny, world, cases, tmp_path):
+    lm, fake = tiny("qwen3"), Fake()
+    asked = {"first": PROTOCOL, "other": replace(PROTOCOL, max_new_tokens=1, n_unrelated=0)}
+    frame = run(lm, world, {"fake": fake}, cases, None, tmp_path, protocol=asked)
+    assert fake.calls == [6] and frame.prompt.tolist() == ["first", "other"] * 6
+    assert frame.specificity.isna().tolist() == [False, True] * 6
+    shown = ["case_id", "answers", "multi_hop", "efficacy", "paraphrase", "written"]
+    for name, protocol in asked.items():
+        alone = run(lm, world, {"fake": fake}, cases, None, tmp_path / name, protocol=protocol)
+        part = frame[frame.prompt == name].reset_index(drop=True)
+        assert_frame_equal(part[shown], alone[shown])
+    [one] = comparison("m", lm, world, {"fake": fake}, cases, None, PROTOCOL)
+    [both] = comparison("m", lm, world, {"fake": fake}, cases, None, asked)
+    assert json.loads(one.depends["protocol"])["n_shots"] == 0
+    assert json.loads(both.depends["protocol"])["other"]["n_unrelated"] == 0
+
+
 def test_what_an_answer_counts_for(tiny, world, cases, monkeypatch):
     """The judge on a made-up model that says the new answers in a sentence to one question, and
     knows one wording of each edit.

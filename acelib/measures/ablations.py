@@ -5,10 +5,9 @@ Every setting is ACE's preset with one thing changed, on the same cases, so diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import pandas as pd
 
@@ -16,23 +15,15 @@ from ..editors import ACE, preset
 from ..model.lm import LM
 from ..paper.published import published
 from ..study import claims
-from ..study.experiments import cases_by_model, comparison, comparisons, corpus
-from ..study.judge import Protocol
-from ..study.rows import Experiment, Series, table
+from ..study.experiments import cases_by_model, comparisons
+from ..study.rows import Experiment, table
 from ..study.stats import Mean, difference, paired
 from ..study.tables import BASELINE, METRICS, NAMES
 from ..world.world import World
-from . import located
+from . import harder, located
 
 #: Kind of layers -> how many of the most important ones are skipped, at most.
 MOST = {"query": 3, "value": 2}
-#: Prompt of Table 5 -> what it changes of the protocol.
-PROMPTS: dict[str, dict[str, Any]] = {
-    "Few-Shots": {},
-    "Zero-Shot": {"n_shots": 0},
-    "One-Shot": {"n_shots": 1},
-    "OOD Few-Shots": {"out_of_domain": True},
-}
 #: Claim -> the prompt that it compares with few shots.
 ROBUST = {
     "zero_shot_robust": "Zero-Shot",
@@ -116,13 +107,14 @@ def layers(
     n_cases: int,
     n_located: int,
     n_unrelated: int,
+    hard: str,
     seed: int,
 ) -> Experiment:
-    """ACE without its most important layers (Table 4)."""
+    """ACE without its most important layers (Table 4), asked with the prompt ``hard`` too."""
     editors = by_model(hosts, world, n_located=n_located, seed=seed)
     known = cases_by_model(hosts, world, n_cases, seed, cases)
-    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    series = comparisons(hosts, world, editors, known, protocol)
+    protocols = harder.protocols([hard], n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocols)
     return Experiment("04_ablations_layers", series)
 
 
@@ -135,20 +127,12 @@ def prompts(
     n_unrelated: int,
     seed: int,
 ) -> Experiment:
-    """ACE, and the unedited model, judged with other prompts (Table 5)."""
+    """ACE, and the unedited model, asked with other prompts (Table 5)."""
+    editors = {model: {BASELINE: None, "ACE": preset("ACE", hosts[model])} for model in hosts}
     known = cases_by_model(hosts, world, n_cases, seed, cases)
-    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    series: list[Series] = []
-    for model, host in hosts.items():
-        editors = {BASELINE: None, "ACE": preset("ACE", host)}
-        texts = corpus(host, world, editors.values(), seed)
-        for prompt, changes in PROMPTS.items():
-            changed = replace(protocol, **changes)
-            series += [
-                replace(one, names={"model": model, "prompt": prompt, **one.names})
-                for one in comparison(model, host, world, editors, known[model], texts, changed)
-            ]
-    return Experiment("04_ablations_prompts", tuple(series))
+    protocols = harder.protocols([*harder.PROMPTS], n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocols)
+    return Experiment("04_ablations_prompts", series)
 
 
 def readings(
@@ -158,13 +142,14 @@ def readings(
     cases: str,
     n_cases: int,
     n_unrelated: int,
+    hard: str,
     seed: int,
 ) -> Experiment:
-    """ACE with one step read otherwise than by default."""
+    """ACE with one step read otherwise than by default, asked with the prompt ``hard`` too."""
     editors = {model: other_readings(preset("ACE", hosts[model])) for model in hosts}
     known = cases_by_model(hosts, world, n_cases, seed, cases)
-    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    series = comparisons(hosts, world, editors, known, protocol)
+    protocols = harder.protocols([hard], n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocols)
     return Experiment("04_ablations_readings", series)
 
 
@@ -189,15 +174,21 @@ def published_prompts() -> pd.DataFrame:
     return pd.concat([few.assign(editor="Few-Shots"), other]).assign(metric="ACE")
 
 
-def by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
-    """Multi-hop accuracy of the edited model ("ACE") and of the "unedited" one, one row per model,
-    prompt (in the column "editor") and case.   rows: of ``prompts``.
+def by_prompt(rows: pd.DataFrame, n_hops: Collection[int]) -> pd.DataFrame:
+    """Multi-hop accuracy of the edited model ("ACE") and of the "unedited" one, and their hard
+    readings ("ACE, hard", ...), one row per model, prompt (in the column "editor") and case.
+
+    rows: of ``prompts``.   n_hops: of the chains that are read hard.
     """
-    keys = ["model", "prompt", "case_id"]
-    wide = rows.pivot_table(index=keys, columns="editor", values="multi_hop").reset_index()
-    wide = wide.rename(columns={"prompt": "editor", BASELINE: "unedited"})
+    rows = rows.assign(hard=harder.share(rows, n_hops))
+    rows = rows.replace({"editor": {BASELINE: "unedited"}})
+    wide = rows.pivot(
+        index=["model", "prompt", "case_id"], columns="editor", values=["multi_hop", "hard"]
+    )
+    wide.columns = [name + ", hard" * (metric == "hard") for metric, name in wide.columns]
+    wide = wide.reset_index().rename(columns={"prompt": "editor"})
     return wide.sort_values(
-        "editor", key=lambda names: names.map(list(PROMPTS).index), kind="stable"
+        "editor", key=lambda names: names.map([*harder.PROMPTS].index), kind="stable"
     )
 
 
@@ -274,6 +265,26 @@ def sentence_numbers(
             for model, names in gone.items()
         },
         "ceiling": [m for m in models if (prompts[prompts.model == m].ACE == 1).all()],
+    }
+
+
+def hard_numbers(rows: pd.DataFrame, prompts: pd.DataFrame) -> dict:
+    """What the sentences of the chapter say of the hard reading: settings that answer every case as
+    published ("ceilings"), and the values of the claims read hard, {claim: {model: value}}.
+
+    rows: of ``layers``, as ``harder.beside`` gives them.   prompts: ``by_prompt``.
+    """
+    hard = harder.only(rows)
+    asked = prompts.assign(ACE=prompts["ACE, hard"]).dropna(subset="ACE")
+    values: dict[tuple[str, str], Mean] = {}
+    for model in hard.model.unique():
+        values |= claim_values(hard[hard.model == model], asked[asked.model == model])
+    return {
+        "ceilings": harder.ceilings(rows),
+        "hard": {
+            claim: {model: value for (name, model), value in values.items() if name == claim}
+            for claim in _claims(values)
+        },
     }
 
 

@@ -18,7 +18,7 @@ from ..study.rows import Experiment, Series, table
 from ..study.stats import SHARE, Mean, interval, paired
 from ..study.tables import METRICS, NAMES
 from ..world.world import World
-from . import located
+from . import harder, located
 
 #: Editors that write a range of layers.
 RANGES = ("MEMIT", "PMET")
@@ -98,7 +98,7 @@ def by_model(
 # ---------------------------------------------------------------- experiments
 
 
-def number(
+def number(  # noqa: PLR0913 - the parameters of the chapter
     hosts: Mapping[str, LM],
     world: World,
     *,
@@ -107,17 +107,20 @@ def number(
     n_cases: int,
     n_located: int,
     n_unrelated: int,
+    hard: str,
     seed: int,
 ) -> Experiment:
-    """Editors on several numbers of layers (Table 6); the column n_layers is text."""
+    """Editors on several numbers of layers (Table 6), asked with the prompt ``hard`` too; the
+    column n_layers is text.
+    """
     settings = by_model(hosts, world, steps=steps, n_located=n_located, seed=seed)
     editors = {
         model: {f"{name} {n}": editor for (name, n), editor in of.items()}
         for model, of in settings.items()
     }
     known = cases_by_model(hosts, world, n_cases, seed, cases)
-    protocol = Protocol(n_unrelated=n_unrelated, seed=seed)
-    series = comparisons(hosts, world, editors, known, protocol)
+    protocols = harder.protocols([hard], n_unrelated=n_unrelated, seed=seed)
+    series = comparisons(hosts, world, editors, known, protocols)
     renamed = tuple(_numbered(one, "n_layers") for one in series)
     return Experiment("05_knowledge_bottleneck_number", renamed)
 
@@ -183,17 +186,22 @@ def curves(rows: pd.DataFrame, editors: Mapping[str, Numbered]) -> pd.DataFrame:
 
 
 def table_6(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Editors x (source, number of layers): published and measured multi-hop accuracy, in percent.
+    """Editors x (source, number of layers): published and measured multi-hop accuracy, in percent,
+    and the hard reading of the measured one ("hard, 4").
 
-    rows: of ``number``.
+    rows: of ``number``, as ``harder.beside`` gives them.
     """
     parts = {
         f"published {large}": part.pivot(index="editor", columns="n_layers", values="value")
         for large, part in published(6).groupby("model", sort=False)
     }
     for model, part in rows.groupby("model", sort=False):
-        groups = part.groupby(["editor", "n_layers"]).multi_hop
-        parts[f"measured {model}"] = groups.apply(lambda hits: _share(hits, seed)).unstack()
+        groups = part.groupby(["editor", "n_layers"])
+        usual, hard = (
+            groups[metric].apply(lambda hits: _share(hits, seed)).unstack()
+            for metric in ("multi_hop", "hard")
+        )
+        parts[f"measured {model}"] = usual.join(hard.rename(columns="hard, {}".format))
     names = ["ROME", *RANGES, "ACE"]
     reindexed = {source: part.reindex(names) for source, part in parts.items()}
     return pd.concat(reindexed, axis=1, names=["source", "layers"])
@@ -274,6 +282,23 @@ def sentence_numbers(
             for model, of in editors.items()
         },
         "rome": {model: _share(hits, seed) for model, hits in rome},
+    }
+
+
+def hard_numbers(rows: pd.DataFrame, editors: Mapping[str, Numbered]) -> dict:
+    """What the sentences of the chapter say of the hard reading: settings that answer every case as
+    published ("ceilings"), and the values of the claims read hard, {claim: {model: value}}.
+
+    rows: of ``number``, as ``harder.beside`` gives them.   editors: ``by_model``.
+    """
+    values = claim_values(harder.only(rows), editors)
+    named = rows.assign(editor=rows.editor + " " + rows.n_layers.astype(str))
+    return {
+        "ceilings": harder.ceilings(named),
+        "hard": {
+            claim: {model: value for (name, model), value in values.items() if name == claim}
+            for claim in dict.fromkeys(name for name, _ in values)
+        },
     }
 
 

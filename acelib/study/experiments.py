@@ -169,13 +169,15 @@ def comparison(
     editors: Mapping[str, object | None],
     cases: Sequence[Case],
     moments: Moments | Corpus | None,
-    protocol: Protocol = Protocol(),
+    protocol: Protocol | Mapping[str, Protocol] = Protocol(),
     chunk: int = 24,
 ) -> tuple[Series, ...]:
     """One series per editor: the rows of ``judge`` for every case, named by model and editor.
 
     name: of the model, as tables show it.   editors: name -> editor, None for the unedited model
     ("Base"); an editor is anything with ``each(lm, groups, moments) -> [Update]``.
+    protocol: one, or several by name: then a case is edited once and has a row for each, whose
+    column "prompt" is the name.
     Raises ValueError for no case, no editor, two cases of one id, or moments of another model.
     """
     if not cases or not editors:
@@ -189,19 +191,26 @@ def comparison(
             f"({lm.fingerprint}); gather them anew"
         )
 
+    protocols = protocol if isinstance(protocol, Mapping) else {"": protocol}
+    labels = [{"prompt": name} if name else {} for name in protocols]
+    said = {name: asdict(one) for name, one in protocols.items()}
+
     def compute(editor, part: list[Case]) -> list[list[dict]]:
         if isinstance(moments, Corpus):
             known = None if editor is None else moments.moments
         else:
             known = moments
-        return [[row] for row in edit_and_judge(lm, world, editor, part, known, protocol)]
+        judged = edit_and_judge(lm, world, editor, part, known, [*protocols.values()])
+        return [
+            [{**label, **row} for label, row in zip(labels, rows, strict=True)] for rows in judged
+        ]
 
     return tuple(
         Series(
             names={"model": name, "editor": editor_name},
             depends={
                 **depends(lm, world, editor, moments),
-                "protocol": json.dumps(asdict(protocol)),
+                "protocol": json.dumps(said.get("", said)),
             },
             code=("acelib.study.judge", *modules(editor)),
             items=items,
@@ -227,12 +236,13 @@ def comparisons(
     world: World,
     editors: Mapping[str, Mapping[str, object | None]],
     cases: Mapping[str, Sequence[Case]],
-    protocol: Protocol,
+    protocol: Protocol | Mapping[str, Protocol],
 ) -> tuple[Series, ...]:
     """``comparison`` on every model, with second moments of all layers that its editors write.
 
-    editors, cases: by model.
+    editors, cases: by model.   protocol: one, or several of one seed by name.
     """
+    first = next(iter(protocol.values())) if isinstance(protocol, Mapping) else protocol
     return tuple(
         series
         for name, lm in hosts.items()
@@ -242,7 +252,7 @@ def comparisons(
             world,
             editors[name],
             cases[name],
-            corpus(lm, world, editors[name].values(), protocol.seed),
+            corpus(lm, world, editors[name].values(), first.seed),
             protocol,
         )
     )

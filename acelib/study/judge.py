@@ -42,18 +42,21 @@ def edit_and_judge(
     editor,
     cases: Sequence[Case],
     moments: Moments | None,
-    protocol: Protocol,
-) -> list[dict]:
-    """One row per case: ``judge`` of the model that ``editor`` has edited for it, or nobody (None).
+    protocols: Sequence[Protocol],
+) -> list[list[dict]]:
+    """By case, one row per protocol: ``judge`` of the model that ``editor`` has edited for the
+    case, once for all protocols, or nobody (None).
 
     written: Frobenius norm of all that was changed. Answers may hide a fault of an editor; the size
     of what it writes does not.
     """
-    if editor is None:
-        return [{**row, "written": 0.0} for row in judge(lm, world, cases, None, protocol)]
-    updates = editor.each(lm, [case.edits for case in cases], moments)
-    rows = judge(lm, world, cases, updates, protocol)
-    return [{**row, "written": update.norm()} for row, update in zip(rows, updates, strict=True)]
+    updates = None if editor is None else editor.each(lm, [case.edits for case in cases], moments)
+    written = [update.norm() for update in updates] if updates else [0.0] * len(cases)
+    judged = [judge(lm, world, cases, updates, protocol) for protocol in protocols]
+    return [
+        [{**row, "written": size} for row in rows]
+        for size, *rows in zip(written, *judged, strict=True)
+    ]
 
 
 def judge(
