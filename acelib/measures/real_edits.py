@@ -300,14 +300,16 @@ def sentence_numbers(rows: pd.DataFrame, seed: int) -> dict[str, dict]:
 def claim_values(rows: pd.DataFrame, known: Worlds, n: int, hops: Sequence[int], seed: int) -> dict:
     """The values of the paper's claims about editors, by (claim, model); multi-hop accuracy is that
     of the chain of thought, specificity the mean of near and far facts.
+
+    rows: of ``experiment``, whose known facts, cases and seed the others are.
     """
     values: dict[tuple[str, str], Mean] = {}
-    for model, part in rows.groupby("model", sort=False):
+    for name, part in rows.groupby("model", sort=False):
+        model = str(name)
         same = part.assign(multi_hop=part.thoughts, specificity=part[["near", "far"]].mean(axis=1))
-        cases = {str(model): cases_of(known[str(model)], n, seed, hops)}
-        named = {name: part[name] for name in ("near", "far")}
-        columns = {f"specificity_{name}": column for name, column in named.items()}
-        values |= ace_claims.claim_values(same.assign(**columns), cases)
+        cases = {model: cases_of(known[model], n, seed, hops)}
+        one = ace_claims.named_minus_implicit(same[same.n_edits == 1], cases, seed)
+        values |= ace_claims.claim_values(same) | ace_claims.implicit_claim(one)
     return values
 
 
