@@ -30,7 +30,7 @@ from ..study.drawing import figure
 from ..study.experiments import Corpus, corpus, depends, modules
 from ..study.free import METRICS, FreeProtocol, edit_and_judge, kept_facts
 from ..study.rows import Experiment, Series
-from ..study.stats import POINTS, SHARE, Mean, interval
+from ..study.stats import SHARE, Mean, interval, paired
 from ..study.tables import BASELINE
 from ..world import shots
 from ..world.cases import all_cases
@@ -263,11 +263,9 @@ def multi_hop_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def leads(rows: pd.DataFrame, way: str, seed: int = 0) -> dict[str, Mean]:
     """ACE's lead over every other editor in points, paired over the cases of one model."""
-    wide = 100 * rows.pivot_table(index="case_id", columns="editor", values=way)
-    others = [name for name in wide if name not in ("ACE", BASELINE)]
-    if "ACE" not in wide:
-        return {}
-    return {name: interval(list(wide["ACE"] - wide[name]), seed, bounds=POINTS) for name in others}
+    names, percent = list(rows.editor.unique()), rows.assign(**{way: 100 * rows[way]})
+    others = [name for name in names if name not in ("ACE", BASELINE)] * ("ACE" in names)
+    return {name: paired(percent, "ACE", name, way, seed) for name in others}
 
 
 def sentence_numbers(rows: pd.DataFrame, seed: int) -> dict[str, dict]:
