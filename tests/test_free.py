@@ -10,6 +10,7 @@ from acelib.bench.tiny import make_tiny
 from acelib.editing.moments import Moments
 from acelib.editors import FT
 from acelib.study import free
+from acelib.study.endings import last_token
 from acelib.study.free import FreeProtocol, edit_and_judge, judge, kept_facts
 from acelib.world.cases import all_cases
 from acelib.world.world import load_world, untouched
@@ -32,10 +33,10 @@ def test_facts_that_must_stay_are_known_and_of_three_kinds():
         assert subjects.isdisjoint(fact.subject for fact in every)
         assert {fact.relation for fact in kept["near"]} <= relations
         assert relations.isdisjoint(fact.relation for fact in kept["far"])
-        ends = {free._ending(LM, e.text, e.subject) for e in case.edits}
+        ends = {last_token(LM, e.text, e.subject) for e in case.edits}
         for fact in kept["token"]:
             text = KNOWN.relations[fact.relation].cloze[0].replace("{}", fact.subject)
-            assert free._ending(LM, text, fact.subject) in ends
+            assert last_token(LM, text, fact.subject) in ends
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from acelib.world.world import load_world
 
 SIZES = dict(n=2, steps=3, stored=5)
 TINY = {
-    "tiny-gptj": lambda: GPTJConfig(
+    "tiny-gptj": GPTJConfig(
         n_embd=32, n_layer=6, n_head=4, rotary_dim=4, vocab_size=400, n_positions=256
     ),
-    "tiny-llama": lambda: LlamaConfig(
+    "tiny-llama": LlamaConfig(
         hidden_size=32,
         num_hidden_layers=6,
         intermediate_size=48,
@@ -31,7 +31,7 @@ WORLD = load_world()
 
 @pytest.fixture(autouse=True)
 def tiny_shapes(monkeypatch):
-    monkeypatch.setattr(shapes, "SHAPES", shapes.SHAPES | TINY)
+    monkeypatch.setattr(shapes, "PUBLISHED", shapes.PUBLISHED | TINY)
     monkeypatch.setattr(full_size, "make_tokenizer", lambda *_: tiny_tokenizer())
     for module in (speed, full_size):
         monkeypatch.setattr(module, "load_world", lambda: WORLD)
@@ -76,8 +76,6 @@ def test_what_does_not_fit_is_refused_before_it_is_made(monkeypatch):
 def test_bad_choices_are_named():
     with pytest.raises(ValueError, match="unknown shape 'gpt-5'; known: gpt-j-6b, qwen3-8b"):
         full_size.full_size("gpt-5", device="cpu")
-    with pytest.raises(ValueError, match="'int8'.*float32, float16, bfloat16"):
-        shapes.dtype_named("int8")
     with pytest.raises(ValueError, match="10 tokens is smaller than the tokenizer"):
         shapes.layers_of("tiny-llama", tiny_tokenizer(), 1, 10)
 

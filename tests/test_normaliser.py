@@ -103,6 +103,55 @@ def test_pushes_that_overflow_are_done_exactly(any_lm, norm):
     )
 
 
+@pytest.mark.parametrize("norm", ("frozen", "exact"))
+@pytest.mark.parametrize("head", ("far", "offset", "equal", "near"))
+def test_no_head_breaks_the_bound(any_lm, norm, head):
+    """One row far from all others, a vector common to all, rows that are equal, or nearly."""
+    rows = any_lm.head.weight.data
+    if head == "far":
+        rows[7] *= -300
+    elif head == "offset":
+        rows += 30
+    elif head == "equal":
+        rows[50:150] = rows[0]
+    else:
+        rows.mul_(1e-4).add_(rows[0].clone() * 1e4)
+    any_lm.norm.weight.data.mul_(10)
+    args = batch(any_lm)
+    plain = value_scores(any_lm, *args, norm=norm)
+    for tolerance in (1e9, 1e-1, 1e-5):
+        found = bounded_scores(any_lm, *args, norm=norm, tolerance=tolerance)
+        off = (found.scores - plain).abs()
+        assert bool((off <= found.errors + 1e-9).all())
+        assert float(found.errors.max()) <= tolerance
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("norm", ("frozen", "exact"))
+def test_a_token_far_from_all_others_overflows_nothing(tiny, family, norm):
+    """e^x of an unlikely token that is pushed far is no number in single precision."""
+    lm = tiny(family, dtype=torch.float32)
+    lm.head.weight.data[7] *= -1000
+    lm.norm.weight.data.mul_(10)
+    for layer in range(lm.n_layers):
+        lm.weight(layer).data.mul_(10)
+    args = batch(lm)
+    found = bounded_scores(lm, *args, norm=norm, tolerance=0.1)
+    off = (found.scores - value_scores(lm, *args, norm=norm)).abs()
+    assert bool((off <= found.errors + 1e-2).all()) and float(found.errors.max()) <= 0.1
+
+
+def test_sizes_beyond_the_vocabulary_are_left_out(tiny, monkeypatch):
+    lm = tiny("llama")
+    args = batch(lm)
+    plain = value_scores(lm, *args)
+    for sizes, exact in (((256, 1024), False), ((1024,), True)):
+        monkeypatch.setattr(normaliser, "SIZES", sizes)
+        found = bounded_scores(lm, *args)
+        assert bool(((found.scores - plain).abs() <= found.errors + 1e-12).all())
+        assert (float(found.errors.max()) == 0) == exact
+
+
 def test_neither_budget_nor_batch_matters(tiny):
     lm = tiny("qwen3")
     ids, mask, targets = batch(lm)

@@ -10,6 +10,7 @@ import torch
 from acelib.bench.tiny import make_tiny
 from acelib.editors import PMET
 from acelib.measures import real_cost, real_edits, real_known, real_storage, real_trace
+from acelib.measures.ace import is_named
 from acelib.model.shape import shape_of
 from acelib.records import Fact
 from acelib.study import registry
@@ -197,6 +198,25 @@ def test_questions_that_were_answered_before_stand_apart():
     assert real_edits.leads(rows, "direct")["PMET"].mean == 0
     said = TEXT.render("editing", models=real_edits.sentence_numbers(rows, 0))
     assert "On m (2 cases)" in said and "ACE reaches 50" in said
+
+
+def test_claims_are_of_chains_of_thought_and_of_cases_with_one_edit():
+    cases = real_edits.cases_of(KNOWN, 12, 0)
+    right = dict.fromkeys(("FT", "ROME", "MEMIT", "IFMET"), 0.0) | {"ACE": 1.0}
+    rows = pd.DataFrame(
+        [
+            dict(model="m", editor=name, case_id=case.case_id, n_edits=case.n_edits)
+            | dict.fromkeys(METRICS, 0.0)
+            | {"thoughts": right.get(name, float(is_named(case))), "near": 1.0, "efficacy": 1.0}
+            for name in (*right, "PMET")
+            for case in cases
+        ]
+    )
+    values = real_edits.claim_values(rows, {"m": KNOWN}, 12, (2, 3), 0)
+    assert values["ace_leads_one_edit", "m"].mean > 0
+    assert values["implicit_edits_are_harder", "m"].mean == 100
+    assert values["specificity_leads", "m"].mean == values["efficacy_leads", "m"].mean == 0
+    assert not real_edits.claim_values(rows[rows.editor == "ACE"], {"m": KNOWN}, 12, (2, 3), 0)
 
 
 def test_the_grid_writes_every_pair_of_layers(lm, folders, monkeypatch, tmp_path):

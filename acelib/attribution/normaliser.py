@@ -34,6 +34,7 @@ from .reader import Place, Reader, Targets, gain_of
 SIZES = (256, 1024, 4096)  #: likeliest tokens added up as they are, one of these
 FAR = 4  #: for so many of them, one of the tokens farthest from the mean row
 BLOCK = 4096  #: rows of the head at a time
+STEEP = 80.0  #: x up to which e^x is a number in single precision
 SLACK = 16  #: roundings of the second moment that its bound allows for
 
 
@@ -109,9 +110,11 @@ def bounded_gain(
         error = torch.zeros_like(score)
         for row in range(len(mu)):
             own, tokens = pushes.row(row), _Tokens(head, p[layer, row], mu[row], sizes)
-            # 1. The place in ``sizes`` of the smallest k that proves the tolerance.
+            # 1. The place in ``sizes`` of the smallest k that proves the tolerance; behind the last
+            #    where none does, or where e^x of the farthest token may overflow.
+            finite = own.length * head.distance[0] - own.drift < STEEP
             rests = [own.rest(tokens.left(i), own.squares) for i in range(len(sizes))]
-            proofs = [rest <= tolerance for rest in rests] + [torch.ones_like(own.a) > 0]
+            proofs = [(rest <= tolerance) & finite for rest in rests] + [torch.ones_like(finite)]
             choice = torch.stack(proofs).int().argmax(0)
             # 2. Neurons of the same k together.
             for i, k in enumerate(sizes):
@@ -139,11 +142,12 @@ def _fill(
     budget: int,
 ) -> None:
     """Put in the scores of units of (layer, row), given their pushes, without any bound."""
-    units, q = (torch.cat([part[i] for part in left]) for i in (2, 3))
-    count = torch.tensor([len(part[2]) for part in left], device=units.device)
+    layers, rows, chosen, pushes = zip(*left, strict=True)
+    units, q = torch.cat(chosen), torch.cat(pushes)
+    count = torch.tensor([len(some) for some in chosen], device=units.device)
     layer, row = (
-        torch.tensor([part[i] for part in left], device=units.device).repeat_interleave(count)
-        for i in (0, 1)
+        torch.tensor(places, device=units.device).repeat_interleave(count)
+        for places in (layers, rows)
     )
     for some in torch.arange(len(units), device=units.device).split(
         max(1, budget // len(head.rows))

@@ -55,8 +55,9 @@ def full_size(
     lm = shapes.random_model(shape, make_tokenizer(world, RECIPES["gptj-mini"]), dtype, where, seed)
     rtol = RTOL if dtype.itemsize >= 4 else inf
     editors = {name: editor_of(name, shape, lm) for name in NAMES}
-    layers, size = editors["MEMIT"].layers, dict(m=lm.d_mlp, d=lm.d_model, seed=seed, device=where)
-    more, at_once = dict(seed=seed, rtol=rtol), shapes.budget(where)
+    layers, at_once = editors["MEMIT"].layers, shapes.budget(where)
+    size: dict[str, Any] = dict(m=lm.d_mlp, d=lm.d_model, seed=seed, device=where)
+    more: dict[str, Any] = dict(seed=seed, rtol=rtol)
     works: dict[str, Callable[[], list[Timing]]] = {
         "value scores": partial(
             speed.attribution, lm, 1, min(64, lm.d_mlp), budget=at_once, **more

@@ -17,13 +17,13 @@ from transformers.models.gptj import modeling_gptj
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
+from ..attribution.integrated import integrated_gradients
 from ..editing.keys import contexts, keys_at
 from ..editing.moments import Moments
 from ..editing.request import requests
 from ..editing.search import Objective, target_vectors
 from ..editors import ACE, FT, IFMET, KN, MEMIT, PMET, ROME, AlphaEdit
 from ..editors.base import edit_in_turn
-from ..editors.kn import integrated_gradients
 from ..records import Edit
 from . import released
 from .tiny import make_tiny

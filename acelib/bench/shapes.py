@@ -7,49 +7,17 @@ Memory is estimated from the shape before anything is made, and what does not fi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPTJConfig,
-    LlamaConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 from ..model.lm import LM
+from ..model.shape import PUBLISHED, sizes
 from ..records import quoted
 
 GIB = 2**30
-#: models by name, as their configurations say
-SHAPES: dict[str, Callable[[], PretrainedConfig]] = {
-    "gpt-j-6b": lambda: GPTJConfig(
-        n_embd=4096, n_layer=28, n_head=16, rotary_dim=64, vocab_size=50400, n_positions=2048
-    ),
-    "qwen3-8b": lambda: Qwen3Config(
-        hidden_size=4096,
-        num_hidden_layers=36,
-        intermediate_size=12288,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=151936,
-        max_position_embeddings=40960,
-    ),
-    "smollm2-135m": lambda: LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        intermediate_size=1536,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ),
-}
 ROWS, TOKENS = 24, 40  #: of the largest batch that is searched: rows, and tokens of each
 STATES = 24  #: states as wide as the residual stream that a block keeps for the way back
 COPIES = 3  #: float64 matrices of d_mlp^2 at once: a second moment, its factor, one on the way
@@ -57,13 +25,13 @@ LEAST, MOST = 2**22, 2**28  #: numbers held at a time for the vocabulary
 
 
 def config_of(shape: str) -> PretrainedConfig:
-    """The configuration of a shape.
+    """A copy of the configuration of a shape, one of ``model.shape.PUBLISHED``.
 
     Raises ValueError for an unknown one.
     """
-    if shape not in SHAPES:
-        raise ValueError(f"unknown shape {quoted(shape)}; known: {', '.join(SHAPES)}")
-    return SHAPES[shape]()
+    if shape not in PUBLISHED:
+        raise ValueError(f"unknown shape {quoted(shape)}; known: {', '.join(PUBLISHED)}")
+    return deepcopy(PUBLISHED[shape])
 
 
 def memory(config: PretrainedConfig, dtype: torch.dtype) -> dict[str, int]:
@@ -71,13 +39,12 @@ def memory(config: PretrainedConfig, dtype: torch.dtype) -> dict[str, int]:
 
     Exact for the weights; of the plain search, whose states are kept for the way back, a count.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    d, depth, wide = config.hidden_size, config.num_hidden_layers, _d_mlp(config)
-    states = ROWS * TOKENS * (depth * (STATES * d + 4 * wide) + 6 * config.vocab_size)
+    of = sizes("", config)
+    block = STATES * of.d_model + 4 * of.d_mlp
+    states = ROWS * TOKENS * (of.n_layers * block + 6 * of.vocabulary)
     return {
-        "weights": sum(p.numel() for p in model.parameters()) * dtype.itemsize,
-        "second moments": COPIES * 8 * wide**2,
+        "weights": of.parameters * dtype.itemsize,
+        "second moments": COPIES * 8 * of.d_mlp**2,
         "search": states * max(dtype.itemsize, 4),
         "scores": 4 * 4 * LEAST,
     }
@@ -163,26 +130,6 @@ def layers_of(
     return lm
 
 
-def dtype_named(name: str) -> torch.dtype:
-    """A precision of weights by its name.
-
-    Raises ValueError for another one.
-    """
-    dtypes = {name_of(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
-    if name not in dtypes:
-        raise ValueError(f"dtype {quoted(name)} is unknown; allowed: {', '.join(dtypes)}")
-    return dtypes[name]
-
-
 def name_of(dtype: torch.dtype) -> str:
     """Its name without the library's."""
     return str(dtype).removeprefix("torch.")
-
-
-def _d_mlp(config: PretrainedConfig) -> int:
-    """Neurons of a layer; GPT-J's configuration may leave four times the width unsaid."""
-    return (
-        getattr(config, "intermediate_size", None)
-        or getattr(config, "n_inner", None)
-        or 4 * config.hidden_size
-    )

@@ -456,7 +456,7 @@ def attribution(
 
 def vocabulary(
     lm: LM | None = None,
-    sizes: Sequence[int] = (2048, 8192, 16384, 49152),
+    sizes: Sequence[int] = (8192, 16384, 49152),
     n: int = 2,
     layers: int = 4,
     seed: int = 0,

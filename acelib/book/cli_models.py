@@ -489,7 +489,7 @@ def bench(
     ] = None,
 ):
     from ..bench import full_size, speed
-    from ..bench.shapes import dtype_named
+    from ..model.loading import dtype_named
 
     if shape and what:
         raise ValueError(f"benchmarks {', '.join(what)} and a shape: give one of the two")

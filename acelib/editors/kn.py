@@ -35,12 +35,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ..attribution.consistency import consistency_aware
-from ..attribution.integrated import (
-    Attribution,
-    integrated_gradients,
-    knowledge_neurons,
-    localize,
-)
+from ..attribution.integrated import Attribution, knowledge_neurons, localize
 from ..editing.moments import Moments
 from ..editing.request import Request, check_lengths, request, requests
 from ..model.lm import LM
@@ -105,23 +100,11 @@ class KN(Editor):
         self, lm: LM, pairs: Sequence[tuple[str, str]]
     ) -> list[Bool[Tensor, "layers d_mlp"]]:
         """Whether each neuron is a knowledge neuron of each (prompt, answer)."""
-        answers = [lm.answer_ids(answer) for _, answer in pairs]
-        rows = [
-            (lm.tokenizer(prompt)["input_ids"] + ids[:t], token)
-            for (prompt, _), ids in zip(pairs, answers, strict=True)
-            for t, token in enumerate(ids)
-        ]
-        if self.method == "IG":
-            scores = integrated_gradients(lm, rows, self.steps, self.activation).split(
-                [len(ids) for ids in answers]
-            )
-            means = [score.mean(0) for score in scores]
-        else:
-            prompts, olds = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
-            means = list(localize(lm, prompts, olds, self._how))
-        for (prompt, answer), mean in zip(pairs, means, strict=True):
-            _check_attribution(mean, prompt, answer)
-        return [knowledge_neurons(mean, self.threshold) for mean in means]
+        prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+        scores = localize(lm, prompts, answers, self._how)
+        for (prompt, answer), score in zip(pairs, scores, strict=True):
+            _check_attribution(score, prompt, answer)
+        return list(knowledge_neurons(scores, self.threshold))
 
     def _located_together(
         self, lm: LM, prompts: Sequence[str], answer: str

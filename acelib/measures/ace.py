@@ -256,8 +256,8 @@ def _standing(part: pd.DataFrame, seed: int) -> Standing:
     points = part.assign(multi_hop=100 * part.multi_hop)
     others = [name for name in names if name not in ("ACE", BASELINE)] * ("ACE" in names)
     lead = {name: paired(points, "ACE", name) for name in others}
-    kinds = [share(f"specificity_{kind}") for kind in ("near", "far", "token")]
-    return Standing(share("multi_hop"), *kinds, lead)
+    near, far, token = (share(f"specificity_{kind}") for kind in ("near", "far", "token"))
+    return Standing(share("multi_hop"), near, far, token, lead)
 
 
 def base_knows(
@@ -370,8 +370,9 @@ def named_minus_implicit(
         percent, named = 100 * part.multi_hop, part.case_id.isin(first)
         kinds = percent[named], percent[~named]
         if min(map(len, kinds)) > 1:
-            shares = [interval(kind, seed, bounds=SHARE) for kind in kinds]
-            found.setdefault(editor, {})[model] = (*shares, difference(*kinds, seed))
+            first_share, later_share = (interval(kind, seed, bounds=SHARE) for kind in kinds)
+            gap = difference(*kinds, seed)
+            found.setdefault(editor, {})[model] = first_share, later_share, gap
     return found
 
 

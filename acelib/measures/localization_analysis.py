@@ -363,8 +363,8 @@ def modification_table(rows: pd.DataFrame, sets: Sequence[str], table: int) -> p
                 found[operation, PRINTED[str(name)], knowledge, printed] = value
         columns[f"measured {model}"] = pd.Series(found, dtype=object)
     order = list(dict.fromkeys(quoted[keys].itertuples(index=False, name=None)))
-    table = pd.DataFrame(columns, dtype=object).reindex(pd.MultiIndex.from_tuples(order))
-    return table.fillna("–")
+    cells = pd.DataFrame(columns, dtype=object).reindex(pd.MultiIndex.from_tuples(order))
+    return cells.fillna("–")
 
 
 def percent(rows: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from ..study.drawing import figure
 from ..study.experiments import Corpus, corpus, depends, modules
 from ..study.free import KINDS, METRICS, FreeProtocol, edit_and_judge, kept_facts
 from ..study.rows import Experiment, Series
-from ..study.stats import POINTS, SHARE, Mean, interval
+from ..study.stats import SHARE, Mean, interval, paired
 from ..study.tables import BASELINE
 from ..world import shots
 from ..world.cases import all_cases
@@ -263,11 +263,9 @@ def multi_hop_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def leads(rows: pd.DataFrame, way: str, seed: int = 0) -> dict[str, Mean]:
     """ACE's lead over every other editor in points, paired over the cases of one model."""
-    wide = 100 * rows.pivot_table(index="case_id", columns="editor", values=way)
-    others = [name for name in wide if name not in ("ACE", BASELINE)]
-    if "ACE" not in wide:
-        return {}
-    return {name: interval(list(wide["ACE"] - wide[name]), seed, bounds=POINTS) for name in others}
+    names, percent = list(rows.editor.unique()), rows.assign(**{way: 100 * rows[way]})
+    others = [name for name in names if name not in ("ACE", BASELINE)] * ("ACE" in names)
+    return {name: paired(percent, "ACE", name, way, seed) for name in others}
 
 
 def sentence_numbers(rows: pd.DataFrame, seed: int) -> dict[str, dict]:
@@ -300,14 +298,17 @@ def sentence_numbers(rows: pd.DataFrame, seed: int) -> dict[str, dict]:
 def claim_values(rows: pd.DataFrame, known: Worlds, n: int, hops: Sequence[int], seed: int) -> dict:
     """The values of the paper's claims about editors, by (claim, model); multi-hop accuracy is that
     of the chain of thought, specificity the mean of near and far facts, as published.
+
+    rows: of ``experiment``, whose known facts, cases and seed the others are.
     """
     values: dict[tuple[str, str], Mean] = {}
-    for model, part in rows.groupby("model", sort=False):
+    for name, part in rows.groupby("model", sort=False):
+        model = str(name)
         same = part.assign(multi_hop=part.thoughts, specificity=part[["near", "far"]].mean(axis=1))
-        cases = {str(model): cases_of(known[str(model)], n, seed, hops)}
-        named = {name: part[name] for name in KINDS}
-        columns = {f"specificity_{name}": column for name, column in named.items()}
-        values |= ace_claims.claim_values(same.assign(**columns), cases)
+        cases = {model: cases_of(known[model], n, seed, hops)}
+        same = same.assign(**{f"specificity_{kind}": part[kind] for kind in KINDS})
+        one = ace_claims.named_minus_implicit(same[same.n_edits == 1], cases, seed)
+        values |= ace_claims.claim_values(same) | ace_claims.implicit_claim(one)
     return values
 
 

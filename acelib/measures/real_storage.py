@@ -345,11 +345,6 @@ def claim_values(points: pd.DataFrame, seed: int, percent: float = 1.0) -> dict:
     return values
 
 
-def profile_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of ``layers`` per question, as ``figures.layer_bars`` draws them."""
-    return rows.assign(block="ffn", importance=rows.importance / rows.n_prompts)
-
-
 def case_bars(rows: pd.DataFrame) -> pd.DataFrame:
     """Figure 5: layers of ``case``, as ``figures.layer_bars`` draws them."""
     return rows[rows.block != "head"].assign(role="increase")

@@ -28,6 +28,7 @@ PUBLISHED: dict[str, PretrainedConfig] = {
         num_key_value_heads=8,
         head_dim=128,
         vocab_size=151_936,
+        max_position_embeddings=40_960,
         tie_word_embeddings=False,
     ),
     "smollm2-135m": LlamaConfig(
@@ -37,6 +38,7 @@ PUBLISHED: dict[str, PretrainedConfig] = {
         num_attention_heads=9,
         num_key_value_heads=3,
         vocab_size=49_152,
+        max_position_embeddings=8192,
         tie_word_embeddings=True,
     ),
 }
@@ -60,15 +62,17 @@ def shape_of(name: str) -> Shape:
     Nothing but its configuration is read.
     Raises ValueError if its configuration cannot be had.
     """
-    config = _config(name)
+    return sizes(name, _config(name))
+
+
+def sizes(name: str, config: PretrainedConfig) -> Shape:
+    """The shape that a configuration describes; a name for it."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     n_layers, d_model = config.num_hidden_layers, config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-    unique = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    return Shape(
-        name, n_layers, d_model, inner or 4 * d_model, config.vocab_size, sum(unique.values())
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Shape(name, n_layers, d_model, inner or 4 * d_model, config.vocab_size, parameters)
 
 
 def _config(name: str) -> PretrainedConfig:

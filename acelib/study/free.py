@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..world import shots
 from ..world.spoken import counts, first_line, is_bare
 from ..world.wording import first_answer, matches, parse_answer, single_hop_cloze
 from ..world.world import World, untouched
+from .endings import endings, last_token
 
 KINDS = ("near", "far", "token")  #: of facts that must stay
 ANSWER_TOKENS = 12  #: of an answer that is a name
@@ -161,8 +162,8 @@ def kept_facts(lm: LM, known: World, case: Case, protocol: FreeProtocol) -> dict
     stays, subjects = untouched(known, case.edits), {edit.subject for edit in case.edits}
     relations = {edit.relation for edit in case.edits}
     free = [fact for fact in known.facts if fact.subject not in subjects and stays(fact)]
-    ends = _endings(lm, lm.fingerprint, known)
-    ending = {_ending(lm, edit.text, edit.subject.strip()) for edit in case.edits}
+    ends = endings(lm, known)
+    ending = {last_token(lm, edit.text, edit.subject.strip()) for edit in case.edits}
     chosen: dict[str, list[Fact]] = {}
     taken: set[Fact] = set()
     tests: dict[str, Callable[[Fact], bool]] = {
@@ -175,17 +176,6 @@ def kept_facts(lm: LM, known: World, case: Case, protocol: FreeProtocol) -> dict
         chosen[kind] = rng.sample(pool, min(protocol.n_kept, len(pool)))
         taken.update(chosen[kind])
     return {kind: chosen[kind] for kind in KINDS}
-
-
-@lru_cache(maxsize=4)
-def _endings(lm: LM, fingerprint: str, known: World) -> dict[Fact, int]:
-    """The last token of every fact's subject, where it stands in the cloze."""
-    return {fact: _ending(lm, single_hop_cloze(known, fact), fact.subject) for fact in known.facts}
-
-
-def _ending(lm: LM, text: str, subject: str) -> int:
-    ids = lm.tokenizer(text)["input_ids"]
-    return ids[lm.token_at(text, text.index(subject) + len(subject))]
 
 
 # ---------------------------------------------------------------- prompts and answers
