@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from acelib.bench.tiny import make_tiny
-from acelib.editing.search import Objective
-from acelib.editors import ACE, MEMIT, PMET, preset, presets
+from acelib.editors import ACE, MEMIT, PMET, ROME, preset, presets
 from acelib.study import tune as tuning
 from acelib.study.tune import (
     SCORE,
@@ -20,6 +19,7 @@ from acelib.study.tune import (
     parse,
     rounds,
     score,
+    searches,
     spaces,
     tune,
     words,
@@ -93,10 +93,10 @@ def test_kept_trials_of_other_editors_stay(trials, tmp_path):
 
 TUNED = (
     MEMIT(layers=(1, 2)),
-    PMET(layers=(3,), objective=Objective(kind="pmet", steps=7, clamp=None)),
+    PMET(layers=(3,), objective=replace(PMET.objective, steps=7, clamp=None)),
     ACE(
         value=PMET(layers=(5, 6), weight=30.0, position="last", n_prefixes=2),
-        query=PMET(layers=(1,), objective=Objective(kind="pmet", lr=0.1), n_prefixes=2),
+        query=PMET(layers=(1,), objective=replace(PMET.objective, lr=0.1), n_prefixes=2),
     ),
 )
 
@@ -105,10 +105,10 @@ def test_settings_of_a_trial_are_read_back_and_shown(trials):
     for editor in TUNED:
         (row,) = trials(1, {type(editor).__name__: [editor]}).itertuples()
         assert parse(row.editor, row.settings) == editor
-    assert words(TUNED[1]) == "layers=(3,)"
+    assert words(TUNED[1]) == "layers=(3,), steps=7, clamp=None"
     assert words(TUNED[2]) == (
-        "query.layers=(1,), value.layers=(5, 6), value.weight=30.0, value.position='last', "
-        "n_prefixes=2"
+        "query.layers=(1,), query.lr=0.1, value.layers=(5, 6), value.weight=30.0, "
+        "value.position='last', n_prefixes=2"
     )
 
 
@@ -182,3 +182,15 @@ def test_cases_are_checked_first_and_those_of_a_natural_model_are_of_what_it_kno
     cases = tuning.identification(natural, world, 4)
     said = {(fact.subject, fact.object) for fact in world.facts[::3]}
     assert len(cases) == 4 and all((s, o) in said for c in cases for s, _, o in c.chain)
+
+
+def test_a_search_is_as_published_or_freer_and_one_for_both_stages():
+    def held(editor):
+        return editor.objective.decay, editor.objective.clamp
+
+    assert [held(e) for e in searches(MEMIT(layers=(1,)))] == [(0.5, 0.75), (0.0, 0.75), (0.0, 4.0)]
+    assert [held(e) for e in searches(ROME(layer=1))] == [(0.5, 4.0), (0.0, 4.0)]
+    both = spaces(4, (1, 2, 3), (3, 2, 1))
+    for name in ("ACE", "IFMET", "ReleasedACE", "LocatedACE"):
+        assert {held(editor.query) for editor in both[name]} == {held(e) for e in both["PMET"]}
+        assert all(editor.query.objective == editor.value.objective for editor in both[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any
@@ -199,26 +199,31 @@ class Trial:
 def trials(
     lm: LM, world: World, n: int, n_unrelated: int = N_UNRELATED, seed: int = 0
 ) -> list[Trial]:
-    """Up to ``n`` edits of facts that the model knows; of the facts that should stay, half are of
-    the edited relation, and half as many again are about subjects of like names.
+    """Up to ``n`` edits of facts that the model knows, and facts that it knows and should keep: of
+    ``n_unrelated`` half are of the edited relation, and half as many again are about subjects of
+    like names.
     """
     pool, rng = single_edits(world, 2 * n, seed), random.Random(f"{seed}/editing")
     edits = known_items(lm, pool, attrgetter("text", "target_true"))[:n]
+    # What a model never knew it cannot lose: twice as many are drawn, and those known are asked.
+    near_far = [unrelated_facts(world, [edit], 2 * n_unrelated, rng) for edit in edits]
+    alike = [same_ending_facts(lm, world, [edit], n_unrelated, rng) for edit in edits]
+    drawn = dict.fromkeys(fact for facts in (*near_far, *alike) for fact in facts)
+    known = set(known_items(lm, list(drawn), partial(single_hop, world)))
+    half = n_unrelated // 2
+
+    def asked(facts: Sequence[Fact]) -> tuple[tuple[str, str], ...]:
+        return tuple(single_hop(world, fact) for fact in facts if fact in known)[:half]
+
     return [
         Trial(
             edit,
-            others=tuple(single_hop(world, f) for f in _others(world, edit, n_unrelated, rng)),
-            endings=tuple(
-                single_hop(world, f)
-                for f in same_ending_facts(lm, world, [edit], n_unrelated // 2, rng)
-            ),
+            others=asked([fact for fact in facts if fact.relation == edit.relation])
+            + asked([fact for fact in facts if fact.relation != edit.relation]),
+            endings=asked(same),
         )
-        for edit in edits
+        for edit, facts, same in zip(edits, near_far, alike, strict=True)
     ]
-
-
-def _others(world: World, edit: Edit, n: int, rng: random.Random) -> Sequence[Fact]:
-    return unrelated_facts(world, [edit], n, rng)
 
 
 def early_site(
@@ -273,9 +278,12 @@ def edit_answers(
 
 
 def _editors(site: tuple[int, ...]) -> dict[str, Any]:
-    """The same settings for every model, but for the layers; targets are searched as published."""
+    """The same settings for every model, but for the layers; targets are searched as published, but
+    that ROME's search has no decay, which holds any push back where an FFN's output is short.
+    """
+    free = replace(ROME.objective, decay=0.0)
     return {
-        "rome": ROME(layer=site[-1], n_prefixes=5, prefix_lengths=(10,)),
+        "rome": ROME(layer=site[-1], n_prefixes=5, prefix_lengths=(10,), objective=free),
         "memit": MEMIT(layers=site, weight=WEIGHT, n_prefixes=2),
     }
 

@@ -20,7 +20,7 @@ from itertools import product, zip_longest
 from math import isnan
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -40,12 +40,19 @@ from .experiments import balanced, comparison, known_cases, run
 from .judge import Protocol
 from .rows import Progress
 
+#: an editor with an objective
+Searching = TypeVar("Searching", MEMIT, PMET, ROME, AlphaEdit)
+
 N_LOCATED = 96  #: questions that locate the query and the value layers
 #: what a score is made of: columns of ``judge``'s rows
 SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity", "specificity_token")
 KEEP = 3  #: one trial in so many goes on to the next round, on as many times the cases
 #: lambda, on the mean second moment
 WEIGHTS = (10.0, 300.0, 3000.0)
+#: How targets are searched other than as published. Decay, ||delta|| / ||h_0||^2, and clamp,
+#: ||delta|| / ||h_0||, go by what an FFN gives; where that is short, as in a small model with long
+#: embeddings, they hold back any push that would change the answer.
+SEARCHES: tuple[dict[str, float], ...] = ({}, dict(decay=0.0), dict(decay=0.0, clamp=4.0))
 
 
 def spaces(
@@ -56,10 +63,10 @@ def spaces(
 ) -> dict[str, list]:
     """All settings of each editor for a model of ``n_layers``: {"MEMIT": [...], ...}.
 
-    Targets are searched as published, whatever the model. No editor has a prior: ROME and FT may
-    write any layer, the others any one, two or three neighbouring ones, and of two stages each does
-    so by itself. "LocatedACE" alone writes the layers that attribution ranks first, one to three of
-    each kind.
+    Targets are searched as published, or with one of ``SEARCHES``. No editor has a prior: ROME and
+    FT may write any layer, the others any one, two or three neighbouring ones, and of two stages
+    each does so by itself. "LocatedACE" alone writes the layers that attribution ranks first, one
+    to three of each kind.
     query_layers, value_layers: the three that are ranked first, best first.
     parallel: attention and FFN read the same input, so that PMET's FFN may be asked for half of
     what was searched, as it is written, or for all of it.
@@ -71,8 +78,9 @@ def spaces(
     ]
     halves: tuple[Writes, ...] = ("ffn", "whole") if parallel else ("ffn",)
     pmets = [
-        PMET(layers=r, weight=w, n_prefixes=2, writes=half)
+        editor
         for r, w, half in product(ranges, WEIGHTS, halves)
+        for editor in searches(PMET(layers=r, weight=w, n_prefixes=2, writes=half))
     ]
     ranked = [
         tuple(tuple(sorted(layers[:n])) for n in (1, 2, 3))
@@ -83,6 +91,7 @@ def spaces(
         (replace(value, position="last"), query)
         for query, value in product(pmets, pmets)
         if (query.weight, query.writes) == (value.weight, value.writes)
+        and query.objective == value.objective
     ]
     return {
         "FT": [
@@ -98,26 +107,32 @@ def spaces(
             )
         ],
         "ROME": [
-            ROME(
-                layer=layer,
-                second_moment=moment,
-                n_prefixes=2,
-                prefix_lengths=(10,),
-            )
+            editor
             for layer, moment in product(range(n_layers), (True, False))
+            for editor in searches(
+                ROME(layer=layer, second_moment=moment, n_prefixes=2, prefix_lengths=(10,))
+            )
         ],
-        "MEMIT": [MEMIT(layers=r, weight=w, n_prefixes=2) for r, w in product(ranges, WEIGHTS)],
+        "MEMIT": [
+            editor
+            for r, w in product(ranges, WEIGHTS)
+            for editor in searches(MEMIT(layers=r, weight=w, n_prefixes=2))
+        ],
         "PMET": pmets,
         "AlphaEdit": [
-            AlphaEdit(layers=r, null_share=share, weight=w, n_prefixes=2)
+            editor
             for r, share, w in product(ranges, (0.5, 0.7, 0.9), (0.1, 1.0, 10.0))
+            for editor in searches(AlphaEdit(layers=r, null_share=share, weight=w, n_prefixes=2))
         ],
         "IFMET": [IFMET(value=value, query=query) for value, query in stages],
         "ACE": [ACE(value=value, query=query) for value, query in stages],
         "ReleasedACE": [
-            ReleasedACE(value=replace(value, writes="both"), query=replace(query, writes="both"))
-            for value, query in product(pmets, pmets)
-            if (query.weight, query.writes) == (value.weight, "ffn") == (value.weight, value.writes)
+            ReleasedACE(
+                value=replace(value, writes="both", position=query.position),
+                query=replace(query, writes="both"),
+            )
+            for value, query in stages
+            if query.writes == "ffn"
         ],
         "LocatedACE": [
             ACE(
@@ -129,6 +144,15 @@ def spaces(
             if pmet.layers == ranges[0]
         ],
     }
+
+
+def searches(editor: Searching) -> list[Searching]:
+    """An editor with each of ``SEARCHES``, those that are the same for it once."""
+    found = {
+        objective: replace(editor, objective=objective)
+        for objective in (replace(editor.objective, **other) for other in SEARCHES)
+    }
+    return list(found.values())
 
 
 def spaces_of(
@@ -318,7 +342,7 @@ def parse(editor: str, settings: str) -> Any:
 def trials(model: str) -> pd.DataFrame:
     """The trials kept for a model, best first within an editor; empty if none are kept.
 
-    Columns: editor, settings (but the objective, which is one for all), SCORE and score in percent,
+    Columns: editor, settings, SCORE and score in percent,
     n_cases; nan where a trial that was kept earlier has no such column.
     """
     path = presets.path_of(model).with_suffix(".csv")
@@ -335,7 +359,7 @@ def trials(model: str) -> pd.DataFrame:
 
 
 def words(editor: Any) -> str:
-    """The settings of an editor that are not its defaults, without its objective.
+    """The settings of an editor that are not its defaults, those of its search among them.
 
     Of two stages those that differ have the stage's name in front, ``query.layers=(1, 2)``.
     """
@@ -349,11 +373,15 @@ def words(editor: Any) -> str:
 
 
 def _changes(editor: Any) -> dict[str, Any]:
-    """The fields of an editor that are not at their defaults, but objectives and stages."""
+    """The fields of an editor, and of its objective, that are not at their defaults."""
     values = {field.name: getattr(editor, field.name) for field in fields(editor)}
     usual = {field.name: field.default for field in fields(editor)}
-    return {
-        name: value
-        for name, value in values.items()
-        if value != usual[name] and not is_dataclass(value)
-    }
+    other = {name: value for name, value in values.items() if value != usual[name]}
+    searched = other.pop("objective", None)
+    if searched:
+        names = [field.name for field in fields(searched)]
+        wanted, published = (
+            [getattr(one, n) for n in names] for one in (searched, usual["objective"])
+        )
+        other |= {n: a for n, a, b in zip(names, wanted, published, strict=True) if a != b}
+    return {name: value for name, value in other.items() if not is_dataclass(value)}
