@@ -104,7 +104,7 @@ EDIT = (
         ),
         (
             (*EDIT, "--model", "no-such-model"),
-            "ace has no settings for model 'no-such-model'; it has for: gpt-j-6b",
+            "model 'no-such-model' cannot be loaded: it is neither shipped",
         ),
         (
             (*EDIT, "--save", "no/such/folder/update"),
@@ -421,7 +421,7 @@ def test_locate_ranks_the_layers(host, words, said):
 def test_tune_keeps_the_trials_and_the_presets(host, monkeypatch, tmp_path):
     monkeypatch.setattr("acelib.study.tune.run", fake_run)
     monkeypatch.setattr("acelib.study.tune.comparison", fake_comparison)
-    monkeypatch.setattr("acelib.study.tune.spaces", lambda n_layers, query, value: SPACES)
+    monkeypatch.setattr("acelib.study.tune.spaces", lambda *_: SPACES)
     monkeypatch.setattr("acelib.study.tune.identification", lambda lm, world, n, seed: [None] * n)
     result = call(
         "tune", "-m", "models/Mini", "--editors", "memit, pmet", "--trials", "2", "--cases", "5"
@@ -441,7 +441,7 @@ def test_tune_keeps_the_trials_and_the_presets(host, monkeypatch, tmp_path):
 def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_path):
     measured = []
 
-    def measure(lm, world, n_facts, n_chains, n_edits):
+    def measure(lm, world, **sizes):
         measured.append(lm.n_layers)
         if len(measured) == 2:
             raise KeyboardInterrupt
