@@ -48,7 +48,7 @@ N_CONTEXTS = 300  #: facts that are asked behind another sentence
 N_UNRELATED = 10  #: facts per edit whose answers should stay
 N_QUESTIONS = 48  #: that locate layers
 EDITORS = ("rome", "memit")
-WEIGHT = 300.0  #: lambda of MEMIT, for every model
+WEIGHT = 100.0  #: lambda of MEMIT, for every model; chosen on edits of seed 1, not those judged
 
 
 def shares(answers: Iterable[Answers]) -> dict[str, float]:
