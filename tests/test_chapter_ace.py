@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acelib.attribution.layers import Located
-from acelib.editors import preset
+from acelib.editors import ACE, PMET, preset
 from acelib.measures import ace, ace_tables, located, lost_hops
 from acelib.records import Case, Edit, Hop
 from acelib.study.sentences import Text
@@ -183,16 +183,16 @@ def test_a_row_for_each_role_and_layer():
 
 
 def test_ace_moves_to_as_many_layers_as_it_has(scores):
-    one = preset("ACE", "qwen3-mini")
+    one = ACE(value=PMET(layers=(5, 6), position="last"), query=PMET(layers=(1, 2)))
     moved = ace.on_ranked_layers(one, located.ranking(scores, "qwen3-mini"))
-    assert (moved.query_layers, moved.value_layers) == ((6, 7), (0, 1))
+    assert (moved.query_layers, moved.value_layers) == ((6, 7), (1, 2))
     assert moved.stages == one.stages
     chosen = {"qwen3-mini": {"ACE": one, "ACE (located)": moved}}
     line = ace_tables.layers(scores, chosen).loc["qwen3-mini"]
     assert line["query layers"] == "7, 6, 5" and line["ACE writes"] == "query 1, 2; value 5, 6"
     written = ace_tables.written(scores, chosen)["qwen3-mini"]
     assert written["query"] == "1, 2 (none named by attribution)"
-    assert written["located"] == "query 6, 7; value 0, 1"
+    assert written["located"] == "query 6, 7; value 1, 2"
 
 
 def test_layers_are_named_by_attribution_all_in_part_or_not():
