@@ -206,7 +206,10 @@ def test_layers_are_named_by_attribution_all_in_part_or_not():
 
 def test_settings_name_what_is_not_a_default():
     stage = PMET(layers=(3,), n_prefixes=2)
-    editors = {"FT": FT(layers=(5,), loss="target", norm_constraint=0.2), "ACE": ACE(stage, stage)}
+    editors = {
+        "FT": FT(layers=(5,), loss="target", norm_constraint=0.2),
+        "ACE": ACE(value=stage, query=stage),
+    }
     frame = ace_tables.settings({"gptj-mini": editors})
     assert list(frame.further) == ["loss target, norm_constraint 0.2", "n_prefixes 2"]
     quoted = ace_tables.published_settings()
