@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acelib.attribution.layers import Located
-from acelib.editors import ACE, PMET, preset
+from acelib.editors import ACE, FT, PMET, preset
 from acelib.measures import ace, ace_tables, located, lost_hops
 from acelib.records import Case, Edit, Hop
 from acelib.study.sentences import Text
@@ -205,7 +205,12 @@ def test_layers_are_named_by_attribution_all_in_part_or_not():
 
 
 def test_settings_name_what_is_not_a_default():
-    frame = ace_tables.settings({"gptj-mini": {n: preset(n, "gptj-mini") for n in ("FT", "ACE")}})
+    stage = PMET(layers=(3,), n_prefixes=2)
+    editors = {
+        "FT": FT(layers=(5,), loss="target", norm_constraint=0.2),
+        "ACE": ACE(value=stage, query=stage),
+    }
+    frame = ace_tables.settings({"gptj-mini": editors})
     assert list(frame.further) == ["loss target, norm_constraint 0.2", "n_prefixes 2"]
     quoted = ace_tables.published_settings()
     assert list(quoted.index) == [("published", "ACE on GPT-J"), ("published", "ACE on Qwen3-8B")]
@@ -214,10 +219,32 @@ def test_settings_name_what_is_not_a_default():
 def test_writes_are_shown_by_layer_with_their_share():
     rows = pd.DataFrame(
         [
-            dict(model="m", editor="Base", layer=None, norm=None, share=None, log_p=-9.0),
-            dict(model="m", editor="FT", layer=6, norm=2.0, share=0.5, log_p=-0.5),
-            dict(model="m", editor="ACE", layer=1, norm=30.0, share=3.0, log_p=-0.25),
-            dict(model="m", editor="ACE", layer=6, norm=1.0, share=0.2, log_p=-0.25),
+            dict(
+                model="m",
+                editor="Base",
+                layer=None,
+                norm=None,
+                share=None,
+                used=None,
+                idle=None,
+                log_p=-9.0,
+            ),
+            dict(
+                model="m", editor="FT", layer=6, norm=2.0, share=0.5, used=0.5, idle=0, log_p=-0.5
+            ),
+            dict(
+                model="m",
+                editor="ACE",
+                layer=1,
+                norm=30.0,
+                share=3.0,
+                used=0.3,
+                idle=4,
+                log_p=-0.25,
+            ),
+            dict(
+                model="m", editor="ACE", layer=6, norm=1.0, share=0.2, used=0.2, idle=0, log_p=-0.25
+            ),
         ]
     )
     table = ace_tables.writes(rows)
@@ -226,7 +253,8 @@ def test_writes_are_shown_by_layer_with_their_share():
     assert list(table.loc[("m", "Base")]) == ["–", "–", "-9"]
     assert ace_tables.log_probabilities(rows).m.to_dict() == {"Base": -9, "FT": -0.5, "ACE": -0.25}
     assert list(ace_tables.norms(rows).index) == [("m", "FT", 6), ("m", "ACE", 1), ("m", "ACE", 6)]
-    assert ace.heavier(rows) == {"m": {"ACE": 3.0}}
+    greatest = dict(layer=1, share=3.0, used=0.3, idle=4)
+    assert ace.heavier(rows) == {"m": {"ACE": greatest}}
 
 
 def test_the_steps_of_an_edit_are_those_of_the_editor():
@@ -304,7 +332,7 @@ def test_every_sentence_can_be_said(rows, scores):
         later=lost_hops.at_later_hops(lost, 0),
         edited=lost_hops.at_edited_hops(lost, 0),
         counts={"m": {"known": 2, "chain": 3, "known_others": 0, "others": 1}},
-        heavier={"m": {"ACE": 3.0}},
+        heavier={"m": {"ACE": dict(layer=1, share=3.0, used=0.3, idle=4)}},
         unbounded=True,
         n_trials="10",
         n={"m": 8},

@@ -52,7 +52,7 @@ WEIGHTS = (10.0, 100.0, 1000.0)
 #: How targets are searched other than as published. Decay, ||delta|| / ||h_0||^2, and clamp,
 #: ||delta|| / ||h_0||, go by what an FFN gives; where that is short, as in a small model with long
 #: embeddings, they hold back any push that would change the answer.
-SEARCHES: tuple[dict[str, float], ...] = ({}, dict(decay=0.0), dict(decay=0.0, clamp=4.0))
+SEARCHES: tuple[dict[str, Any], ...] = ({}, dict(decay=0.0), dict(decay=0.0, clamp=4.0))
 
 
 def spaces(
@@ -97,7 +97,7 @@ def spaces(
         "FT": [
             FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
             for layer, loss, lr, norm in product(
-                range(n_layers), losses, (5e-3, 2e-2, 1e-1), (None, 5e-2, 2e-1)
+                range(n_layers), losses, (5e-4, 1e-3, 2e-3, 5e-3, 2e-2), (None, 2e-3, 5e-3, 2e-2)
             )
         ],
         "KN": [
