@@ -30,7 +30,9 @@ def claim(verdict: str, **more) -> dict:
 
 def test_every_claim_is_there_once_and_those_without_chapter_come_last():
     known = claims.claims_list()
-    assert sorted(ROWS.index) == sorted(known.index[known.chapter.isin(["", *chapters()])])
+    there = known.chapter.isin(chapters())
+    there |= (known.chapter == "") & known.paper.isin(known.paper[there])
+    assert sorted(ROWS.index) == sorted(known.index[there])
     tested = (ROWS.chapter != "").tolist()
     assert tested == sorted(tested, reverse=True)
     assert ROWS.title[ROWS.chapter == "claims"].empty and "no chapter" in set(ROWS.title)

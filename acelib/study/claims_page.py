@@ -56,10 +56,11 @@ Values = Mapping[tuple[str, str], Mean]  #: by claim and model, as ``claims.kept
 def judged(values: Values, root: Path = ROOT) -> pd.DataFrame:
     """``claims.table``, in the order of the chapters in the book, with each chapter's title.
 
-    Claims of a chapter that the book does not have are left out.
+    Claims of a chapter, or of a paper, that the book does not have are left out.
     """
     table = claims.table(values)
-    table = table[table.chapter.isin(["", *listed(root)])]
+    there = table.chapter.isin([*listed(root)])
+    table = table[there | (table.chapter == "") & table.paper.isin(table.paper[there])]
     order = titles([*dict.fromkeys(table.chapter)], root)
     places = {name: i for i, name in enumerate(order)}
     rank = table.chapter.map(places).fillna(len(order))
