@@ -51,7 +51,8 @@ def test_the_verdict_adds_up():
     assert numbers["claims"] == numbers["tested"] + numbers["untestable"] + numbers["untested"]
     said = TEXT.render("verdict", papers=claims_page.by_paper(ROWS), **numbers)
     assert said.startswith(f"Of {numbers['claims']} claims, ")
-    assert all(paper in said for paper in ROWS.paper)
+    several = ROWS.paper.nunique() > 1
+    assert all((paper in said) is several for paper in ROWS.paper)
 
 
 def test_a_selection_is_numbered_from_one():
@@ -65,7 +66,7 @@ def test_a_selection_is_numbered_from_one():
 
 def test_papers_have_tables_of_their_own():
     papers = claims_page.papers(ROWS)
-    assert sum(map(len, papers.values())) == len(ROWS) and list(papers) == list(claims.PAPERS)
+    assert sum(map(len, papers.values())) == len(ROWS) and set(papers) == {*ROWS.paper}
     for paper, part in papers.items():
         shown = claims_page.results_table(claims_page.selection(part), VALUES)
         assert shown.notna().all(axis=None)
