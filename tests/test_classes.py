@@ -42,6 +42,11 @@ def test_welch_is_the_textbooks():
     assert math.isnan(welch(x, x > 8)[0])
 
 
+def test_classes_of_equal_values_are_told_apart_without_a_warning(recwarn):
+    x = np.array([0.1, 0.1, 0.7, 0.7])
+    assert welch(x, x > 0.4)[0] == math.inf and not recwarn.list
+
+
 def test_one_normal_distribution_in_two_gives_a_large_t():
     found = of_one_normal(400, 40)
     assert found.mean() == pytest.approx(1.3236 * math.sqrt(400), rel=0.05)

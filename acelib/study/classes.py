@@ -7,6 +7,8 @@ one normal distribution, cut at their mean, it is 2 phi(0) sqrt(n) / sqrt(1 - 2/
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ttest_ind
@@ -40,7 +42,10 @@ def welch(values: ArrayLike, upper: ArrayLike) -> tuple[float, float]:
     x, chosen = np.asarray(values, dtype=float), np.asarray(upper, dtype=bool)
     if min(chosen.sum(), (~chosen).sum()) < 2:
         return float("nan"), float("nan")
-    found = ttest_ind(x[chosen], x[~chosen], equal_var=False)
+    with warnings.catch_warnings():
+        # A class of equal values has no variance, and t is what it is: infinite, or nan.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        found = ttest_ind(x[chosen], x[~chosen], equal_var=False)
     return float(found.statistic), float(found.pvalue)
 
 
