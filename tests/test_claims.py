@@ -298,7 +298,7 @@ def test_every_claim_of_the_book_is_measured_and_its_verdict_follows():
 
 def test_every_chapter_that_tests_a_claim_exists_and_hands_over():
     chapters = known()
-    for name in {*TESTED.chapter} - {"companion_query_localization"}:
+    for name in TESTED.chapter.unique():
         assert name in chapters, name
         cells = chapters[name].read_text("utf-8").replace("\\", "")
         assert f'"{name}_claims"' in cells or 'f"{name}_claims"' in cells, name

@@ -62,6 +62,14 @@ EXPERIMENTS: dict[str, str] = {
     "appendix_l_robustness_tokens": "acelib.measures.robustness:tokens",
     "appendix_m_derivation": "acelib.measures.derivation:experiment",
     "appendix_m_derivation_written": "acelib.measures.derivation:written",
+    "companion_query_localization": "acelib.measures.localization:experiment",
+    "companion_query_localization_mapping": "acelib.measures.localization:mapping",
+    "companion_query_localization_maps": "acelib.measures.localization_attention:maps",
+    "companion_query_localization_modification": "acelib.measures.modification:experiment",
+    "companion_query_localization_predominance": (
+        "acelib.measures.localization_attention:predominances"
+    ),
+    "companion_query_localization_synapses": "acelib.measures.localization_attention:synapses",
 }
 
 
