@@ -10,7 +10,7 @@ from acelib.model.answers import recall
 from acelib.model.update import Update
 from acelib.records import Edit
 from acelib.study import benchmark
-from acelib.study.benchmark import edited, judge_cases, summary
+from acelib.study.benchmark import edited, judge_cases, readable, summary
 from acelib.study.free import said
 from acelib.world.edit_cases import EditCase, Probe, Question
 
@@ -99,6 +99,14 @@ def test_thoughts_are_read_behind_answer(lm, monkeypatch):
     rows = judge_cases(lm, Fixed(Update()), [EditCase("a", (EDIT,), (probe,))], None)
     assert rows.after[1] == "Rome" and rows.right_after[1] == 1
     assert rows.prompt[1] == "Question: q?"
+
+
+def test_what_is_longer_than_the_model_reads_is_left_out(lm):
+    most = lm.model.config.max_position_embeddings
+    long, short = Question("a " * most, ("b",)), Question("a", ("b",), "c")
+    case = EditCase("a", (EDIT,), (one("x", long), one("y", short), one("z", short, given=(long,))))
+    (kept,), n = readable(lm, [case])
+    assert [probe.kind for probe in kept.probes] == ["y"] and n == 2
 
 
 def test_shares_are_means_over_cases():

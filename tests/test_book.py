@@ -15,10 +15,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from acelib.book import chapters
+from acelib.book import chapters, contents
 from acelib.provenance import ROOT
 
-CHAPTERS = chapters.known()
+CHAPTERS = contents.known()
 every_chapter = pytest.mark.parametrize(
     "path", [pytest.param(path, id=name) for name, path in CHAPTERS.items()]
 )
@@ -65,7 +65,7 @@ def test_a_chapter_has_one_cell_of_readable_parameters(path):
         for line in tagged[0].source.splitlines()
         if re.match(r"\w+\s*(:.*)?=", line)
     ]
-    assert len(tagged) == 1 and list(chapters.parameters(path)) == names and names
+    assert len(tagged) == 1 and list(contents.parameters(path)) == names and names
 
 
 @executed_chapter

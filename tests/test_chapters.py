@@ -14,15 +14,15 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from acelib.book import chapters
-from acelib.book.chapters import (
-    ChapterError,
+from acelib.book.chapters import ChapterError, execute, record_of, run, stale
+from acelib.book.contents import (
     checked_parameters,
-    execute,
     find,
-    record_of,
-    run,
+    known,
+    parameters,
+    profile,
     run_folder,
-    stale,
+    strays,
 )
 from acelib.provenance import ROOT, code_hash, data_hash
 
@@ -113,11 +113,11 @@ def test_a_chapter_that_cannot_be_read_is_named(root, content):
 def test_chapters_are_those_of_the_table_of_contents(root):
     for stray in ("Untitled", "01_one-Copy1"):
         (root / "notebooks" / f"{stray}.ipynb").write_text("")
-    assert list(chapters.known(root)) == ["01_one"]
-    assert [path.stem for path in chapters.strays(root)] == ["01_one-Copy1", "Untitled"]
+    assert list(known(root)) == ["01_one"]
+    assert [path.stem for path in strays(root)] == ["01_one-Copy1", "Untitled"]
     contents(root, "02_two", "01_one.ipynb")
-    assert list(chapters.known(root)) == ["02_two", "01_one"]
-    assert list(chapters.known(ROOT))[:2] == ["00_world", "01_storage"] and not chapters.strays()
+    assert list(known(root)) == ["02_two", "01_one"]
+    assert list(known(ROOT))[:2] == ["00_world", "01_storage"] and not strays()
 
 
 def test_what_a_killed_run_left_is_swept_by_the_next(root):
@@ -388,13 +388,21 @@ def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root)
     ) == dict.fromkeys(names)
 
 
+@pytest.mark.parametrize("name", known())
+def test_parameters_are_those_that_papermill_finds(name):
+    theirs = chapters.papermill.inspect_notebook(str(find(name)))
+    assert parameters(find(name)) == {
+        key: {"default": one["default"], "help": one["help"]} for key, one in theirs.items()
+    }
+
+
 def test_profiles_name_parameters_that_chapters_have():
     with pytest.raises(ValueError, match="unknown profile 'all'; known: paper, quick"):
-        chapters.profile("all")
+        profile("all")
     for name in ("paper", "quick"):
-        for chapter, sizes in chapters.profile(name).items():
+        for chapter, sizes in profile(name).items():
             assert checked_parameters(find(chapter), sizes) == sizes
-    small, large = chapters.profile("quick"), chapters.profile("paper")
+    small, large = profile("quick"), profile("paper")
     assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(
         small
     )

@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 import typer
 
-from acelib.book import chapters
+from acelib.book import contents
 from acelib.book.cli import app
 from acelib.provenance import ROOT
 
@@ -62,7 +62,7 @@ def test_runs_that_pages_suggest_name_parameters_that_there_are():
     assert runs
     for chapter, given in runs:
         assert set(re.findall(r"-p (\w+)", given)) <= set(
-            chapters.parameters(chapters.find(chapter))
+            contents.parameters(contents.find(chapter))
         ), (chapter, given)
 
 

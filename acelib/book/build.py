@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..provenance import ROOT
-from .chapters import run_folder
+from .contents import run_folder
 
 
 class BuildError(RuntimeError):

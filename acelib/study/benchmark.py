@@ -8,6 +8,7 @@ published score stands beside: whether the right one is the more probable, a mea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -20,12 +21,34 @@ from ..model.update import Update
 from ..world.edit_cases import FACT, EditCase, Probe, Question, fact_probes
 from ..world.spoken import counts
 from ..world.wording import first_answer, matches, normalise, parse_answer
-from .free import said
+from .free import ANSWER_TOKENS, said
 from .stats import SHARE, Mean, interval
 
 THOUGHT_TOKENS = 80
 PERCENT = 100.0
 Asked = list[tuple[int, Question, bool]]  #: case, question, whether the model thinks aloud
+
+
+def readable(lm: LM, cases: Sequence[EditCase]) -> tuple[list[EditCase], int]:
+    """The cases without the probes that are longer than a model reads, and how many those are."""
+    most = lm.model.config.max_position_embeddings
+
+    def fits(probe: Probe) -> bool:
+        more = THOUGHT_TOKENS if probe.thoughts else ANSWER_TOKENS
+        return all(
+            len(lm.tokenizer(q.prompt)["input_ids"]) + max(more, _longest(lm, q)) <= most
+            for q in (*probe.questions, *probe.given)
+        )
+
+    kept = [replace(case, probes=tuple(filter(fits, case.probes))) for case in cases]
+    n = sum(len(case.probes) for case in cases) - sum(len(case.probes) for case in kept)
+    return kept, n
+
+
+def _longest(lm: LM, question: Question) -> int:
+    """Tokens of the longer of the two objects that are compared."""
+    names = [*question.answers[:1], question.against] if question.against else []
+    return max((len(lm.answer_ids(name)) for name in names), default=0)
 
 
 def judge_cases(
