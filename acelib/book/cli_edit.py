@@ -58,7 +58,7 @@ class Method:
         else:
             found = presets.file_of(host)
             how = {"LocatedACE": ", layers located by attribution, as published"}
-            searched = ", layers found by search, not by attribution (that is -e locatedace)"
+            searched = ", layers found by search, not by attribution (acelib locate)"
             how["ACE"] = searched
             source = f"settings of {found.name if found else 'the model'}{how.get(self.editor, '')}"
         if any(group is not None for group in self.groups):

@@ -7,6 +7,7 @@ relations. Of each kind those count that the model answered before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp
@@ -176,14 +177,19 @@ def ask(lm: LM, world: World, edit: Edit, update: Update, n: int = 8, seed: int 
     return Answers(kept, counted)
 
 
+#: the end of a sentence; the period of an initial or of "D.C." is none
+ENDS = re.compile(r"(?<![A-Z])\.(?=\s|$)")
+
+
 def _answers(lm: LM, prompts: list[str], updates: Sequence[Update] | None = None) -> list[str]:
     """Greedy continuations up to the end of their sentence or line."""
     texts = generate(lm, prompts, updates, ANSWER_TOKENS, _has_ended) if prompts else []
-    return [text.strip().partition("\n")[0].strip().removesuffix(".") for text in texts]
+    lines = [text.strip().partition("\n")[0].strip() for text in texts]
+    return [ENDS.split(line, maxsplit=1)[0] for line in lines]
 
 
 def _has_ended(text: str) -> bool:
-    return "\n" in text.lstrip() or "." in text.replace("D.C.", "")
+    return "\n" in text.lstrip() or bool(ENDS.search(text.rstrip() if text[-1:].isspace() else ""))
 
 
 def _good(world: World, texts: Sequence[str], ideals: Sequence[str]) -> list[bool]:
