@@ -444,7 +444,7 @@ def test_ace_says_which_it_is_and_takes_multi_hop_prompts(host, tmp_path):
         "ACE writes value layers 2 at the prompt's last token by 1 single-hop and 0 multi" in said
     )
     assert (
-        "then query layers 1 at the subject's last token by 1 single-hop prompts; settings" in said
+        "then query layers 1 at the subject's last token by 1 single-hop prompt; settings" in said
     )
     assert "layers found by search, not by attribution" in said
     assert "without multi-hop prompts it is not the published method: give some with --hop" in said

@@ -181,6 +181,13 @@ def test_why_an_edit_failed(lm):
     )
 
 
+def test_a_change_stands_beside_the_weight(lm):
+    update = random_update(lm, (0, 1), 1, 0)
+    for layer, (norm, times) in typed_edit.sizes(lm, update).items():
+        assert norm == update.norms()[layer]
+        assert times == pytest.approx(norm / lm.weight(layer).norm().item())
+
+
 STAGE = MEMIT(layers=(1, 2))
 
 
@@ -189,13 +196,13 @@ def test_which_ace_runs_is_said():
     edit = replace(ZORK, hops=("a", "b"))
     assert method_line("ACE", ace, [edit], "settings of x.toml") == (
         "ACE writes value layers 5 at the prompt's last token by 1 single-hop and 2 multi-hop "
-        "prompts, then query layers 1,2 at the subject's last token by 1 single-hop prompts; "
+        "prompts, then query layers 1,2 at the subject's last token by 1 single-hop prompt; "
         "settings of x.toml"
     )
     assert method_line("ACE", ace, [ZORK], "x").endswith(
         "; without multi-hop prompts it is not the published method: give some with --hop"
     )
-    assert method_line("ROME", ROME(layer=3), [edit], "x") == "ROME on layers 3; x"
+    assert method_line("ROME", ROME(layer=3), [edit], "x") == "ROME on layer 3; x"
     assert takes_hops(ace) and takes_hops(IFMET(value=STAGE, query=STAGE))
     assert not takes_hops(STAGE) and not takes_hops(replace(ace, value_prompts=("single",)))
 

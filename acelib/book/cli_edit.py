@@ -292,9 +292,9 @@ def _edit_one(method: Method, asked: Edit, places: Places, unrelated: int, seed:
             save_edited(host, update, places.save_model, text)
     say(probe_table(answers.table))
     say(ideal_line(answers))
-    say(norms_line(update.norms()))
+    say(norms_line(typed_edit.sizes(host, update)))
     if update.attn:
-        say("attention: " + norms_line(update.norms("attn")))
+        say("attention: " + norms_line(typed_edit.sizes(host, update, "attn")))
     for place in filter(None, (places.save, places.save_model)):
         say(f"kept in {escape(str(place))}")
     color = {"edited": "green", "failed": "red", "outside": "yellow"}[what.status]

@@ -197,10 +197,12 @@ def cases_table(summary, title: str) -> Table:
     return table
 
 
-def norms_line(norms: Mapping[int, float]) -> str:
-    """The size of a change by layer."""
-    sizes = (f"{layer}: {norm:.3g}" for layer, norm in norms.items())
-    return "norm of the change by layer: " + ", ".join(sizes)
+def norms_line(sizes: Mapping[int, tuple[float, float]]) -> str:
+    """The size of a change by layer, and how many times the weight's that is."""
+    texts = [f"{layer}: {norm:.3g} ({times:.2g})" for layer, (norm, times) in sizes.items()]
+    return "norm of the change by layer: " + ", ".join(texts).replace(
+        ")", " times the weight's)", 1
+    )
 
 
 def layer_table(title: str, found) -> Table:
@@ -210,7 +212,7 @@ def layer_table(title: str, found) -> Table:
     table = Table("layer", *found.by_layer, title=title)
     for layer in range(max(map(len, found.by_layer.values()))):
         cells = (
-            f"[{'bold' if layer in found.best[kind] else 'default'}]{escape(f'{row[layer]:.3f}')}"
+            f"[{'bold' if layer in found.best[kind] else 'default'}]{escape(f'{row[layer]:z.3f}')}"
             for kind, row in found.by_layer.items()
         )
         table.add_row(str(layer), *cells)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..editors.ace import ACE
 from ..model.answers import generate, recall
-from ..model.lm import LM
+from ..model.lm import LM, Part
 from ..model.update import Update
 from ..records import Chain, Edit, Fact, quoted
 from ..study.endings import same_ending_facts
@@ -251,6 +251,14 @@ def _why(lm: LM, edit: Edit, update: Update, fact: Any) -> str:
     )
 
 
+def sizes(lm: LM, update: Update, part: Part = "mlp") -> dict[int, tuple[float, float]]:
+    """By layer: the Frobenius norm of the change, and how many times the weight's that is."""
+    return {
+        layer: (norm, norm / lm.weight(layer, part).norm().item())
+        for layer, norm in update.norms(part).items()
+    }
+
+
 def takes_hops(editor: Any) -> bool:
     """Whether an editor writes multi-hop prompts."""
     return isinstance(editor, ACE) and any(
@@ -264,7 +272,8 @@ def method_line(name: str, editor: Any, edits: Sequence[Edit], source: str) -> s
     """
     if not isinstance(editor, ACE):
         where = getattr(editor, "layers", ())
-        return f"{name}{f' on layers {listed(where)}' if where else ''}; {source}"
+        plural = "s" * (len(where) > 1)
+        return f"{name}{f' on layer{plural} {listed(where)}' if where else ''}; {source}"
     stages = []
     for stage in editor.stages:
         n_hops = sum(len(edit.hops) for edit in edits) if "hops" in editor.prompts(stage) else 0
@@ -274,7 +283,7 @@ def method_line(name: str, editor: Any, edits: Sequence[Edit], source: str) -> s
         stages.append(
             f"{stage} layers {listed(writer.layers)} at the "
             f"{'prompt' if writer.position == 'last' else 'subject'}'s last token by "
-            f"{' and '.join(kinds)} prompts"
+            f"{' and '.join(kinds)} prompt{'' if kinds == ['1 single-hop'] else 's'}"
         )
     line = f"{name} writes {', then '.join(stages)}; {source}"
     if takes_hops(editor) and not any(edit.hops for edit in edits):
