@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from mutations import Judge, damaged, is_text, mutated, random
 
 from acelib.records import Edit
 from acelib.world.benchmarks import NAMES, form_of, read_edit_cases
 from acelib.world.cases import make_cases
-from acelib.world.edit_cases import Probe, Question, fact_probes
+from acelib.world.edit_cases import EditCase, Probe, Question, fact_probes
 from acelib.world.mquake import cases_to_json, read_cases
 from acelib.world.world import load_world
 
@@ -257,7 +258,7 @@ CF, ZSRE = "counterfact.json", "zsre_mend_eval.json"
         (
             "rippleedits.json",
             lambda r: r[0]["edit"].update(relation="MOTHER"),
-            "record 0: field 'edit.prompt' must be a sentence about its relation (MOTHER: The name",
+            "field 'edit.prompt' must be a sentence about its relation ('The name of the mother of",
         ),
         (
             "rippleedits.json",
@@ -310,3 +311,23 @@ def test_forms():
     assert form_of({"sub_label": "x"}) == "" and set(NAMES) > {form_of({"src": 1})}
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read("none.json")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FILES.glob("*.json")))
+def test_malformed_files_are_cases_or_one_sentence(tmp_path, name):
+    records, path = json.loads((FILES / name).read_text("utf-8")), tmp_path / name
+    rng = random(f"files of {name}")
+
+    def check(cases):
+        for case in cases:
+            assert isinstance(case, EditCase) and case.edits
+            assert all(is_text(edit.text) for edit in case.edits)
+            for probe in case.probes:
+                assert probe.questions and all(is_text(q.prompt) for q in probe.questions)
+                assert probe.stays or all(q.answers for q in probe.questions)
+
+    with Judge(f"files of {name}") as judge:
+        for number in range(60):
+            text = json.dumps(mutated(rng, records)).encode()
+            path.write_bytes(text if number % 4 else damaged(rng, text))
+            judge(lambda: read_edit_cases(path, WORLD), [name, "case 0"], text, check)

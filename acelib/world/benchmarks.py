@@ -354,7 +354,7 @@ def _readings(record: Record, sentence: _Sentence) -> dict[tuple[str, str], str]
     if not readings:
         raise ValueError(
             f"{record.place}: field 'edit.prompt' must be a sentence about its relation "
-            f"({sentence.relation}: {WORDED.get(sentence.relation, templates[0])} ...), got "
+            f"({quoted(WORDED.get(sentence.relation, templates[0]))}), got "
             f"{quoted(sentence.prompt)}"
         )
     return readings
@@ -422,7 +422,7 @@ def form_of(values: Mapping[str, Any]) -> str:
     """The form of a record, by its fields; "" if it is none of ``NAMES``."""
     rewrite = values.get("requested_rewrite")
     if rewrite is not None:
-        return "counterfact" if isinstance(rewrite, dict) else MQUAKE
+        return MQUAKE if isinstance(rewrite, list) else "counterfact"
     fields = {"rippleedits": {"edit"}, "zsre": {"src"}, "easyedit": {"prompt", "target_new"}}
     return next((form for form, names in fields.items() if names <= set(values)), "")
 
