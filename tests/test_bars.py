@@ -135,7 +135,7 @@ def test_editing_judges_known_facts_edited_alone(world, asked, monkeypatch):
     assert [(name, layers) for name, layers, _ in made] == [("ROME", (3,)), ("MEMIT", (1, 2, 3))]
     assert all(len(group) == 1 for _, _, groups in made for group in groups)
     # each fact is asked on its own edited model
-    assert owners[1] == ["update 0", "update 1", "update 2"] and len(owners[3]) == 12
+    assert owners[2] == ["update 0", "update 1", "update 2"] and len(owners[4]) == 12
 
 
 def test_without_an_early_site_no_editor_passes(world, asked, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acelib.attribution.layers import Located
-from acelib.editors import preset
+from acelib.editors import ACE, FT, PMET, preset
 from acelib.measures import ace, ace_tables, located, lost_hops
 from acelib.records import Case, Edit, Hop
 from acelib.study.sentences import Text
@@ -183,16 +183,16 @@ def test_a_row_for_each_role_and_layer():
 
 
 def test_ace_moves_to_as_many_layers_as_it_has(scores):
-    one = preset("ACE", "qwen3-mini")
+    one = ACE(value=PMET(layers=(5, 6), position="last"), query=PMET(layers=(1, 2)))
     moved = ace.on_ranked_layers(one, located.ranking(scores, "qwen3-mini"))
-    assert (moved.query_layers, moved.value_layers) == ((6, 7), (0, 1))
+    assert (moved.query_layers, moved.value_layers) == ((6, 7), (1, 2))
     assert moved.stages == one.stages
     chosen = {"qwen3-mini": {"ACE": one, "ACE (located)": moved}}
     line = ace_tables.layers(scores, chosen).loc["qwen3-mini"]
     assert line["query layers"] == "7, 6, 5" and line["ACE writes"] == "query 1, 2; value 5, 6"
     written = ace_tables.written(scores, chosen)["qwen3-mini"]
     assert written["query"] == "1, 2 (none named by attribution)"
-    assert written["located"] == "query 6, 7; value 0, 1"
+    assert written["located"] == "query 6, 7; value 1, 2"
 
 
 def test_layers_are_named_by_attribution_all_in_part_or_not():
@@ -205,7 +205,12 @@ def test_layers_are_named_by_attribution_all_in_part_or_not():
 
 
 def test_settings_name_what_is_not_a_default():
-    frame = ace_tables.settings({"gptj-mini": {n: preset(n, "gptj-mini") for n in ("FT", "ACE")}})
+    stage = PMET(layers=(3,), n_prefixes=2)
+    editors = {
+        "FT": FT(layers=(5,), loss="target", norm_constraint=0.2),
+        "ACE": ACE(value=stage, query=stage),
+    }
+    frame = ace_tables.settings({"gptj-mini": editors})
     assert list(frame.further) == ["loss target, norm_constraint 0.2", "n_prefixes 2"]
     quoted = ace_tables.published_settings()
     assert list(quoted.index) == [("published", "ACE on GPT-J"), ("published", "ACE on Qwen3-8B")]
@@ -214,10 +219,32 @@ def test_settings_name_what_is_not_a_default():
 def test_writes_are_shown_by_layer_with_their_share():
     rows = pd.DataFrame(
         [
-            dict(model="m", editor="Base", layer=None, norm=None, share=None, log_p=-9.0),
-            dict(model="m", editor="FT", layer=6, norm=2.0, share=0.5, log_p=-0.5),
-            dict(model="m", editor="ACE", layer=1, norm=30.0, share=3.0, log_p=-0.25),
-            dict(model="m", editor="ACE", layer=6, norm=1.0, share=0.2, log_p=-0.25),
+            dict(
+                model="m",
+                editor="Base",
+                layer=None,
+                norm=None,
+                share=None,
+                used=None,
+                idle=None,
+                log_p=-9.0,
+            ),
+            dict(
+                model="m", editor="FT", layer=6, norm=2.0, share=0.5, used=0.5, idle=0, log_p=-0.5
+            ),
+            dict(
+                model="m",
+                editor="ACE",
+                layer=1,
+                norm=30.0,
+                share=3.0,
+                used=0.3,
+                idle=4,
+                log_p=-0.25,
+            ),
+            dict(
+                model="m", editor="ACE", layer=6, norm=1.0, share=0.2, used=0.2, idle=0, log_p=-0.25
+            ),
         ]
     )
     table = ace_tables.writes(rows)
@@ -226,7 +253,8 @@ def test_writes_are_shown_by_layer_with_their_share():
     assert list(table.loc[("m", "Base")]) == ["–", "–", "-9"]
     assert ace_tables.log_probabilities(rows).m.to_dict() == {"Base": -9, "FT": -0.5, "ACE": -0.25}
     assert list(ace_tables.norms(rows).index) == [("m", "FT", 6), ("m", "ACE", 1), ("m", "ACE", 6)]
-    assert ace.heavier(rows) == {"m": {"ACE": 3.0}}
+    greatest = dict(layer=1, share=3.0, used=0.3, idle=4)
+    assert ace.heavier(rows) == {"m": {"ACE": greatest}}
 
 
 def test_the_steps_of_an_edit_are_those_of_the_editor():
@@ -304,7 +332,7 @@ def test_every_sentence_can_be_said(rows, scores):
         later=lost_hops.at_later_hops(lost, 0),
         edited=lost_hops.at_edited_hops(lost, 0),
         counts={"m": {"known": 2, "chain": 3, "known_others": 0, "others": 1}},
-        heavier={"m": {"ACE": 3.0}},
+        heavier={"m": {"ACE": dict(layer=1, share=3.0, used=0.3, idle=4)}},
         unbounded=True,
         n_trials="10",
         n={"m": 8},

@@ -80,6 +80,18 @@ def test_what_comes_back_is_a_share_of_what_noise_takes():
     assert site["attention"].mean == pytest.approx(50)
 
 
+def test_the_early_site_is_the_first_layer_that_brings_back_half():
+    shares = pd.DataFrame(
+        [
+            dict(model="m", severed="nothing", layer=layer, share=share)
+            for layer, back in enumerate((70.0, 40.0, 60.0, 90.0))
+            for share in (back, back)
+        ]
+    )
+    assert analysis.early_site(shares)["m"]["layer"] == 2
+    assert analysis.early_site(shares[shares.layer < 2])["m"]["layer"] == 1
+
+
 def test_figures_show_every_group_and_layer():
     fig = figures.kept_by_layer(analysis.kept(averaged()))
     labels = [tick.get_text() for tick in fig.axes[0].get_xticklabels()]
@@ -95,4 +107,4 @@ def test_sentences_have_their_numbers():
     assert "m loses 89 [" in said and "FFN 0 adds 20.0 times the length" in said
     assert "2 of 4 bars are missed." in said
     said = text.render("severed", models=analysis.early_site(analysis.restored(traced())))
-    assert "after layer 1 brings back the most,\n100 [100, 100] % of what the noise takes" in said
+    assert "after layer 1 brings back\n100 [100, 100] % of what the noise takes" in said

@@ -277,7 +277,7 @@ def test_every_sentence_can_be_said(agreement, predictors):
     some = analysis.grids(pd.concat([rows(write=write) for write in WRITES]))
     told = analysis.sentence_numbers(some, predictors, "multi_hop")
     values = dict(verdict=analysis.verdict(agreement), told=told, names=analysis.NAMES)
-    more = dict(model="m", of=told["m"], seed=0, **analysis.unit("multi_hop"))
+    more = dict(model="m", of=told["m"], n=24, seed=0, **analysis.unit("multi_hop"))
     text = Text("07_where_to_edit")
     said = {b: " ".join(text.render(b, **values, **more).split()) for b in text.template.blocks}
     assert "agrees with multi-hop accuracy by 0.9" in said["verdict"]
@@ -314,3 +314,15 @@ def test_rankings_and_agreement_are_drawn(agreement, predictors):
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["m, query", "m, value", "m, pair"]
     alone = fig.axes[0].containers[0].lines[0].get_xdata()
     assert alone[0] == pytest.approx(1) and np.isnan(alone[2])
+
+
+def test_seeds_side_by_side():
+    frames = [rows("m"), rows("m-1", noise=0.0)]
+    found = analysis.grids(pd.concat(frames))
+    scored_both = [scored(model, attribution=(QUERY, VALUE)) for model in ("m", "m-1")]
+    table = analysis.seeds_table(found, analysis.scores(pd.concat(scored_both)), "multi_hop")
+    line = table.loc["m-1"]
+    assert (line["query layers"], line["value layers"]) == ("1, 3, 2", "0, 3, 2")
+    assert line["best pair"] == "1, 0" and line["its success"].mean == 60
+    assert line["attribution's pair"].mean == 60 and line["rho with the first"] == "1.00"
+    assert float(line["rho of attribution"]) > 0.9 > float(line["rho of depth"])

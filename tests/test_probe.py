@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+import torch
 from test_update import random_update
 
+from acelib.editing.moments import Moments
 from acelib.measures.probe import probes, written
 from acelib.records import Edit
 from acelib.world.world import load_world
@@ -41,3 +44,17 @@ def test_what_is_written_for_one_edit_by_layer(tiny):
     weights = {row["layer"]: lm.weight(row["layer"]).norm().item() for row in rows}
     assert all(row["share"] == row["norm"] / weights[row["layer"]] for row in rows)
     assert len({row["log_p"] for row in rows}) == 1 and rows[0]["log_p"] != before[0]["log_p"]
+    assert {(row["used"], row["idle"]) for row in rows} == {(None, None)}
+
+
+def test_what_is_written_at_neurons_that_texts_do_not_use_is_told_apart(tiny):
+    lm, edit = tiny("gptj"), Edit("Zork", "{} likes the taste of", "cricket")
+    update = random_update(lm, (1,), rank=1, seed=0)
+    squares = torch.ones(lm.weight(1).shape[1], dtype=torch.float64)
+    squares[[0, 3]] = 1e-9
+    (row,) = written(lm, lambda *_: update, edit, Moments({1: squares.diag()}, tokens=9))
+    change = update.delta(1).clone()
+    change[:, [0, 3]] = 0
+    assert row["idle"] == 2
+    assert row["used"] == pytest.approx((change.norm() / lm.weight(1).norm()).item(), rel=1e-6)
+    assert row["used"] < row["share"]

@@ -131,7 +131,7 @@ def test_the_best_trials_become_presets(trials, tmp_path):
 
 def test_the_best_third_goes_on_to_three_times_the_cases(trials):
     """Of nine trials on 1 case, three go on to all 3; a trial that is out keeps its row."""
-    assert rounds(27, 36) == [(27, 4), (9, 12), (3, 36)] and rounds(1, 5) == [(1, 5)]
+    assert rounds(81, 36) == [(81, 2), (27, 4), (9, 12), (3, 36)] and rounds(1, 5) == [(1, 5)]
     assert rounds(4, 10) == [(4, 4), (2, 10)] and rounds(16, 72) == [(16, 8), (6, 24), (2, 72)]
     told = []
     nine = {"MEMIT": [MEMIT(layers=(1,), weight=float(w)) for w in range(1, 10)]}
@@ -166,7 +166,7 @@ def test_the_shipped_presets_are_the_best_trials(model):
     assert set(kept.editor) == set(presets.KNOWN)
     sizes = spaces(8, (1, 2, 3), (3, 2, 1), model == "gptj-mini")
     for name, rows in kept.groupby("editor"):
-        assert len(rows) == min(27, len(sizes[name])), "as many trials for each editor"
+        assert len(rows) == min(81, len(sizes[name])), "as many trials for each editor"
         assert rows.n_cases.iloc[0] == rows.n_cases.max() == 36
         last = rows[rows.n_cases == 36]
         assert preset(name, model) == parse(name, last.settings[last.score.idxmax()])

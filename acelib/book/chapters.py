@@ -41,7 +41,8 @@ ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbva
     "JUPYTER_PREFER_ENV_PATH": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, about widgets that pages do not use
+    # tqdm's, about widgets that pages do not use; and ours, which a chapter tells by itself
+    "PYTHONWARNINGS": "ignore:IProgress not found,ignore:the second moment of layer",
     "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
 }
 

@@ -77,7 +77,7 @@ def tune(
     ] = "",
     trials: Annotated[
         int, typer.Option("--trials", help="Settings tried of each editor.", min=1)
-    ] = 27,
+    ] = 81,
     cases: Annotated[
         int,
         typer.Option(

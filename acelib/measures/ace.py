@@ -329,12 +329,23 @@ def search(trials: pd.DataFrame, editors: Sequence[str]) -> dict:
     return {"n_trials": " to ".join(map(str, ends)) or "no", "models": models}
 
 
-def heavier(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Changes that are greater than the weight that they are added to: {model: {editor: the
-    greatest share of the weight's norm}}.   rows: of ``writes``.
+def heavier(rows: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """Changes that are greater than the weight that they are added to, the greatest of an editor:
+    {model: {editor: {"layer", "share" of the weight's norm, "used", "idle"}}}.
+
+    used: the share without neurons that texts do not use, and idle: how many those are.
+    rows: of ``writes``.
     """
-    large = rows[rows.share > 1].groupby(["model", "editor"], sort=False).share.max()
-    return {model: dict(large[model]) for model in large.index.unique(0)}
+    found: dict[str, dict[str, dict]] = {}
+    for (model, editor), part in rows[rows.share > 1].groupby(["model", "editor"], sort=False):
+        greatest = part.loc[part.share.idxmax()]
+        found.setdefault(model, {})[editor] = {
+            "layer": int(greatest.layer),
+            "share": float(greatest.share),
+            "used": None if pd.isna(greatest.used) else float(greatest.used),
+            "idle": 0 if pd.isna(greatest.idle) else int(greatest.idle),
+        }
+    return found
 
 
 def claim_values(rows: pd.DataFrame) -> dict[tuple[str, str], Mean]:

@@ -117,15 +117,17 @@ def restored(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def early_site(shares: pd.DataFrame, seed: int = 0) -> Mapping[str, dict[str, object]]:
-    """By model: the layer from 1 on whose state brings back the most, that share, and what is left
-    of it with FFNs and with attention severed.
+    """By model: the first layer from 1 on whose state brings back half or more (none: that which
+    brings back the most), that share, and what is left of it with FFNs and with attention severed.
 
+    The first, because severing takes only what layers above still had to add (ROME, Figure 3).
     shares: of ``restored``.
     """
     numbers = {}
     for model, part in shares.groupby("model", sort=False):
         bare = part[(part.severed == "nothing") & (part["layer"] > 0)]
-        layer = int(bare.groupby("layer")["share"].mean().idxmax())
+        means = bare.groupby("layer")["share"].mean()
+        layer = int((means >= 50).idxmax() if (means >= 50).any() else means.idxmax())
         at = part[part["layer"] == layer].groupby("severed")["share"]
         numbers[str(model)] = {
             "layer": layer,

@@ -376,6 +376,49 @@ def _interval(values: Array, metric: str, seed: int, bounds: tuple[float, float]
     return interval(values.tolist(), seed, bounds=None if metric == "log_p" else bounds)
 
 
+# ---------------------------------------------------------------- other seeds of one recipe
+
+
+def seeds_table(
+    found: Mapping[Setting, Grid], predictors: Scores, metric: str, seed: int = 0, top: int = 3
+) -> pd.DataFrame:
+    """Models of one recipe x what a seed changes: the ``top`` layers that attribution names, the
+    best pair, the success of it, of attribution's pair and of any, and how the ranking of pairs by
+    attribution, by depth and by success on the first model agrees with success.
+
+    found: one grid per model, all of the same windows, the first model first.
+    """
+    lines, first = {}, next(iter(found.values()))
+    for setting, grid in found.items():
+        of = of_model(predictors, setting.model)
+        chosen, one = choices(grid, of, metric, seed), best(grid, metric, seed)
+        said = grid.mean(metric)[1:, 1:].ravel()
+        first_said = first.mean(metric)[1:, 1:].ravel()
+        lines[setting.model] = {
+            **{f"{role} layers": _leaders(of[PAPER][role], top) for role in ROLES},
+            "best pair": f"{one.query}, {one.value}",
+            "its success": one.share,
+            "attribution's pair": chosen[PAPER].share,
+            "any pair": chosen[ANY].share,
+            "rho of attribution": _of_pairs(of[PAPER], grid, said),
+            "rho of depth": _of_pairs(of[DEPTH], grid, said),
+            "rho with the first": f"{float(rank_correlation(said, first_said)):.2f}",
+        }
+    return pd.DataFrame(lines).T
+
+
+def _leaders(scores: Array, top: int) -> str:
+    """The first layers of a ranking.   scores: (chains, layers)."""
+    ranks = ranking(scores)
+    return ", ".join(str(ranks.index(place)) for place in range(1, top + 1))
+
+
+def _of_pairs(of: Mapping[str, Array], grid: Grid, said: Array) -> str:
+    """Rank correlation of a predictor's pairs with success ``said`` of all pairs, as text."""
+    sides = (np.nanmean(of_windows(of[role], grid.windows), 0) for role in ROLES)
+    return f"{float(rank_correlation(pair_ranks(*sides).ravel(), said)):.2f}"
+
+
 # ---------------------------------------------------------------- what the sentences say
 
 

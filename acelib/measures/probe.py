@@ -78,22 +78,33 @@ def before_and_after(
     return asked.assign(before=answers(None), after=after, ok=good)
 
 
+#: A neuron is idle if its mean square over the texts of the second moment is below this share of
+#: the mean over the layer's neurons: a write there costs nothing that the moment sees.
+IDLE = 1e-6
+
+
 def written(lm: LM, editor, edit: Edit, moments: Moments | None) -> list[dict]:
     """What an editor writes for one edit: one row per layer; None edits nothing, and layer is None.
 
-    norm: Frobenius norm of the change; share: as a share of that of the layer's own weight; log_p:
-    log-probability of the new object after the prompt, in nats, with all layers changed.
+    norm: Frobenius norm of the change; share: as a share of that of the layer's own weight; used:
+    the share again, without the columns of idle neurons (``IDLE``), and idle: how many there are,
+    both None without ``moments``; log_p: log-probability of the new object after the prompt, in
+    nats, with all layers changed.
     """
     update = None if editor is None else editor(lm, [edit], moments)
     log_p = recall(lm, [edit.text], [edit.target_new], update and [update]).logprob[0]
     if update is None:
-        return [{"layer": None, "norm": None, "share": None, "log_p": log_p}]
-    return [
-        {
-            "layer": layer,
-            "norm": norm,
-            "share": norm / lm.weight(layer).norm().item(),
-            "log_p": log_p,
-        }
-        for layer, norm in update.norms().items()
-    ]
+        nothing = dict.fromkeys(("layer", "norm", "share", "used", "idle"))
+        return [{**nothing, "log_p": log_p}]
+    rows = []
+    for layer, norm in update.norms().items():
+        own, used, idle = lm.weight(layer).norm().item(), None, None
+        if moments is not None:
+            squares = moments[layer].diagonal()
+            often = squares >= IDLE * squares.mean()
+            change = update.delta(layer)
+            used = change[:, often.to(change.device)].norm().item() / own
+            idle = int((~often).sum())
+        row = {"layer": layer, "norm": norm, "share": norm / own, "used": used, "idle": idle}
+        rows.append({**row, "log_p": log_p})
+    return rows

@@ -48,11 +48,11 @@ N_LOCATED = 96  #: questions that locate the query and the value layers
 SCORE = ("multi_hop", "efficacy", "paraphrase", "specificity", "specificity_token")
 KEEP = 3  #: one trial in so many goes on to the next round, on as many times the cases
 #: lambda, on the mean second moment
-WEIGHTS = (10.0, 300.0, 3000.0)
+WEIGHTS = (10.0, 100.0, 1000.0)
 #: How targets are searched other than as published. Decay, ||delta|| / ||h_0||^2, and clamp,
 #: ||delta|| / ||h_0||, go by what an FFN gives; where that is short, as in a small model with long
 #: embeddings, they hold back any push that would change the answer.
-SEARCHES: tuple[dict[str, float], ...] = ({}, dict(decay=0.0), dict(decay=0.0, clamp=4.0))
+SEARCHES: tuple[dict[str, Any], ...] = ({}, dict(decay=0.0), dict(decay=0.0, clamp=4.0))
 
 
 def spaces(
@@ -218,7 +218,7 @@ def draw(candidates: Mapping[str, Sequence], n: int, seed: int = 0) -> list[tupl
 
 
 def rounds(n_trials: int, n_cases: int) -> list[tuple[int, int]]:
-    """(trials, cases) of every round: of 27 trials and 36 cases 27 x 4, 9 x 12, 3 x 36.
+    """(trials, cases) of every round: of 81 trials and 36 cases 81 x 2, 27 x 4, 9 x 12, 3 x 36.
 
     The last round has at most ``KEEP`` trials and all cases.
     """
