@@ -157,7 +157,7 @@ def test_pmet_stops_at_its_kl_and_not_before(monkeypatch):
     """
     lm = load("gptj-mini", "cpu")
     freely = dict(floor=None, clamp=None, decay=0.0)
-    objective = Objective(kind="pmet", steps=40, lr=2.0, **freely)
+    objective = Objective(kind="pmet", steps=40, lr=0.5, **freely)
     asked = [Request("The capital of France is", 21, "Rome", subject="France")]
 
     def searched(kl: float) -> search.Targets:
