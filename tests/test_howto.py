@@ -1,4 +1,4 @@
-"""How-to pages do what they say: what they show is what their commands print.
+"""How-to pages, and the API's, do what they say: what they show is what their commands print.
 
 A block of ``bash`` or ``python`` with a block of ``text`` behind it is run, and prints that text,
 whatever the digits; a command that takes long has no such block, and is checked by its parser.
@@ -25,7 +25,7 @@ from acelib.book.cli import app
 from acelib.provenance import ROOT
 
 UPDATE = os.environ.get("ACELIB_UPDATE_HOWTO") == "1"
-PAGES = sorted((ROOT / "book" / "howto").glob("*.md"))
+PAGES = sorted(path for part in ("howto", "api") for path in (ROOT / "book" / part).glob("*.md"))
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
 COMMANDS = typer.main.get_command(app).commands
 OTHERS = ("make", "pytest", "jupyter", "pip", "cp")  #: commands that are not ours
@@ -49,8 +49,10 @@ def printed(text):
 
 def test_every_page_is_in_the_book_and_shows_something():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    assert PAGES and [f"book/howto/{path.stem}" in files for path in PAGES] == [True] * len(PAGES)
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
+    files = {one["file"] for entry in entries for one in (entry, *entry.get("sections", ()))}
+    there = {path.relative_to(ROOT).with_suffix("").as_posix() for path in PAGES}
+    assert there and there <= files
     assert all(any(output for *_, output in blocks(path)) for path in PAGES)
 
 
