@@ -114,6 +114,9 @@ def run(  # noqa: PLR0913 - options
     if folder:
         say(f"in {folder}; as a book: acelib book --runs {name}")
     else:
+        from . import front
+
+        front.keep()
         say("to run chapters that are up to date again, add --force")
 
 
