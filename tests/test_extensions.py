@@ -1,4 +1,4 @@
-"""Extensions of the book: labels that are cited, whole paragraphs, buttons where there is an address."""
+"""Extensions of the book: labels as cited, whole paragraphs, buttons where there is an address."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace

@@ -27,7 +27,7 @@ CHAPTER = "03_ace"  #: whose rows are read
 LOCATED, SEARCHED = "ACE (located)", "ACE"
 #: Editors as the front page calls them, in its order; the published ACE locates its layers.
 CALLED = {
-    BASELINE: "unedited",
+    BASELINE: "unedited, old answers",
     "FT": "FT",
     "ROME": "ROME",
     "MEMIT": "MEMIT",
@@ -134,7 +134,7 @@ def picture(rows: pd.DataFrame) -> Figure:
             look: dict = dict(color=hue(name), lw=1.1, ms=6, label=CALLED[name])
             ax.errorbar(x.mean, y.mean, whiskers([y]), whiskers([x]), _mark(name), **look)
         ax.set(title=model, xlabel=PLOT[REACHED])
-        ax.annotate("better", (1, 1), (-4, 10), "axes fraction", "offset points", **BETTER)
+        ax.annotate("better ↗", (1, 1), (-4, 10), "axes fraction", "offset points", **BETTER)
     axes[0].set_ylabel(PLOT[KEPT])
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
@@ -158,7 +158,7 @@ def summary(rows: pd.DataFrame) -> str:
     """The README's part: the sentences, the figure, the table in Markdown."""
     found = by_evidence(rows)
     heads = [column[0] for column in found.columns]
-    alt = Text("front").render("alt")
+    alt = " ".join(Text("front").render("alt").split())
     return "\n".join(
         [sentences(rows), "", f"![{alt}]({PICTURE.as_posix()})", "", *_markdown(found, heads)]
     )
@@ -178,8 +178,9 @@ def _cell(value: object) -> str:
 
 
 def keep(root: Path = ROOT) -> None:
-    """Writes the figure, and the README's part between ``BEGIN`` and ``END``, if they differ; nothing
-    if no rows of chapter 03 ship.
+    """Writes the figure, and the README's part between ``BEGIN`` and ``END``, if they differ.
+
+    Nothing if no rows of chapter 03 ship.
     """
     if not list((root / "results" / CHAPTER).glob("*.jsonl")):
         return

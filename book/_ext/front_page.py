@@ -24,7 +24,7 @@ class Front(SphinxDirective):
 
     def figure(self, rows):
         text = Text("front")
-        label = text.render("alt").replace("\n", " ").replace('"', "'")
+        label = " ".join(text.render("alt").split())
         drawn = front.svg(rows).replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
         caption = self._said(text.render("figure"), nodes.container())
         raw = nodes.raw("", f'<div class="front-figure">{drawn}</div>', format="html")

@@ -1,4 +1,4 @@
-"""Terms of the glossary say what they mean when the pointer rests on them, and to screen readers."""
+"""Terms of the glossary say what they mean when the pointer rests on them."""
 
 from docutils import nodes
 

@@ -1,4 +1,4 @@
-"""Formulas without network: MathJax comes with the book, out of the package sphinx-mathjax-offline."""
+"""Formulas without network: MathJax, out of a package of the registry, comes with the book."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Buttons to the repository, to issues and to launchers, where ``repository.url`` of ``_config.yml``
-names one; none where it is empty.
-"""
+"""Buttons to the repository, to issues and to launchers: if ``_config.yml`` names a repository."""
 
 BUTTONS = ("use_repository_button", "use_issues_button", "use_edit_page_button")
 
