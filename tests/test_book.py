@@ -155,13 +155,11 @@ def test_every_module_is_documented():
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "acelib").rglob("*.py")
     }
-    assert sorted(documented()) == sorted(
-        name for name in modules if not name.endswith("__init__")
-    )
+    assert sorted(documented()) == sorted(name for name in modules if not name.endswith("__init__"))
 
 
 def test_nothing_imports_from_further_down():
-    """The order of the API's pages is a reading order: a module imports only from those above it."""
+    """The API's pages are in reading order: a module imports only from those above it."""
     above = {"acelib.editors"}
     for name in documented():
         path = (ROOT / Path(*name.split("."))).with_suffix(".py")

@@ -50,7 +50,10 @@ def test_sentences_say_who_is_ahead():
 
 def test_the_published_ace_stands_beside_the_form_whose_layers_are_located():
     table = front.by_evidence(ROWS)
-    assert list(table.index)[:1] == ["unedited, old answers"] and list(table.index)[-1] == front.CALLED["ACE"]
+    assert (
+        list(table.index)[:1] == ["unedited, old answers"]
+        and list(table.index)[-1] == front.CALLED["ACE"]
+    )
     located, searched = (front.CALLED[name] for name in ("ACE (located)", "ACE"))
     assert table.loc[located, ("published GPT-J", "multi-hop")] > 0
     assert pd.isna(table.loc[searched, ("published GPT-J", "multi-hop")])

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from textwrap import fill
 
 import pytest
 import typer
@@ -26,6 +27,7 @@ from acelib.provenance import ROOT
 
 UPDATE = os.environ.get("ACELIB_UPDATE_HOWTO") == "1"
 PAGES = sorted(path for part in ("howto", "api") for path in (ROOT / "book" / part).glob("*.md"))
+WIDTH = 92  #: of what is printed
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
 COMMANDS = typer.main.get_command(app).commands
 OTHERS = ("make", "pytest", "jupyter", "pip", "cp")  #: commands that are not ours
@@ -112,7 +114,7 @@ def ran(words):
     """What a command prints; an edit that fails, or is of an unknown name, has printed it too."""
     assert words[0] == "acelib"
     main = [sys.executable, "-W", "ignore", "-c", "from acelib.book.cli import app; app()"]
-    width = {"COLUMNS": "92", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    width = {"COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*main, *words[1:]], capture_output=True, text=True, env={**os.environ, **width}
     )
@@ -123,7 +125,8 @@ def ran(words):
 def shown(text):
     """As a page shows it: no folders of this machine, no blanks at the ends of lines."""
     text = text.replace(f"{ROOT}{os.sep}", "").replace(f"{Path.cwd()}{os.sep}", "")
-    return "".join(f"{line.rstrip()}\n" for line in text.strip("\n").splitlines())
+    lines = [line.rstrip() for line in text.strip("\n").splitlines()]
+    return "".join(f"{line if len(line) <= WIDTH else fill(line, WIDTH)}\n" for line in lines)
 
 
 def renew(path, found):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -39,6 +40,7 @@ CALLED = {
 }
 REACHED, KEPT = "multi_hop", "specificity_token"
 PLOT = {REACHED: "multi-hop questions answered (%)", KEPT: "facts of like names kept (%)"}
+WIDTH = 100  #: of lines of text
 BETTER: dict = dict(ha="right", fontsize=8, color=INK)
 BEGIN, END = "<!-- front: acelib run --all --update -->", "<!-- end of front -->"
 PICTURE = Path("book") / "_static" / "front.svg"
@@ -113,7 +115,7 @@ def leads(rows: pd.DataFrame, name: str) -> dict[str, tuple[str, Mean]]:
 
 def sentences(rows: pd.DataFrame) -> str:
     """What was found, in three sentences of Markdown."""
-    return Text("front").render(
+    text = Text("front").render(
         "found",
         located=leads(rows, LOCATED),
         searched=leads(rows, SEARCHED),
@@ -121,6 +123,7 @@ def sentences(rows: pd.DataFrame) -> str:
         kept=shares(rows, KEPT),
         names=(LOCATED, SEARCHED),
     )
+    return fill(" ".join(text.split()), WIDTH)
 
 
 @figure
