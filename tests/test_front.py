@@ -51,7 +51,7 @@ def test_sentences_say_who_is_ahead():
 def test_the_published_ace_stands_beside_the_form_whose_layers_are_located():
     table = front.by_evidence(ROWS)
     assert (
-        list(table.index)[:1] == ["unedited, old answers"]
+        list(table.index)[:1] == ["Base"]
         and list(table.index)[-1] == front.CALLED["ACE"]
     )
     located, searched = (front.CALLED[name] for name in ("ACE (located)", "ACE"))

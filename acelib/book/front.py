@@ -28,7 +28,7 @@ CHAPTER = "03_ace"  #: whose rows are read
 LOCATED, SEARCHED = "ACE (located)", "ACE"
 #: Editors as the front page calls them, in its order; the published ACE locates its layers.
 CALLED = {
-    BASELINE: "unedited, old answers",
+    BASELINE: BASELINE,
     "FT": "FT",
     "ROME": "ROME",
     "MEMIT": "MEMIT",
