@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from acelib.book import chapters
+from acelib.book import build, chapters
 from acelib.book.chapters import ChapterError, execute, record_of, run, stale
 from acelib.book.contents import (
     checked_parameters,
@@ -410,3 +410,25 @@ def test_profiles_name_parameters_that_chapters_have():
 
 def test_kernels_find_this_library():
     assert chapters.ENVIRONMENT["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+
+
+def test_pages_of_a_run_say_so(tmp_path, monkeypatch):
+    for part in ("book", "notebooks", "runs/small"):
+        (tmp_path / part).mkdir(parents=True)
+    for file in ("_toc.yml", "_config.yml"):
+        (tmp_path / file).write_text("\ntitle: A book\n")
+    nb = new_notebook(cells=[new_markdown_cell("# Title")])
+    nbformat.write(nb, tmp_path / "runs" / "small" / "a.ipynb")
+    seen = []
+
+    def built(source, output):
+        seen.append(nbformat.read(source / "notebooks" / "a.ipynb", 4))
+        return output
+
+    monkeypatch.setattr(build, "_built", built)
+    build.build_run("small", tmp_path)
+    assert "from the run **small**" in seen[0].cells[1].source
+    nbformat.validate(seen[0])
+    (tmp_path / "runs" / "small" / "b.ipynb").write_text("[]")
+    with pytest.raises(ValueError, match=r"b\.ipynb cannot be read as a notebook"):
+        build.build_run("small", tmp_path)
