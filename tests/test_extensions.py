@@ -35,12 +35,13 @@ def test_labels_are_authors_and_year():
 
 def test_wrapped_lines_are_one_and_others_stay():
     plain, full = extension("plain_docstrings"), "x" * 80
-    lines = [f"{full} first", "then more.", "", "n: a number", "    m: indented", full, "wrapped"]
+    lines = [f"{full} first", "then more.", "", "n: a number", "    m: indented", "", full, "wrapped"]
     assert plain.joined(lines) == [
         f"{full} first then more.",
         "",
         "n: a number",
         "    m: indented",
+        "",
         f"{full} wrapped",
     ]
 
