@@ -35,7 +35,8 @@ def test_labels_are_authors_and_year():
 
 def test_wrapped_lines_are_one_and_others_stay():
     plain, full = extension("plain_docstrings"), "x" * 80
-    lines = [f"{full} first", "then more.", "", "n: a number", "    m: indented", "", full, "wrapped"]
+    above = [f"{full} first", "then more.", ""]
+    lines = [*above, "n: a number", "    m: indented", "", full, "wrapped"]
     assert plain.joined(lines) == [
         f"{full} first then more.",
         "",
