@@ -123,7 +123,7 @@ def sentences(rows: pd.DataFrame) -> str:
         kept=shares(rows, KEPT),
         names=(LOCATED, SEARCHED),
     )
-    return fill(" ".join(text.split()), WIDTH)
+    return fill(" ".join(text.split()), WIDTH, break_on_hyphens=False)
 
 
 @figure
