@@ -126,7 +126,11 @@ def shown(text):
     """As a page shows it: no folders of this machine, no blanks at the ends of lines."""
     text = text.replace(f"{ROOT}{os.sep}", "").replace(f"{Path.cwd()}{os.sep}", "")
     lines = [line.rstrip() for line in text.strip("\n").splitlines()]
-    return "".join(f"{line if len(line) <= WIDTH else fill(line, WIDTH, break_on_hyphens=False)}\n" for line in lines)
+    whole = (len(line) <= WIDTH for line in lines)
+    return "".join(
+        f"{line if fits else fill(line, WIDTH, break_on_hyphens=False)}\n"
+        for line, fits in zip(lines, whole, strict=True)
+    )
 
 
 def renew(path, found):
