@@ -125,6 +125,8 @@ def test_sentences():
     told = released.sentence_numbers(data)
     said = text.render("verdict", models=told)
     assert "gptj-mini" in said and "100.0" in said
-    for block in ("faults", "writes"):
+    for block in ("faults", "writes", "order"):
         assert "gptj-mini" in text.render(block, models=told)
+    assert told["gptj-mini"]["above"] == []
+    assert "No form has two edits above one" in text.render("order", models=told)
     assert "higher" in {*told["gptj-mini"]["is"].values()}

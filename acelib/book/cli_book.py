@@ -31,7 +31,6 @@ app = typer.Typer()
         "run 03_ace -p n_cases 10 --name small",
         "run --all --profile quick --name quick",
         "run --all --update",
-        "run 09_real_model --dry-run",
     ),
 )
 def run(  # noqa: PLR0913 - options

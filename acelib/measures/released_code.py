@@ -261,12 +261,14 @@ def _told(gap: Mean) -> str:
 
 def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
     """What the sentences of the chapter say, by model: "accuracy" of each form in percent,
-    "answers" to ``QUESTIONS`` over all cases, and what they decide ("is").
+    "answers" to ``QUESTIONS`` over all cases, what they decide ("is"), "two": two edits over one by
+    form, and which forms have two edits "above" one.
     """
-    gaps = answers(rows, seed)
+    gaps, two = answers(rows, seed), two_over_one(rows, seed)
     told = {}
     for model, part in rows.groupby("model", sort=False):
         over_all = dict(gaps[model, "all"])
+        over_one = two[f"measured {model}"].dropna().to_dict()
         told[model] = {
             "accuracy": {
                 form: interval(100 * some.multi_hop, seed, bounds=SHARE)
@@ -274,6 +276,8 @@ def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
             },
             "answers": over_all,
             "is": {question: _direction(gap) for question, gap in over_all.items()},
+            "two": over_one,
+            "above": [form for form, gap in over_one.items() if _direction(gap) == "higher"],
         }
     return told
 

@@ -54,8 +54,12 @@ Values = Mapping[tuple[str, str], Mean]  #: by claim and model, as ``claims.kept
 
 
 def judged(values: Values, root: Path = ROOT) -> pd.DataFrame:
-    """``claims.table``, in the order of the chapters in the book, with each chapter's title."""
+    """``claims.table``, in the order of the chapters in the book, with each chapter's title.
+
+    Claims of a chapter that the book does not have are left out.
+    """
     table = claims.table(values)
+    table = table[table.chapter.isin(["", *listed(root)])]
     order = titles([*dict.fromkeys(table.chapter)], root)
     places = {name: i for i, name in enumerate(order)}
     rank = table.chapter.map(places).fillna(len(order))

@@ -49,15 +49,6 @@ EXPERIMENTS: dict[str, str] = {
     "07_where_to_edit_predictors": "acelib.measures.grid_predictors:experiment",
     "08_released_code": "acelib.measures.released_code:experiment",
     "08_released_code_runs": "acelib.measures.released_code:runs",
-    "09_real_model_accumulation": "acelib.measures.real_model:accumulated",
-    "09_real_model_case": "acelib.measures.real_model:case",
-    "09_real_model_edits": "acelib.measures.real_model:edits",
-    "09_real_model_grid": "acelib.measures.real_model:grid",
-    "09_real_model_importances": "acelib.measures.real_model:importances",
-    "09_real_model_known": "acelib.measures.real_model:known",
-    "09_real_model_layers": "acelib.measures.real_model:layers",
-    "09_real_model_traces": "acelib.measures.real_model:traces",
-    "09_real_model_zeroing": "acelib.measures.real_model:zeroing",
     "appendix_c_dataset": "acelib.measures.dataset:experiment",
     "appendix_i_latency": "acelib.bench.timings:experiment",
     "appendix_i_latency_released": "acelib.bench.timings:agreement",
@@ -71,19 +62,11 @@ EXPERIMENTS: dict[str, str] = {
     "appendix_l_robustness_tokens": "acelib.measures.robustness:tokens",
     "appendix_m_derivation": "acelib.measures.derivation:experiment",
     "appendix_m_derivation_written": "acelib.measures.derivation:written",
-    "companion_query_localization": "acelib.measures.localization:experiment",
-    "companion_query_localization_mapping": "acelib.measures.localization:mapping",
-    "companion_query_localization_maps": "acelib.measures.localization_attention:maps",
-    "companion_query_localization_modification": "acelib.measures.modification:experiment",
-    "companion_query_localization_predominance": (
-        "acelib.measures.localization_attention:predominances"
-    ),
-    "companion_query_localization_synapses": "acelib.measures.localization_attention:synapses",
 }
 
 
 #: Chapter -> "module:function" that tells what its experiments would take: parameters -> lines.
-ESTIMATES: dict[str, str] = {"09_real_model": "acelib.measures.real_cost:estimate"}
+ESTIMATES: dict[str, str] = {}
 
 
 def estimate(chapter: str, parameters: Mapping[str, object]) -> list[str]:

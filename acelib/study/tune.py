@@ -97,7 +97,7 @@ def spaces(
         "FT": [
             FT(layers=(layer,), loss=loss, lr=lr, norm_constraint=norm)
             for layer, loss, lr, norm in product(
-                range(n_layers), losses, (5e-3, 2e-2, 1e-1), (None, 5e-2, 2e-1)
+                range(n_layers), losses, (5e-4, 1e-3, 2e-3, 5e-3, 2e-2), (None, 2e-3, 5e-3, 2e-2)
             )
         ],
         "KN": [
