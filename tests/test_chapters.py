@@ -13,16 +13,16 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from acelib.book import chapters
-from acelib.book.chapters import (
-    ChapterError,
+from acelib.book import build, chapters
+from acelib.book.chapters import ChapterError, execute, record_of, run, stale
+from acelib.book.contents import (
     checked_parameters,
-    execute,
     find,
-    record_of,
-    run,
+    known,
+    parameters,
+    profile,
     run_folder,
-    stale,
+    strays,
 )
 from acelib.provenance import ROOT, code_hash, data_hash
 
@@ -113,11 +113,11 @@ def test_a_chapter_that_cannot_be_read_is_named(root, content):
 def test_chapters_are_those_of_the_table_of_contents(root):
     for stray in ("Untitled", "01_one-Copy1"):
         (root / "notebooks" / f"{stray}.ipynb").write_text("")
-    assert list(chapters.known(root)) == ["01_one"]
-    assert [path.stem for path in chapters.strays(root)] == ["01_one-Copy1", "Untitled"]
+    assert list(known(root)) == ["01_one"]
+    assert [path.stem for path in strays(root)] == ["01_one-Copy1", "Untitled"]
     contents(root, "02_two", "01_one.ipynb")
-    assert list(chapters.known(root)) == ["02_two", "01_one"]
-    assert list(chapters.known(ROOT))[:2] == ["00_world", "01_storage"] and not chapters.strays()
+    assert list(known(root)) == ["02_two", "01_one"]
+    assert list(known(ROOT))[:2] == ["00_world", "01_storage"] and not strays()
 
 
 def test_what_a_killed_run_left_is_swept_by_the_next(root):
@@ -388,13 +388,21 @@ def test_what_a_chapter_hands_over_in_a_run_makes_claims_stale_in_that_run(root)
     ) == dict.fromkeys(names)
 
 
+@pytest.mark.parametrize("name", known())
+def test_parameters_are_those_that_papermill_finds(name):
+    theirs = chapters.papermill.inspect_notebook(str(find(name)))
+    assert parameters(find(name)) == {
+        key: {"default": one["default"], "help": one["help"]} for key, one in theirs.items()
+    }
+
+
 def test_profiles_name_parameters_that_chapters_have():
     with pytest.raises(ValueError, match="unknown profile 'all'; known: paper, quick"):
-        chapters.profile("all")
+        profile("all")
     for name in ("paper", "quick"):
-        for chapter, sizes in chapters.profile(name).items():
+        for chapter, sizes in profile(name).items():
             assert checked_parameters(find(chapter), sizes) == sizes
-    small, large = chapters.profile("quick"), chapters.profile("paper")
+    small, large = profile("quick"), profile("paper")
     assert large["03_ace"]["n_cases"] == 3000 > small["03_ace"]["n_cases"] and set(large) == set(
         small
     )
@@ -402,3 +410,25 @@ def test_profiles_name_parameters_that_chapters_have():
 
 def test_kernels_find_this_library():
     assert chapters.ENVIRONMENT["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+
+
+def test_pages_of_a_run_say_so(tmp_path, monkeypatch):
+    for part in ("book", "notebooks", "runs/small"):
+        (tmp_path / part).mkdir(parents=True)
+    for file in ("_toc.yml", "_config.yml"):
+        (tmp_path / file).write_text("\ntitle: A book\n")
+    nb = new_notebook(cells=[new_markdown_cell("# Title")])
+    nbformat.write(nb, tmp_path / "runs" / "small" / "a.ipynb")
+    seen = []
+
+    def built(source, output):
+        seen.append(nbformat.read(source / "notebooks" / "a.ipynb", 4))
+        return output
+
+    monkeypatch.setattr(build, "_built", built)
+    build.build_run("small", tmp_path)
+    assert "from the run **small**" in seen[0].cells[1].source
+    nbformat.validate(seen[0])
+    (tmp_path / "runs" / "small" / "b.ipynb").write_text("[]")
+    with pytest.raises(ValueError, match=r"b\.ipynb cannot be read as a notebook"):
+        build.build_run("small", tmp_path)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from acelib.book.chapters import known
+from acelib.book.contents import known
 from acelib.provenance import ROOT
 from acelib.study import check, claims, claims_page
 from acelib.study.stats import Mean

@@ -4,8 +4,11 @@ wired to the library.
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,13 +22,16 @@ from acelib.bench.speed import Timing
 from acelib.bench.tiny import make_tiny, tiny_tokenizer
 from acelib.book import cli, console
 from acelib.editing.search import Objective
-from acelib.editors import MEMIT, PMET
+from acelib.editors import ACE, MEMIT, PMET
 from acelib.editors.presets import preset, presets, save
+from acelib.measures.typed_locate import Layers
 from acelib.provenance import ROOT
 from acelib.study import recheck, registry, rows
 from acelib.study.rows import Experiment, Folders, Series
+from acelib.study.stats import Mean
 from acelib.training.bars import BARS
 
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 COMMANDS = (
     "run",
     "book",
@@ -137,7 +143,7 @@ EDIT = (
         (("pretrain", "no-such-recipe"), "unknown recipe 'no-such-recipe'; known: gptj-mini"),
         (
             ("pretrain", "--device", "abacus"),
-            "device 'abacus' is not on this machine; there are: cpu",
+            "device 'abacus' is not on this machine; kinds are: cpu, cuda",
         ),
         (("pretrain", "--evaluate", "no-such-model"), "model 'no-such-model' cannot be loaded"),
         (("bench", "juggling"), "unknown benchmark 'juggling'; known: targets"),
@@ -161,6 +167,8 @@ def test_parameters_are_pairs_of_a_name_and_a_json_value(monkeypatch):
         return given.update(chosen, names=names, folder=folder.name, jobs=jobs) or []
 
     monkeypatch.setattr("acelib.book.chapters.run", fake)
+    monkeypatch.setattr("acelib.book.contents.find", Path)
+    monkeypatch.setattr("acelib.book.contents.checked_parameters", lambda *_: {})
     words = (
         "-j",
         "1",
@@ -202,18 +210,18 @@ def test_errors_become_one_line_and_an_exit_code(monkeypatch, error, code, said)
         raise error
 
     monkeypatch.setattr("acelib.book.chapters.run", fail)
-    result = call("run", "a")
+    result = call("run", "03_ace")
     assert result.exit_code == code and said in result.stderr and "Traceback" not in result.output
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("acelib.book.chapters.run", lambda *_, **__: 1 / 0)
-    assert isinstance(call("run", "a").exception, ZeroDivisionError)
+    assert isinstance(call("run", "03_ace").exception, ZeroDivisionError)
 
 
 def test_strays_are_named_when_all_chapters_run(monkeypatch, tmp_path):
     monkeypatch.setattr("acelib.book.chapters.run", lambda names, *_, **__: [])
-    monkeypatch.setattr("acelib.book.chapters.strays", lambda: [tmp_path / "03_ace-Copy1.ipynb"])
+    monkeypatch.setattr("acelib.book.contents.strays", lambda: [tmp_path / "03_ace-Copy1.ipynb"])
     said = "03_ace-Copy1.ipynb is in no part of _toc.yml: skipped"
     assert said in call("run", "--all").output and said not in call("run", "03_ace").output
 
@@ -275,12 +283,24 @@ def test_tables_show_plain_data(capsys):
             pd.DataFrame(rows, columns=["kind", "prompt", "ideal", "before", "after", "ok"])
         )
     )
-    console.say(console.layer_table("all", {"query": [0.1, 0.9], "value": [0.5, 0.2]}, 1))
+    scores = {"query": [0.1, 0.9], "value": [0.5, 0.2]}
+    means = {role: [Mean(x, x - 1, x + 1, 8) for x in row] for role, row in scores.items()}
+    console.say(console.layer_table("all", Layers(means, {"query": (1,), "value": (0,)}, 8, 8)))
     console.say(console.bars_table("mini", {"cot_2": 0.961, "direct_2": 0.5}, {"cot_2": 0.97}))
     shown = capsys.readouterr().out
     assert all(
         word in shown
-        for word in ("golf", "chess.", "ludo", "B [x] plays", "0.900", "top", "96.1", "97", "50.0")
+        for word in (
+            "golf",
+            "chess.",
+            "ludo",
+            "B [x] plays",
+            "0.900 [-0.100, 1.900]",
+            "top",
+            "96.1",
+            "97",
+            "50.0",
+        )
     )
 
 
@@ -310,6 +330,7 @@ def host(monkeypatch, tmp_path):
     lm = make_tiny("gptj", torch.float32)
     monkeypatch.setattr("acelib.editing.moments.user_cache_path", lambda name: tmp_path / "cache")
     monkeypatch.setattr("acelib.model.loading.load", lambda *_: lm)
+    monkeypatch.setattr("acelib.book.early.model", lambda name: None)
     monkeypatch.setattr(
         "acelib.study.experiments.documents",
         lambda world, n, seed=0: [f"Text number {i} of {n}." for i in range(40)],
@@ -327,8 +348,8 @@ def quick(host, tmp_path):
 @pytest.mark.parametrize(
     "subject, prompt, kinds",
     [
-        ("Tim Duncan", "{} plays the sport of", {"fact", "paraphrase", "multi-hop", "unrelated"}),
-        ("Zork Blip", "{} likes the taste of", {"fact", "unrelated"}),
+        ("Tim Duncan", "{} plays the sport of", {"fact", "paraphrase", "multi-hop"}),
+        ("Zork Blip", "{} likes the taste of", {"fact"}),
     ],
 )
 def test_edit_shows_answers_and_keeps_the_update(host, quick, tmp_path, subject, prompt, kinds):
@@ -350,31 +371,36 @@ def test_edit_shows_answers_and_keeps_the_update(host, quick, tmp_path, subject,
         "--save",
         str(tmp_path / "update"),
     )
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output  # three steps do not edit a random model
     summary = next(
         line for line in result.stdout.splitlines() if line.startswith("ideal after the edit: ")
     )
-    assert {
-        kind for kind in ("fact", "paraphrase", "multi-hop", "unrelated") if f" {kind} " in summary
-    } == kinds
+    assert {kind for kind in ("fact", "paraphrase", "multi-hop") if f" {kind} " in summary} == kinds
+    assert "other relations: the model knew none of 8 that were tried" in summary
+    assert "MEMIT on layers 1,2; settings of mini.toml" in result.stdout
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("not edited: tiny-gptj ") and "the probability of 'cricket'" in last
     assert "norm of the change by layer: 1: " in result.stdout and (tmp_path / "update").is_file()
     assert all(torch.equal(value, before[name]) for name, value in host.model.state_dict().items())
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # one moment a layer
 
 
 def test_an_update_is_kept_before_anything_is_printed(host, quick, monkeypatch, tmp_path):
-    monkeypatch.setattr("acelib.book.cli_models.probe_table", lambda answers: 1 / 0)
+    monkeypatch.setattr("acelib.book.cli_edit.probe_table", lambda answers: 1 / 0)
     places = ("--save", str(tmp_path / "update"), "--save-model", str(tmp_path / "model"))
     result = call(*EDIT, "-e", "memit", "-m", "mini", "--unrelated", "1", *places)
     assert isinstance(result.exception, ZeroDivisionError)
     assert (tmp_path / "update").is_file() and (tmp_path / "model" / "config.json").is_file()
+    said = (tmp_path / "model" / "README.md").read_text()
+    assert "| Tim Duncan plays the sport of | basketball | tennis |" in said
+    assert "not edited: tiny-gptj" in said and "[MEMIT]" in said
 
 
 def test_an_own_model_is_edited_with_derived_settings_layers_of_ones_own_or_a_file(host, tmp_path):
     few = (*EDIT, "-e", "memit", "-m", "mini", "--unrelated", "1")
     result = call(*few)
     said = " ".join(result.output.split())
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
     assert "MEMIT has no settings for 'tiny-gptj': derived from its 4 layers" in said
     assert "rules from models of 28 to 48 layers" in said
     result = call(*few, "--layers", "2-3")
@@ -383,8 +409,55 @@ def test_an_own_model_is_edited_with_derived_settings_layers_of_ones_own_or_a_fi
     (tmp_path / "own.txt").write_text("One text.\n\nAnother one\nof two lines.\n")
     own = ("--settings", str(tmp_path / "own.toml"), "--texts", str(tmp_path / "own.txt"))
     result = call(*few, *own)
-    assert result.exit_code == 0 and "by layer: 3: " in result.output, result.output
+    assert result.exit_code == 3 and "by layer: 3: " in result.output, result.output
     assert "derived" not in result.output
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("counterfact.json", ("fact", "paraphrase", "neighbour")),
+        ("mquake.jsonl", ("fact", "2 prompts are longer than tiny-gptj reads: not asked")),
+        ("rippleedits.json", ("alias", "composition I", "0 of 1")),
+    ],
+)
+def test_edit_takes_the_cases_of_a_file(host, quick, tmp_path, name, kinds):
+    rows = tmp_path / "rows.csv"
+    words = ("--cases", str(BENCHMARKS / name), "-e", "memit", "-m", "mini", "--rows", str(rows))
+    result = call("edit", *words)
+    assert result.exit_code == 3, result.output
+    assert all(kind in result.stdout for kind in kinds)
+    assert "edited 0 of 2 cases" in result.stdout and f"kept in {rows}" in result.stdout
+    assert {"case", "kind", "before", "after"} <= set(pd.read_csv(rows))
+    result = call("edit", *words, "--first", "1")
+    assert "edited 0 of 1 cases" in result.stdout
+
+
+def test_ace_says_which_it_is_and_takes_multi_hop_prompts(host, tmp_path):
+    stage = MEMIT(layers=(1,), weight=2.0, objective=Objective(steps=2), n_prefixes=0)
+    ace = ACE(query=stage, value=replace(stage, layers=(2,), position="last"))
+    save({"ACE": ace}, tmp_path / "data" / "presets" / "mini.toml", host.fingerprint)
+    words = ("edit", "-s", "Zork", "--prompt", "{} likes the taste of", "-t", "cricket")
+    result = call(*words, "-m", "mini", "--unrelated", "0")
+    said = " ".join(result.stdout.split())
+    assert (
+        "ACE writes value layers 2 at the prompt's last token by 1 single-hop and 0 multi" in said
+    )
+    assert (
+        "then query layers 1 at the subject's last token by 1 single-hop prompt; settings" in said
+    )
+    assert "layers found by search, not by attribution" in said
+    assert "without multi-hop prompts it is not the published method: give some with --hop" in said
+    hop = ("--hop", "The taste that the friend of Ann likes is", "--query-layers", "0")
+    result = call(*words, "-m", "mini", "--unrelated", "0", *hop)
+    said = " ".join(result.stdout.split())
+    assert "by 1 single-hop and 1 multi-hop prompts, then query layers 0" in said
+    assert "layers as you say" in said and "multi-hop, told 0 of 1" in said
+    known = (*EDIT, "-m", "mini", "--unrelated", "0")
+    assert re.search(r"1 single-hop and [1-4] multi-hop prompts", call(*known).stdout) is None
+    spouse = ("edit", "-s", "France", "--prompt", "The capital of {} is", "-t", "Rome")
+    said = " ".join(call(*spouse, "-m", "mini", "--unrelated", "0").stdout.split())
+    assert "by 1 single-hop and 4 multi-hop prompts" in said
 
 
 @pytest.mark.parametrize(
@@ -393,6 +466,10 @@ def test_an_own_model_is_edited_with_derived_settings_layers_of_ones_own_or_a_fi
         (("--layers", "7-4"), "--layers '7-4' names no layer"),
         (("--layers", "a"), "--layers 'a' must be layers such as 4-7 or 4,6"),
         (("--layers", "9"), "layer 9 does not exist"),
+        (("--hop", "The sport of Ann is"), "MEMIT takes no multi-hop prompts; ACE and IFMET do"),
+        (("-e", "ace", "--hop", " "), "a multi-hop prompt is empty"),
+        (("--cases", "x.json"), "--cases and --subject, --prompt, --target: give one fact, or a"),
+        (("--rows", "x.csv"), "--rows is of --cases"),
         (("--query-layers", "1"), "MEMIT has no query and value layers"),
         (("-e", "ace", "--layers", "1"), "ACE has query and value layers"),
         (("-e", "kn", "--layers", "1"), "KN has no layers: it finds neurons"),
@@ -409,13 +486,19 @@ def test_what_does_not_go_together_is_one_sentence(host, words, said):
 
 @pytest.mark.parametrize(
     "words, said",
-    [(("-n", "3"), "3 two-hop questions"), (("-c", "ST", "--single", "-n", "2"), "2 single facts")],
+    [
+        (("-n", "3"), "mini: all categories, nats a question, mean of 3 two-hop questions"),
+        (("-c", "ST", "--single", "-n", "2"), "mini: ST, nats a question, mean of 2 facts"),
+        (("--facts", str(BENCHMARKS / "counterfact.json")), "mean of 2 facts, 96 were asked for"),
+        (("--facts", str(BENCHMARKS / "TREx" / "P36.jsonl"), "-n", "1"), "P36.jsonl, nats"),
+    ],
 )
 def test_locate_ranks_the_layers(host, words, said):
-    result = call("locate", "-m", "mini", *words)
-    assert (
-        result.exit_code == 0 and said in " ".join(result.stdout.split()) and "top" in result.stdout
-    )
+    result = call("locate", "-m", "mini", "--top", "2", *words)
+    shown = " ".join(result.stdout.split())
+    assert result.exit_code == 0 and said in shown and "top" in shown, result.output
+    assert "tiny-gptj answers 0 of" in shown and "where it holds them cannot be told" in shown
+    assert re.search(r"acelib edit -m mini -e ace --query-layers \d,\d --value-layers \d,\d", shown)
 
 
 def test_tune_keeps_the_trials_and_the_presets(host, monkeypatch, tmp_path):
@@ -448,11 +531,11 @@ def test_pretrain_interrupted_is_resumed_by_the_same_command(monkeypatch, tmp_pa
         return {"cloze": 0.25}
 
     monkeypatch.setattr("acelib.training.train.make_tokenizer", lambda *_: tiny_tokenizer())
-    monkeypatch.setattr("acelib.training.train.RECIPES", {"mini": RECIPE})
+    monkeypatch.setattr("acelib.training.train.RECIPES", {"gptj-mini": RECIPE})
     monkeypatch.setattr("acelib.training.bars.measure", measure)
     words = (
         "pretrain",
-        "mini",
+        "gptj-mini",
         "--out",
         str(tmp_path),
         "--steps",

@@ -6,11 +6,11 @@ import nbformat
 import pytest
 import yaml
 
-from acelib.book import chapters
+from acelib.book import contents
 from acelib.provenance import ROOT
 
 COLUMNS, LINES = 100, 12  #: of a line anywhere, of a cell
-CHAPTERS = chapters.known()
+CHAPTERS = contents.known()
 DATA = "data/"  #: kept as they are: their hash is part of what numbers depend on
 
 

@@ -7,9 +7,7 @@ import torch
 from test_update import random_update
 
 from acelib.editing.moments import Moments
-from acelib.measures import typed_edit
 from acelib.measures.probe import probes, written
-from acelib.model.answers import Recall
 from acelib.records import Edit
 from acelib.world.world import load_world
 
@@ -60,20 +58,3 @@ def test_what_is_written_at_neurons_that_texts_do_not_use_is_told_apart(tiny):
     assert row["idle"] == 2
     assert row["used"] == pytest.approx((change.norm() / lm.weight(1).norm()).item(), rel=1e-6)
     assert row["used"] < row["share"]
-
-
-def test_a_typed_edit_has_the_relation_and_the_old_answer_of_the_world():
-    edit = typed_edit.edit_of_prompt(
-        load_world(), "Tim Duncan", "{} plays the sport of ", "cricket"
-    )
-    assert (edit.relation, edit.target_true) == ("sport", "basketball")
-    other = typed_edit.edit_of_prompt(load_world(), "Zork Blip", "{} likes the taste of", "cricket")
-    assert (other.relation, other.target_true) == ("", "")
-
-
-def test_what_a_model_says_already_is_no_edit(tiny, monkeypatch):
-    said = typed_edit.edit_of_prompt(load_world(), "Zork", "{} likes the taste of", "cricket")
-    typed_edit.check_new(tiny("qwen3"), said)
-    monkeypatch.setattr(typed_edit, "recall", lambda *_: Recall([True], [0.0]))
-    with pytest.raises(ValueError, match="tiny-qwen3 answers 'cricket' to 'Zork likes"):
-        typed_edit.check_new(tiny("qwen3"), said)

@@ -1,4 +1,4 @@
-"""The README says what is there: its map of functions resolves, its map of files is complete, its
+"""The README and the book's map say what is there: functions resolve, the map of files is complete,
 commands exist.
 """
 
@@ -9,14 +9,14 @@ from importlib import import_module
 import pytest
 import typer
 
-from acelib.book import chapters
+from acelib.book import contents
 from acelib.book.cli import app
 from acelib.provenance import ROOT
 
 RUN = r"acelib run (\w+)((?: +-p \w+ +(?:'[^']*'|[^\s'\\]+))+)"  #: with parameters
 README = (ROOT / "README.md").read_text("utf-8")
-MAPPED = re.findall(
-    r"`(\w+(?:\.\w+)+)`", README.split("## From the paper to the code")[1].split("\n## ")[0]
+MAPPED = sorted(
+    set(re.findall(r"<acelib\.(\w+(?:\.\w+)+)>", (ROOT / "book" / "paper_to_code.md").read_text()))
 )
 
 
@@ -55,14 +55,14 @@ def test_the_commands_exist():
 def test_runs_that_pages_suggest_name_parameters_that_there_are():
     pages = [
         ROOT / "README.md",
-        *(ROOT / "book").glob("*.md"),
+        *(ROOT / "book").rglob("*.md"),
         *(ROOT / "notebooks").glob("*.ipynb"),
     ]
     runs = {found for page in pages for found in re.findall(RUN, page.read_text("utf-8"))}
     assert runs
     for chapter, given in runs:
         assert set(re.findall(r"-p (\w+)", given)) <= set(
-            chapters.parameters(chapters.find(chapter))
+            contents.parameters(contents.find(chapter))
         ), (chapter, given)
 
 

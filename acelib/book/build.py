@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..provenance import ROOT
-from .chapters import run_folder
+from .contents import run_folder
 
 
 class BuildError(RuntimeError):
@@ -37,12 +38,28 @@ def build_run(name: str, root: Path = ROOT) -> Path:
         for part in ("book", "notebooks"):
             shutil.copytree(root / part, source / part)
         for chapter in chapters:
-            shutil.copy(chapter, source / "notebooks")
+            try:
+                marked = _marked(chapter.read_text("utf-8"), name)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{chapter} cannot be read as a notebook") from None
+            (source / "notebooks" / chapter.name).write_text(marked, "utf-8")
         shutil.copy(root / "_toc.yml", source)
         config = (root / "_config.yml").read_text("utf-8")
         config = config.replace("\ntitle: ", f"\ntitle: Run {name} of ", 1)
         (source / "_config.yml").write_text(config, "utf-8")
         return _built(source, root / "_build" / "runs" / name)
+
+
+def _marked(notebook: str, name: str) -> str:
+    """An executed chapter that says, below its first cell, which run it is from."""
+    nb = json.loads(notebook)
+    said = (
+        f"This page is from the run **{name}**; pages without this note are the committed book's."
+    )
+    note = f":::{{admonition}} Run {name}\n:class: warning\n\n{said}\n:::"
+    cell = {"cell_type": "markdown", "id": "run", "metadata": {}, "source": note}
+    nb["cells"].insert(1, cell)
+    return json.dumps(nb)
 
 
 def _built(source: Path, output: Path) -> Path:

@@ -10,13 +10,10 @@ making it so.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
-import re
 import shutil
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,10 +28,9 @@ from nbformat.v4 import new_markdown_cell
 
 from ..files import replacing
 from ..provenance import ROOT, circumstances, code, code_hash, data_hash, digest, imports
-from ..records import quoted
 from ..study import rows
-from ..study.parameters import chapter_of, in_place_of
-from ..study.parameters import chapters as chapter_names
+from ..study.parameters import chapter_of
+from .contents import checked_parameters, find
 
 ENVIRONMENT = {  #: what a chapter's kernel sees, under papermill and under nbval alike
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -56,70 +52,6 @@ LAST = "claims"  #: the chapter that reads what the others hand over
 
 class ChapterError(RuntimeError):
     """A chapter stopped with an error of its own; the message says in which cell and why."""
-
-
-# ------------------------------------------------------------ which notebooks, which parameters
-
-
-def known(root: Path = ROOT) -> dict[str, Path]:
-    """Chapters by name, in order: {"01_storage": .../notebooks/01_storage.ipynb, ...}."""
-    return {name: root / "notebooks" / f"{name}.ipynb" for name in chapter_names(root)}
-
-
-def strays(root: Path = ROOT) -> list[Path]:
-    """Notebooks that lie among the chapters and are none."""
-    return sorted({*(root / "notebooks").glob("*.ipynb")} - {*known(root).values()})
-
-
-def find(name: str, root: Path = ROOT) -> Path:
-    """The source of chapter ``name`` (with or without folder and suffix).
-
-    Raises ValueError listing the known chapters.
-    """
-    chapters = known(root)
-    if (stem := Path(name).stem if name.endswith(".ipynb") else name) not in chapters:
-        raise ValueError(
-            f"unknown notebook {quoted(name)}; known: "
-            f"{', '.join(chapters) or 'none, is this a clone of the repository?'}"
-        )
-    return chapters[stem]
-
-
-def parameters(notebook: Path) -> dict[str, dict]:
-    """The parameters of a chapter: {name: {"default": source text, "help": comment}}.
-
-    Raises ValueError if there is no such notebook, or it cannot be read.
-    """
-    try:
-        return papermill.inspect_notebook(str(notebook))
-    except Exception as error:  # of any kind, if it is no notebook
-        raise ValueError(f"{notebook} cannot be read as a notebook: {error}") from None
-
-
-def checked_parameters(notebook: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """``chosen`` with every value in the type of its default.
-
-    Raises ValueError naming an unknown parameter, or one whose value cannot stand in place of its
-    default (``in_place_of``); or if the notebook cannot be read or tags no parameters.
-    """
-    declared, result = parameters(notebook), {}
-    if chosen and not declared:
-        raise ValueError(f"{notebook.stem}: no cell is tagged 'parameters'")
-    for key, value in chosen.items():
-        if key not in declared:
-            listed = ", ".join(
-                f"{name} = {parameter['default']}" for name, parameter in declared.items()
-            )
-            raise ValueError(f"{notebook.stem} has no parameter {quoted(key)}; known: {listed}")
-        try:
-            default = ast.literal_eval(declared[key]["default"])
-        except (ValueError, SyntaxError):
-            default = None
-        try:
-            result[key] = in_place_of(default, value, declared[key]["help"])
-        except ValueError as error:
-            raise ValueError(f"parameter {key!r} of {notebook.stem} {error}") from None
-    return result
 
 
 # ---------------------------------------------------------------------- provenance
@@ -347,31 +279,6 @@ def _sweep(root: Path) -> None:
     for folder in (root / "runs" / ".partial").glob("*"):
         if folder.name.isdecimal() and not psutil.pid_exists(int(folder.name)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def profile(name: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Parameters of all chapters by the name of a profile in ``book/profiles.toml``: {"03_ace":
-    {"n_cases": 3000}, ...}.
-
-    Raises ValueError listing the known profiles.
-    """
-    known_ = tomllib.loads((root / "book" / "profiles.toml").read_text("utf-8"))
-    if name not in known_:
-        raise ValueError(f"unknown profile {quoted(name)}; known: {', '.join(known_)}")
-    return known_[name]
-
-
-def run_folder(name: str, root: Path = ROOT) -> Path:
-    """Where the run ``name`` is kept: runs/<name>.
-
-    Raises ValueError if it is not a plain folder name.
-    """
-    if not re.fullmatch(r"\w[\w.-]{,59}", name):
-        raise ValueError(
-            f"run name {quoted(name)} is not a folder name; "
-            "use at most 60 letters, digits, '-', '_' and '.'"
-        )
-    return root / "runs" / name
 
 
 def _tags(cell: NotebookNode) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from . import cli_book, cli_models
+from . import cli_book, cli_edit, cli_models
 from .console import Polite, examples
 
 app = typer.Typer(
@@ -26,4 +26,5 @@ app = typer.Typer(
     ),
 )
 app.add_typer(cli_book.app)
+app.add_typer(cli_edit.app)
 app.add_typer(cli_models.app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.markup import escape
 from ..files import check_writable
 from ..provenance import ROOT
 from ..records import quoted
+from . import contents, early
 from .console import Pairs, bar, examples, fail, quiet, say
 
 app = typer.Typer()
@@ -77,12 +78,9 @@ def run(  # noqa: PLR0913 - options
         ),
     ] = 0,
 ):
-    from ..study.rows import processes
-    from . import chapters as notebooks
-
     if every == bool(chapters):
         raise ValueError(
-            "name the chapters to run, or give --all; known: " + ", ".join(notebooks.known())
+            "name the chapters to run, or give --all; known: " + ", ".join(contents.known())
         )
     if update and (parameter or profile or name is not None):
         raise ValueError(
@@ -90,15 +88,20 @@ def run(  # noqa: PLR0913 - options
             "leave it out, or -p, --profile and --name"
         )
     chosen = dict(map(_pair, parameter or ()))
-    if dry_run:
-        return _told(chapters or list(notebooks.known()), chosen, profile)
+    names = chapters or list(contents.known())
+    sizes = contents.profile(profile) if profile else {}
     name = "latest" if name is None else name
-    folder = None if update else notebooks.run_folder(name)
+    folder = None if update else contents.run_folder(name)
+    for source in map(contents.find, names):
+        contents.checked_parameters(source, {**sizes.get(source.stem, {}), **chosen})
+    if dry_run:
+        return _told(names, chosen, sizes)
     check_writable(folder or ROOT / "notebooks", "the folder")
-    names = chapters or list(notebooks.known())
-    for stray in notebooks.strays() if every else ():
+    from ..study.rows import processes
+    from . import chapters as notebooks
+
+    for stray in contents.strays() if every else ():
         say(f"[yellow]{escape(stray.name)} is in no part of _toc.yml: skipped")
-    sizes = notebooks.profile(profile) if profile else None
     jobs = min(processes(jobs, most=4), len(names))
     executed = notebooks.run(names, chosen, folder, force, sizes=sizes, jobs=jobs)
     with bar("chapters") if jobs > 1 else nullcontext() as tell:
@@ -110,19 +113,24 @@ def run(  # noqa: PLR0913 - options
     if folder:
         say(f"in {folder}; as a book: acelib book --runs {name}")
     else:
+        from . import front
+
+        front.keep()
         say("to run chapters that are up to date again, add --force")
 
 
-def _told(chapters: Sequence[str], chosen: dict[str, Any], profile: str) -> None:
+def _told(
+    chapters: Sequence[str], chosen: dict[str, Any], sizes: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Says what chapters would compute."""
+    early.estimates([contents.find(chapter).stem for chapter in chapters])
     from ..study import registry
     from ..study.parameters import defaults
-    from . import chapters as notebooks
 
-    sizes = notebooks.profile(profile) if profile else {}
     for chapter in chapters:
-        source = notebooks.find(chapter)
-        changes = notebooks.checked_parameters(source, {**sizes.get(source.stem, {}), **chosen})
+        source = contents.find(chapter)
+        changes = {**sizes.get(source.stem, {}), **chosen}
+        changes = contents.checked_parameters(source, changes)
         for told in registry.estimate(source.stem, {**defaults(source.stem), **changes}):
             say(escape(told))
 
@@ -193,6 +201,7 @@ def certify(
     ] = None,
     jobs: Jobs = 0,
 ):
+    early.experiments(experiments)
     from ..study import recheck
     from ..study.rows import processes
 
@@ -220,6 +229,7 @@ def certify(
     )
 )
 def verify(experiments: Experiments = None, jobs: Jobs = 0):
+    early.experiments(experiments)
     from ..study import recheck
     from ..study.rows import processes
 
@@ -242,11 +252,9 @@ def _shown(differences: Sequence[object]) -> int:
 
 
 def _experiments(names: Sequence[str] | None) -> Iterator[Any]:
-    """Experiments one after another; all names are checked before the first is built."""
+    """Experiments one after another."""
     from ..study import registry
 
-    for name in names or ():
-        registry.builder(name)
     quiet()
     for name in names or registry.names():
         yield registry.experiment(name)

@@ -1,4 +1,4 @@
-"""Commands for models: fetch, edit, locate, tune, train, ablate the training, time."""
+"""Commands for models: fetch, tune, train, ablate the training, time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import typer
 from rich.markup import escape
 
 from ..files import check_writable
+from . import cli_options, early
+from .cli_options import Dtype, Model, Seed, Start, Texts
 from .console import (
     bar,
     bars_table,
     examples,
-    ideal_line,
-    layer_table,
-    norms_line,
-    probe_table,
     quiet,
     say,
     timings_table,
@@ -25,39 +23,6 @@ from .console import (
 )
 
 app = typer.Typer()
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="A shipped model, a local folder, or a Hugging Face id."),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Dtype = Annotated[
-    str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16 or float64.")
-]
-Start = Annotated[
-    str,
-    typer.Option(
-        "--start",
-        help="A token or a text that every prompt is read after; default: what the tokenizer says.",
-    ),
-]
-Texts = Annotated[
-    Path | None,
-    typer.Option(
-        "--texts",
-        help="Text for second moments, paragraphs between blank lines. Default: natural prose that "
-        "ships; for the reference models, what they learned from.",
-    ),
-]
-
-
-def _load(name: str, device: str | None = None, dtype: str = "float32", start: str = ""):
-    """A model; a bar of transformers is shown for downloads only."""
-    from ..model import fetch, loading
-
-    if name in loading.shipped() or fetch.is_name(name) or Path(name).is_dir():
-        quiet()
-    return loading.load(name, device, loading.dtype_named(dtype), start)
-
 
 # ---------------------------------------------------------------------- models of other projects
 
@@ -83,6 +48,7 @@ def fetch(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also if it is there.")] = False,
 ):
+    early.source(name)
     from ..model import fetch as fetching
 
     quiet()
@@ -93,184 +59,7 @@ def fetch(
     say(escape(f"{goal} is in {fetching.folder_of(goal)}; use it with --model {goal}"))
 
 
-# ---------------------------------------------------------------------- one edit
-
-
-@app.command(
-    help=examples(
-        "Change one fact of a model and compare its answers before and after: the fact, "
-        "paraphrases, multi-hop consequences, unrelated facts.",
-        'edit --editor ace --subject "Tim Duncan" --prompt "{} plays the sport of" '
-        "--target cricket",
-        'edit --editor memit --subject France --prompt "The capital of {} is" --target Rome '
-        "--save update.safetensors",
-        'edit -m smollm2-135m -e rome --subject France --prompt "The capital of {} is" '
-        "--target Rome --layers 5",
-    )
-)
-def edit(  # noqa: PLR0913 - options
-    subject: Annotated[
-        str, typer.Option("--subject", "-s", help="Whom or what the fact is about.")
-    ],
-    prompt: Annotated[
-        str,
-        typer.Option(
-            "--prompt", help="A cloze sentence with {} for the subject, up to the answer."
-        ),
-    ],
-    target: Annotated[str, typer.Option("--target", "-t", help="The new answer.")],
-    editor: Annotated[
-        str,
-        typer.Option("--editor", "-e", help="ft, kn, rome, memit, pmet, alphaedit, ifmet or ace."),
-    ] = "ace",
-    model: Model = "gptj-mini",
-    unrelated: Annotated[
-        int, typer.Option("--unrelated", help="How many unrelated facts to ask.", min=0)
-    ] = 8,
-    save: Annotated[
-        Path | None, typer.Option("--save", help="Keep the update in this file.")
-    ] = None,
-    save_model: Annotated[
-        Path | None,
-        typer.Option("--save-model", help="Keep the edited model in this new folder."),
-    ] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option("--settings", help="Settings in TOML, as in data/presets; default: a preset."),
-    ] = None,
-    layers: Annotated[
-        str, typer.Option("--layers", help="To write instead of the preset's: 4-7, or 4,6.")
-    ] = "",
-    query_layers: Annotated[
-        str, typer.Option("--query-layers", help="The same, of ACE and IFMET.")
-    ] = "",
-    value_layers: Annotated[
-        str, typer.Option("--value-layers", help="The same, of ACE and IFMET.")
-    ] = "",
-    texts: Texts = None,
-    dtype: Dtype = "float32",
-    start: Start = "",
-    seed: Seed = 0,
-):
-    from ..editors import presets
-    from ..measures import typed_edit
-    from ..model.update import save_pretrained
-    from ..study.experiments import corpus
-    from ..world.prose import paragraphs
-    from ..world.world import load_world
-
-    # 1. What can be wrong is refused before anything large is read.
-    _check_free(save, save_model)
-    presets.editor_named(editor)
-    groups = [_layers(name, text) for name, text in _named(layers, query_layers, value_layers)]
-    own, world = paragraphs(texts) if texts else None, load_world()
-    asked = typed_edit.edit_of_prompt(world, subject, prompt, target)
-    # 2. The model and its settings.
-    host = _load(model, dtype=dtype, start=start)
-    chosen, derived = presets.preset_of(editor, host, settings)
-    chosen = presets.moved(chosen, *groups)
-    if derived:
-        say(f"[yellow]{escape(derived)}; a search for your own: acelib tune --model {model}")
-    typed_edit.check_new(host, asked)
-    # 3. The edit.
-    with bar("second moments, kept for the next time") as tell:
-        moments = corpus(host, world, [chosen], texts=own).gather(tell)
-    with waiting(f"{editor} edits {model}"):
-        update, answers = typed_edit.edit_and_ask(
-            host, world, chosen, asked, moments, unrelated, seed
-        )
-    if save:
-        update.save(save)
-    if save_model:
-        save_pretrained(host, update, save_model)
-    say(probe_table(answers))
-    say(ideal_line(answers))
-    say(norms_line(update.norms()))
-    if update.attn:
-        say("attention: " + norms_line(update.norms("attn")))
-    for place in filter(None, (save, save_model)):
-        say(f"kept in {escape(str(place))}")
-
-
-def _named(*texts: str) -> list[tuple[str, str]]:
-    """The options that name layers, and what was said."""
-    return list(zip(("--layers", "--query-layers", "--value-layers"), texts, strict=True))
-
-
-def _layers(option: str, text: str) -> tuple[int, ...] | None:
-    """Layers as the command line has them, "4-7" or "4,6,8-9"; None if nothing was said.
-
-    Raises ValueError that names the option for anything else.
-    """
-    if not text.strip():
-        return None
-    layers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        ends = (first, last if dash else first)
-        if not all(end.strip().isdecimal() and len(end.strip()) < 5 for end in ends):
-            raise ValueError(f"{option} {text!r} must be layers such as 4-7 or 4,6")
-        layers += range(int(ends[0]), int(ends[1]) + 1)
-    if not layers:
-        raise ValueError(f"{option} {text!r} names no layer; write the lower one first")
-    return tuple(sorted(set(layers)))
-
-
-def _check_free(save: Path | None, save_model: Path | None) -> None:
-    """Raises ValueError for a file that cannot be written, or a folder that is there."""
-    if save and save.is_dir():
-        raise ValueError(f"--save {save} is a folder; name a file")
-    if save and not save.absolute().parent.is_dir():
-        raise ValueError(f"the folder of --save {save} does not exist")
-    if save_model and save_model.exists():
-        raise ValueError(f"--save-model {save_model} exists; name a new folder")
-    for place in filter(None, (save, save_model)):
-        check_writable(place.absolute().parent, "the folder")
-
-
-# ---------------------------------------------------------------------- where knowledge is
-
-
-@app.command(
-    help=examples(
-        "Find the query and the value layers of a model by held-out two-hop questions, or by "
-        "single facts.",
-        "locate",
-        "locate --category CP",
-        "locate --category ST --single --model gptj-mini --top 3",
-    )
-)
-def locate(
-    category: Annotated[
-        str | None,
-        typer.Option(
-            "--category", "-c", help="NN CT LG CP LS AT ST or CF, of the last hop; default: all."
-        ),
-    ] = None,
-    single: Annotated[
-        bool, typer.Option("--single", help="Ask single facts instead of two-hop questions.")
-    ] = False,
-    model: Model = "gptj-mini",
-    n: Annotated[
-        int, typer.Option("--questions", "-n", help="Questions asked, at most.", min=1)
-    ] = 96,
-    top: Annotated[int, typer.Option("--top", help="Layers named of each kind.", min=1)] = 3,
-    dtype: Dtype = "float32",
-    start: Start = "",
-    seed: Seed = 0,
-):
-    from ..attribution import layers
-    from ..world.world import load_world
-
-    asked = layers.questions(load_world(), n, seed, category, single)
-    prompts, answers = zip(*asked, strict=True)
-    host = _load(model, dtype=dtype, start=start)
-    with bar("questions") as tell:
-        found = layers.locate(host, prompts, answers, top, top, progress=tell)
-    by_layer = dict(query=found.query_by_layer, value=found.value_by_layer)
-    what = f"{len(asked)} {'single facts' if single else 'two-hop questions'}"
-    title = f"{model}, sum over {what}, {category or 'all categories'}"
-    say(layer_table(title, by_layer, top))
+# ---------------------------------------------------------------------- settings
 
 
 @app.command(
@@ -300,6 +89,9 @@ def tune(
     start: Start = "",
     seed: Seed = 0,
 ):
+    for one in filter(None, (part.strip() for part in editors.split(","))):
+        early.editor_named(one)
+    cli_options.check_model(model, dtype)
     from .. import provenance
     from ..editors import presets
     from ..study import tune as search
@@ -312,7 +104,7 @@ def tune(
     for place in (folder, path.parent):
         check_writable(place, "the folder")
     own = paragraphs(texts) if texts else None
-    host = _load(model, dtype=dtype, start=start)
+    host = cli_options.load_model(model, dtype=dtype, start=start)
     # Without cases there is nothing to search on: that is known in a minute, layers in many.
     with waiting("cases that the model knows"):
         asked = search.identification(host, world, cases, seed)
@@ -378,6 +170,11 @@ def pretrain(
         bool, typer.Option("--evaluate", help="Train nothing; measure a model against the bars.")
     ] = False,
 ):
+    early.device(device)
+    if evaluate:
+        early.model(name)
+    else:
+        early.one_of("recipe", name, early.names_in("acelib.training.train", "RECIPES"))
     from .. import provenance
     from ..training import bars
     from ..training import train as training
@@ -385,7 +182,7 @@ def pretrain(
 
     world, where = load_world(), training.device_named(device)
     if evaluate:
-        host = _load(name, device)
+        host = cli_options.load_model(name, device)
         with waiting(f"measuring {name}"):
             found = bars.measure(host, world)
         say(bars_table(name, found, bars.BARS))
@@ -445,6 +242,7 @@ def ablate(
         bool, typer.Option("--keep/--no-keep", help="Write the rows to data/models/ablation.csv.")
     ] = True,
 ):
+    early.variants(only)
     from .. import provenance
     from ..training import ablation, bars
     from ..world.world import load_world
@@ -488,11 +286,16 @@ def bench(
         typer.Option("--device", help="Of a shape; default: the accelerator if there is one."),
     ] = None,
 ):
+    if shape and what:
+        raise ValueError(f"benchmarks {', '.join(what)} and a shape: give one of the two")
+    early.benchmarks(what)
+    early.dtype(dtype)
+    early.device(device)
+    if shape:
+        early.one_of("shape", shape, early.names_in("acelib.model.shape", "PUBLISHED"))
     from ..bench import full_size, speed
     from ..model.loading import dtype_named
 
-    if shape and what:
-        raise ValueError(f"benchmarks {', '.join(what)} and a shape: give one of the two")
     with bar("benchmarks") as tell:
         if shape:
             rows = full_size.full_size(shape, dtype_named(dtype), device, progress=tell)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
@@ -88,12 +88,25 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
+#: what typer says of a command line: click's, or that of the click that typer carries
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+LONGEST = 400  #: letters of what it says, of which a value may be all
+
+
 class Polite(TyperGroup):
     """Turns errors that a user caused, or can understand, into one line and an exit code."""
+
+    def make_context(self, *args, **kwargs):
+        try:
+            return super().make_context(*args, **kwargs)
+        except UsageError as err:
+            _refuse(err)
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
+        except UsageError as err:
+            _refuse(err)
         except ValueError as err:
             fail(str(err), 2)
         except KeyboardInterrupt:
@@ -106,6 +119,17 @@ class Polite(TyperGroup):
             if type(err).__name__ not in ("ChapterError", "BuildError", "SafetensorError"):
                 raise
             fail(str(err), 1)
+
+
+def _refuse(error: Any) -> None:
+    """Says in one line what is wrong with a command line, and where its help is."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not message or type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST // 2]}...{message[-LONGEST // 2 :]}"
+    where = error.ctx.command_path if error.ctx else "acelib"
+    fail(f"{message}; see {where} --help", 2)
 
 
 class Pairs(TyperCommand):
@@ -150,37 +174,50 @@ def probe_table(answers) -> Table:
 
 
 def ideal_line(answers) -> str:
-    """How many answers of ``probe.before_and_after`` are ideal after the edit, by kind."""
-    kinds = answers.groupby("kind", sort=False).ok
-    counts = (f"{kind} {ok.sum()} of {len(ok)}" for kind, ok in kinds)
-    return "ideal after the edit: " + ", ".join(counts)
-
-
-def norms_line(norms: Mapping[int, float]) -> str:
-    """The size of a change by layer."""
-    sizes = (f"{layer}: {norm:.3g}" for layer, norm in norms.items())
-    return "norm of the change by layer: " + ", ".join(sizes)
-
-
-def layer_table(title: str, scores: Mapping[str, Sequence[float]], top: int) -> Table:
-    """Scores by layer and kind; the ``top`` layers of each kind in bold, and named below, best
-    first.
+    """How many of a ``typed_edit.Answers`` are ideal after the edit, by kind; of facts that must
+    stay, those count that the model knew.
     """
-    best = {
-        kind: sorted(range(len(row)), key=lambda layer: -row[layer])[:top]
-        for kind, row in scores.items()
-    }
-    table = Table("layer", *scores, title=title)
-    for layer in range(max(map(len, scores.values()))):
-        table.add_row(
-            str(layer),
-            *(
-                f"[{'bold' if layer in best[kind] else 'default'}]{row[layer]:.3f}"
-                for kind, row in scores.items()
-            ),
+    kinds = {kind: answers.share(kind) for kind in answers.table.kind.unique()}
+    unknown = [
+        f"{kind}: the model knew none of {tried} that were tried"
+        for kind, (known, tried) in answers.known.items()
+        if tried and not known
+    ]
+    counts = (f"{kind} {share}" for kind, share in kinds.items())
+    return "ideal after the edit: " + "; ".join([", ".join(counts), *unknown])
+
+
+def cases_table(summary, title: str) -> Table:
+    """``benchmark.summary``: shares in percent with their intervals over cases."""
+    table = Table("", "asked", "cases", "before, %", "after, %", "more probable, %", title=title)
+    for kind, row in summary.iterrows():
+        asked = str(row.asked) if row.asked == row["of"] else f"{row.asked} of {row['of']}"
+        shares = (f"{row[name]:.0f}" for name in ("before", "after", "score"))
+        table.add_row(escape(str(kind)), asked, str(row.cases), *shares)
+    return table
+
+
+def norms_line(sizes: Mapping[int, tuple[float, float]]) -> str:
+    """The size of a change by layer, and how many times the weight's that is."""
+    texts = [f"{layer}: {norm:.3g} ({times:.2g})" for layer, (norm, times) in sizes.items()]
+    return "norm of the change by layer: " + ", ".join(texts).replace(
+        ")", " times the weight's)", 1
+    )
+
+
+def layer_table(title: str, found) -> Table:
+    """A ``typed_locate.Layers``: scores by layer and kind with their intervals; the best of each
+    kind in bold, and named below, best first.
+    """
+    table = Table("layer", *found.by_layer, title=title)
+    for layer in range(max(map(len, found.by_layer.values()))):
+        cells = (
+            f"[{'bold' if layer in found.best[kind] else 'default'}]{escape(f'{row[layer]:z.3f}')}"
+            for kind, row in found.by_layer.items()
         )
+        table.add_row(str(layer), *cells)
     table.add_section()
-    table.add_row("top", *(", ".join(map(str, best[kind])) for kind in scores))
+    table.add_row("top", *(", ".join(map(str, found.best[kind])) for kind in found.by_layer))
     return table
 
 

@@ -1,8 +1,11 @@
-"""Shows docstrings as they are written: with their own line breaks, ``code`` as code, no markup."""
+"""Shows docstrings as they are written: a paragraph as one, other line breaks as they are, ``code``
+as code, no markup.
+"""
 
 import re
 
 LITERAL = re.compile(r"(``[^`\s](?:[^`]*[^`\s])?``)")
+FULL = 85  #: columns from where on a line was broken because it was full; the page's are 100
 
 
 def escaped(line: str) -> str:
@@ -13,8 +16,23 @@ def escaped(line: str) -> str:
     )
 
 
+def joined(lines):
+    """Lines with those that were only wrapped put together."""
+    whole, before = [], ""  # the last line as it stands in the source
+    for line in lines:
+        word = line.split(" ")[0]
+        wrapped = before.strip() and word and len(before) + 1 + len(word) > FULL
+        if wrapped:
+            whole[-1] += f" {line}"
+        else:
+            whole.append(line)
+        before = line
+    return whole
+
+
 def as_line_blocks(app, what, name, obj, options, lines):
-    lines[:] = [f"| {escaped(line)}" if line.strip() else "" for line in lines] + [""]
+    shown = joined(lines)
+    lines[:] = [f"| {escaped(line)}" if line.strip() else "" for line in shown] + [""]
 
 
 def setup(app):
