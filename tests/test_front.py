@@ -39,21 +39,17 @@ def test_a_lead_is_over_the_best_other_editor_on_the_same_cases():
 
 def test_sentences_say_who_is_ahead():
     said = " ".join(front.sentences(ROWS).split())
-    assert "as published, ACE is behind ROME on m (the best other editor there)" in said
-    assert "layers that a search found, it is ahead of ROME on m." in said
-    assert "it keeps with the former 50 % on m and with the latter 50 % on m." in said
+    assert "ACE is then, on m, behind the best other editor (ROME)." in said
+    assert "it is, on m, ahead of the best other editor (ROME)." in said
     level = " ".join(
         front.sentences(made(**{"Base": 0, "ROME": 10, "ACE": 10, "ACE (located)": 10})).split()
     )
-    assert "ACE is not told apart from ROME on m" in level
+    assert "ACE is then, on m, not told apart from the best other editor (ROME)." in level
 
 
 def test_the_published_ace_stands_beside_the_form_whose_layers_are_located():
     table = front.by_evidence(ROWS)
-    assert (
-        list(table.index)[:1] == ["Base"]
-        and list(table.index)[-1] == front.CALLED["ACE"]
-    )
+    assert list(table.index)[:1] == ["Base"] and list(table.index)[-1] == front.CALLED["ACE"]
     located, searched = (front.CALLED[name] for name in ("ACE (located)", "ACE"))
     assert table.loc[located, ("published GPT-J", "multi-hop")] > 0
     assert pd.isna(table.loc[searched, ("published GPT-J", "multi-hop")])

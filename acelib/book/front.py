@@ -119,9 +119,6 @@ def sentences(rows: pd.DataFrame) -> str:
         "found",
         located=leads(rows, LOCATED),
         searched=leads(rows, SEARCHED),
-        reached=shares(rows, REACHED),
-        kept=shares(rows, KEPT),
-        names=(LOCATED, SEARCHED),
     )
     return fill(" ".join(text.split()), WIDTH, break_on_hyphens=False)
 
