@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from acelib.editors import preset
+from acelib.editors import ACE, MEMIT, PMET, ROME
 from acelib.measures import depth, depth_figures
 from acelib.paper.published import published
 from acelib.study.rows import Series
@@ -17,6 +17,21 @@ from acelib.study.sentences import Text
 pytestmark = pytest.mark.filterwarnings("error")
 RANKING = {"query": (0, 4, 3, 2, 1, 5, 6, 7), "value": tuple(range(8))}
 MODELS = ("gptj-mini", "qwen3-mini")
+
+
+def settings(query: tuple[int, ...], value: tuple[int, ...]) -> dict:
+    """Of every editor on a model: one block from layer 0 on, and ACE's two."""
+    ace = ACE(value=PMET(layers=value, position="last"), query=PMET(layers=query))
+    blocks = {"MEMIT": MEMIT(layers=(0, 1)), "PMET": PMET(layers=(0, 1))}
+    return {"ROME": ROME(layer=1), "ACE": ace, **blocks}
+
+
+PRESETS = dict(zip(MODELS, (settings((1, 2, 3), (5, 6, 7)), settings((1, 2), (5, 6))), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def presets(monkeypatch):
+    monkeypatch.setattr(depth, "preset", lambda name, model: PRESETS[model][name])
 
 
 @pytest.fixture
@@ -57,7 +72,7 @@ def rows() -> pd.DataFrame:
 
 def test_ranges_are_as_long_as_asked_and_end_at_the_last_layer(editors):
     of = editors["gptj-mini"]
-    assert of["PMET", 4].layers == (0, 1, 2, 3) and of["ROME", 1] == preset("ROME", "gptj-mini")
+    assert of["PMET", 4].layers == (0, 1, 2, 3) and of["ROME", 1] == PRESETS["gptj-mini"]["ROME"]
     shifted = depth.with_layers("gptj-mini", 5, [-2], RANKING)
     assert shifted["MEMIT", 4].layers == (0, 1, 2, 3)
 
@@ -65,9 +80,9 @@ def test_ranges_are_as_long_as_asked_and_end_at_the_last_layer(editors):
 def test_ace_loses_its_least_important_query_layers_and_gains_the_next_ones(editors):
     of = editors["gptj-mini"]  # query 1, 2, 3; value 5, 6, 7
     assert of["ACE", 4].query_layers == (3,) and of["ACE", 5].query_layers == (2, 3)
-    assert of["ACE", 6].layers == preset("ACE", "gptj-mini").layers
+    assert of["ACE", 6].layers == PRESETS["gptj-mini"]["ACE"].layers
     assert of["ACE", 7].query_layers == (0, 1, 2, 3)
-    assert depth.query_order(preset("ACE", "gptj-mini"), RANKING["query"]) == [3, 2, 1, 0, 4]
+    assert depth.query_order(PRESETS["gptj-mini"]["ACE"], RANKING["query"]) == [3, 2, 1, 0, 4]
 
 
 def test_without_query_layers_there_is_no_query_edit(editors):
