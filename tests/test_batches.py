@@ -10,9 +10,10 @@ from acelib.world.cases import make_cases
 from acelib.world.text import documents
 from acelib.world.world import load_world
 
-MODEL, N_TEXTS = "gptj-mini", 100  #: too few texts: dozens of directions are not determined
+MODEL, N_TEXTS = "gptj-mini", 4  #: too few texts: dozens of directions are not determined
 EDITORS = ("FT", "KN", "ROME", "MEMIT", "PMET", "AlphaEdit", "IFMET", "ACE")
 RTOL = 1e-3  #: of an update's norm
+ATOL = 1e-5  #: where a target is said already, what is written is rounding
 
 
 @pytest.fixture(scope="module")
@@ -44,4 +45,4 @@ def test_a_batch_of_edits_equals_one_by_one(lm, moments, name):
         [alone] = editor.each(lm, [group], moments)
         for layer in together.layers:
             difference = (together.delta(layer) - alone.delta(layer)).norm()
-            assert difference <= RTOL * alone.delta(layer).norm()
+            assert difference <= RTOL * alone.delta(layer).norm() + ATOL

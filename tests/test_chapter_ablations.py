@@ -5,14 +5,21 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from acelib.editors import preset
+from acelib.editors import ACE, PMET
 from acelib.measures import ablations, harder
 from acelib.study.sentences import Text
 from acelib.study.stats import Mean
 from acelib.study.tables import paired_table
 
 MODELS = ("gptj-mini", "qwen3-mini")
+LAYERS = {"gptj-mini": ((1, 2, 3), (5, 6, 7)), "qwen3-mini": ((1, 2), (5, 6))}
 RANKING = {"query": (3, 2, 1, 0, 4, 5, 6, 7), "value": (7, 6, 5, 4, 3, 2, 1, 0)}
+
+
+def ace(model: str) -> ACE:
+    """On the query and value layers of ``LAYERS``."""
+    query, value = LAYERS[model]
+    return ACE(value=PMET(layers=value, position="last"), query=PMET(layers=query))
 
 
 def outcomes(names, wrong=None) -> pd.DataFrame:
@@ -40,7 +47,7 @@ def outcomes(names, wrong=None) -> pd.DataFrame:
 
 @pytest.fixture
 def settings():
-    return {model: ablations.layer_ablations(preset("ACE", model), RANKING) for model in MODELS}
+    return {model: ablations.layer_ablations(ace(model), RANKING) for model in MODELS}
 
 
 @pytest.fixture
@@ -79,12 +86,12 @@ def test_without_any_layer_a_stage_does_not_take_place(settings):
 
 
 def test_every_reading_changes_one_thing():
-    ace = preset("ACE", "gptj-mini")
-    readings = ablations.other_readings(ace)
+    whole = ace("gptj-mini")
+    readings = ablations.other_readings(whole)
     assert len(readings) == 8 and len(set(map(repr, readings.values()))) == 8
-    assert readings["value at subject"].plan["value"] == ace.plan["value"]  # a request's position
+    assert readings["value at subject"].plan["value"] == whole.plan["value"]  # a request's position
     assert list(readings["query first"].plan) == ["query", "value"]
-    assert all(one.layers == ace.layers for one in readings.values())
+    assert all(one.layers == whole.layers for one in readings.values())
 
 
 # ---------------------------------------------------------------- tables
@@ -160,7 +167,7 @@ def test_settings_at_the_ceiling_are_told_with_their_hard_reading(rows, prompts)
 
 
 def test_gaps_sort_readings_by_their_interval():
-    names = list(ablations.other_readings(preset("ACE", "gptj-mini")))
+    names = list(ablations.other_readings(ace("gptj-mini")))
     rows = outcomes(names, {"value: single-hop": 6, "ACE": 1})
     groups = rows.groupby("model", sort=False)
     gaps = ablations.gaps({model: paired_table(part) for model, part in groups})["gptj-mini"]
@@ -171,7 +178,7 @@ def test_gaps_sort_readings_by_their_interval():
 
 
 def test_readings_that_agree_on_every_case_are_named(monkeypatch):
-    monkeypatch.setattr(ablations, "preset", lambda editor, host: preset(editor, host.name))
+    monkeypatch.setattr(ablations, "preset", lambda _, host: ace(host.name))
     hosts = {model: SimpleNamespace(name=model, n_layers=8) for model in MODELS}
     rows = outcomes(["ACE", "value: multi-hop", "value at subject"], {"ACE": 1})
     pairs = ablations.equal(rows, hosts)

@@ -170,7 +170,8 @@ def test_another_architecture_is_refused():
         )
     )
     with pytest.raises(
-        ValueError, match="architecture 'opt' is not supported; supported: gpt2, gptj, llama, qwen3"
+        ValueError,
+        match="architecture 'opt' is not supported; supported: gpt2, gptj, llama, mistral",
     ):
         LM(model, tiny_tokenizer())
 

@@ -4,6 +4,7 @@ every time.
 
 import ast
 import re
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -381,13 +382,17 @@ def test_settings_of_every_editor():
     found = {name: tables.settings(preset(name, "gptj-mini")) for name in EDITORS}
     assert len({tuple(of) for of in found.values()}) == 1, "all have the same columns"
     assert [name for name, of in found.items() if of["layers"] == "located for each fact"] == ["KN"]
-    ace = ACE(value=PMET(layers=(4,)), query=PMET(layers=(1, 2), weight=15000.0))
+    searched = replace(PMET.objective, steps=17)
+    ace = ACE(
+        value=PMET(layers=(4,), objective=searched),
+        query=PMET(layers=(1, 2), weight=15000.0, objective=searched),
+    )
     assert (
         tables.settings(ace)["layers"] == "query 1, 2; value 4"
         and tables.settings(ace)["λ"] == "15000"
     )
     assert (
-        tables.settings(preset("ACE", "gptj-mini"))["steps"] == "100"
+        tables.settings(ace)["steps"] == "17"
         and tables.settings(MEMIT(layers=(3, 4)))["layers"] == "3, 4"
     )
 
