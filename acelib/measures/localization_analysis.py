@@ -103,13 +103,18 @@ def _consistency(part: pd.DataFrame) -> dict[tuple[str, str, str], object]:
                 "S_I": _mean(of.relaxed[upper]),
                 "R_II": _share(~upper),
                 "S_II": _mean(of.relaxed[~upper]),
-                "t": f"{welch(of.relaxed, upper)[0]:.1f}",
+                "t": _t(welch(of.relaxed, upper)[0]),
             }
             for name, value in of_all.items():
                 found[threshold, NAMES[str(method)], name] = value
         both = is_two(part, threshold).loc[model].all(axis=1)
         found[threshold, "all three", "intersection_II"] = _share(both)
     return found
+
+
+def _t(value: float) -> str:
+    """A test's t as text, "–" where a class is too small to have one."""
+    return "–" if np.isnan(value) else f"{value:.1f}"
 
 
 def _share(chosen: Sequence[bool]) -> str:
