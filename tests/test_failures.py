@@ -99,9 +99,7 @@ def untouched(lm):
     """The same weights to the bit, parameters, flags, mode, hooks, random state afterwards,
     whatever happened.
     """
-    # A model that was ever looked into keeps the wrapper of nnsight, and one whose hidden states
-    # were asked for the hooks of transformers that collect them.
-    _ = lm.traced, lm.sink
+    _ = lm.traced  # a model that was ever looked into keeps the wrapper of nnsight
     before = state(lm)
     try:
         yield

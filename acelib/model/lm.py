@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, cast
@@ -383,9 +384,15 @@ class LM:
         the layer where it is most so: far above 1 where attention rests on the first token.
         """
         ids, mask = self.encode(["The capital of France is"])
-        with torch.no_grad():
-            out = self.stack(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        norms = torch.stack([h[0].float().norm(dim=-1) for h in out.hidden_states])
+        states: list[Tensor] = []
+        # Our own hooks: those that transformers collects hidden states with stay on the model.
+        with torch.no_grad(), ExitStack() as hooks:
+            for block in self.blocks:
+                hooks.enter_context(
+                    block.register_forward_pre_hook(lambda _, args: states.append(args[0][0]))
+                )
+            states.append(self.stack(input_ids=ids, attention_mask=mask).last_hidden_state[0])
+        norms = torch.stack([state.float().norm(dim=-1) for state in states])
         return float((norms[:, 0] / norms[:, 1:].max(1).values).max())
 
     # ------------------------------------------------------------------ identity
