@@ -17,20 +17,18 @@ form of EasyEdit and KnowEdit. Each may be a JSON list or a JSON object a line.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ..records import Edit, is_text, quoted
 from .edit_cases import EditCase, Probe, Question, of_case
 from .json_records import Record, records_of
-from .mquake import MISSING, Filled, Number, Text, Texts, read_cases
+from .mquake import MISSING, Filled, Number, Part, Target, Text, Texts, cases_of
 from .world import World
 
 PartT = TypeVar("PartT", bound="Part")
@@ -64,12 +62,6 @@ OrNothing = Annotated[
 ]
 
 
-class Part(BaseModel):
-    """A JSON object; fields that are not named here are passed over."""
-
-    model_config = ConfigDict(strict=True, validate_default=True, populate_by_name=True)
-
-
 def _read(kind: type[PartT], record: Record) -> PartT:
     """The fields of a record. Raises ValueError that names the first wrong one."""
     try:
@@ -86,16 +78,12 @@ def _read(kind: type[PartT], record: Record) -> PartT:
 # ---------------------------------------------------------------------------------------- by form
 
 
-class _Target(Part):
-    str: Text = MISSING
-
-
 class _Rewrite(Part):
     subject: Text = MISSING
     prompt: Text = MISSING
     relation_id: OrNothing = ""
-    target_new: _Target = MISSING
-    target_true: _Target = MISSING
+    target_new: Target = MISSING
+    target_true: Target = MISSING
 
 
 class _CounterFact(Part):
@@ -128,6 +116,8 @@ def _counterfact(record: Record, world: World) -> EditCase:
 
 
 class _NewQuestion(Part):
+    model_config = ConfigDict(populate_by_name=True)
+
     question: OrNothing = Field(default="", alias="New Question")
     answer: Names = Field(default=(), alias="New Answer")
 
@@ -445,14 +435,7 @@ def read_edit_cases(path: str | Path, world: World, form: str = "") -> list[Edit
             f"of the forms {', '.join(NAMES)}"
         )
     if form == MQUAKE:
-        return [of_case(case, world) for case in _mquake_cases(path, records, world)]
+        listed = [record.values for record in records]
+        return [of_case(case, world) for case in cases_of(listed, Path(path).name, world.relations)]
     found = [FORMS[form](record, world) for record in records]
     return [case for case in found if case is not None]
-
-
-def _mquake_cases(path: str | Path, records: list[Record], world: World):
-    """MQuAKE's cases; those of lines are read as the list that they are."""
-    with TemporaryDirectory() as folder:
-        listed = Path(folder) / Path(path).name
-        listed.write_text(json.dumps([record.values for record in records]), "utf-8")
-        return read_cases(listed, world.relations)

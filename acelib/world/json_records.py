@@ -66,14 +66,14 @@ def _object(place: str, values: object) -> dict[str, Any]:
 def _parsed(place: str, text: str) -> Any:
     """What JSON says. Raises ValueError that names the place."""
     try:
-        return json.loads(text, object_pairs_hook=_fields)
+        return json.loads(text, object_pairs_hook=fields_once)
     except RecursionError:
         raise ValueError(f"{place}: is nested too deep") from None
     except ValueError as error:
         raise ValueError(f"{place}: is no JSON: {error}") from None
 
 
-def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def fields_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The fields of an object. Raises ValueError for one that is there twice."""
     name, n = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
     if n > 1:

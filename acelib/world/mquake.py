@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from ..records import Case, Edit, Hop, is_text, quoted
+from .json_records import fields_once
 from .world import Relation, World, load_relations
 
 # ---------------------------------------------------------------------------------------- written
@@ -139,40 +140,40 @@ Filled = BeforeValidator(
 MISSING: Any = Field(default=None)  #: a field that is not there is checked as if it held None
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """A JSON object; fields that are not named here are passed over."""
 
     model_config = ConfigDict(strict=True, validate_default=True)
 
 
-class _Hop(_Part):
+class _Hop(Part):
     question: Text = MISSING
     cloze: Text = MISSING
     answer: Text = MISSING
     answer_alias: Texts = MISSING
 
 
-class _Target(_Part):
+class Target(Part):
     str: Text = MISSING
 
 
-class _Rewrite(_Part):
+class _Rewrite(Part):
     relation_id: Text = MISSING
     subject: Text = MISSING
     prompt: Text = MISSING
-    target_new: _Target = MISSING
-    target_true: _Target = MISSING
+    target_new: Target = MISSING
+    target_true: Target = MISSING
     paraphrases: Texts = MISSING
     hops: Texts = MISSING
 
 
-class _Chains(_Part):
+class _Chains(Part):
     triples: Triples = MISSING
     triples_labeled: Triples = MISSING
     new_triples_labeled: Triples = MISSING
 
 
-class _Record(_Part):
+class _Record(Part):
     case_id: Number = MISSING
     orig: _Chains = MISSING
     requested_rewrite: Annotated[list[_Rewrite], Filled] = MISSING
@@ -202,29 +203,30 @@ def read_cases(path: str | Path, relations: Mapping[str, Relation] | None = None
     the case and the field, for a field that is missing, empty, of a wrong kind, or of another
     number of hops than the chain.
     """
-    keys = {relation.pid: key for key, relation in (relations or load_relations()).items()}
     try:
-        records = json.loads(Path(path).read_text("utf-8"), object_pairs_hook=_fields)
+        records = json.loads(Path(path).read_text("utf-8"), object_pairs_hook=fields_once)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a JSON file: {error}") from None
     except RecursionError:
         raise ValueError(f"{path} cannot be read as a JSON file: it is nested too deep") from None
     if not isinstance(records, list):
         raise ValueError(f"{path} must hold a list of cases, got {type(records).__name__}")
-    name = Path(path).name
+    return cases_of(records, Path(path).name, relations)
+
+
+def cases_of(
+    records: Sequence[object], name: str, relations: Mapping[str, Relation] | None = None
+) -> list[Case]:
+    """The cases of records that were read already.   name: of their file, for messages.
+
+    Raises ValueError as ``read_cases`` does of records.
+    """
+    keys = {relation.pid: key for key, relation in (relations or load_relations()).items()}
     cases = [_case(values, f"{name}, record {i}", keys) for i, values in enumerate(records)]
     case_id, n = next(iter(Counter(case.case_id for case in cases).most_common(1)), (None, 0))
     if n > 1:
         raise ValueError(f"{name}: {n} cases have the case_id {case_id}; each must have its own")
     return cases
-
-
-def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The fields of a JSON object. Raises ValueError for one that is there twice."""
-    name, n = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
-    if n > 1:
-        raise ValueError(f"one object has {n} fields {quoted(name)}")
-    return dict(pairs)
 
 
 def _case(values: object, place: str, keys: Mapping[str, str]) -> Case:
