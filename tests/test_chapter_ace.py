@@ -217,35 +217,15 @@ def test_settings_name_what_is_not_a_default():
 
 
 def test_writes_are_shown_by_layer_with_their_share():
+    columns = ["model", "editor", "layer", "norm", "share", "used", "idle", "log_p"]
     rows = pd.DataFrame(
         [
-            dict(
-                model="m",
-                editor="Base",
-                layer=None,
-                norm=None,
-                share=None,
-                used=None,
-                idle=None,
-                log_p=-9.0,
-            ),
-            dict(
-                model="m", editor="FT", layer=6, norm=2.0, share=0.5, used=0.5, idle=0, log_p=-0.5
-            ),
-            dict(
-                model="m",
-                editor="ACE",
-                layer=1,
-                norm=30.0,
-                share=3.0,
-                used=0.3,
-                idle=4,
-                log_p=-0.25,
-            ),
-            dict(
-                model="m", editor="ACE", layer=6, norm=1.0, share=0.2, used=0.2, idle=0, log_p=-0.25
-            ),
-        ]
+            ("m", "Base", None, None, None, None, None, -9.0),
+            ("m", "FT", 6, 2.0, 0.5, 0.5, 0, -0.5),
+            ("m", "ACE", 1, 30.0, 3.0, 0.3, 4, -0.25),
+            ("m", "ACE", 6, 1.0, 0.2, 0.2, 0, -0.25),
+        ],
+        columns=columns,
     )
     table = ace_tables.writes(rows)
     assert list(table.columns) == ["layer 1", "layer 6", "log p (nats)"]

@@ -29,6 +29,10 @@ from .console import (
 app = typer.Typer()
 STATUS = {"edited": 0, "failed": 3, "outside": 4}  #: exit status by outcome; 1 and 2 are errors
 FIRST = 20  #: cases of a file, if nothing is said
+LAYERS_FOUND = {  #: how the layers of a preset were found, where somebody may think otherwise
+    "ACE": ", layers found by search, not by attribution (acelib locate)",
+    "LocatedACE": ", layers located by attribution, as published",
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,8 @@ class Method:
             source = "settings derived, not searched"
         else:
             found = presets.file_of(host)
-            how = {"LocatedACE": ", layers located by attribution, as published"}
-            searched = ", layers found by search, not by attribution (acelib locate)"
-            how["ACE"] = searched
-            source = f"settings of {found.name if found else 'the model'}{how.get(self.editor, '')}"
+            how = LAYERS_FOUND.get(self.editor, "")
+            source = f"settings of {found.name if found else 'the model'}{how}"
         if any(group is not None for group in self.groups):
             source = f"{source.partition(', layers')[0]}, layers as you say"
         return host, presets.moved(editor, *self.groups), source

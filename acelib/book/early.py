@@ -102,7 +102,9 @@ def estimates(chapters: Sequence[str]) -> None:
     known = names_in("acelib.study.registry", "ESTIMATES")
     for name in chapters:
         if name not in known:
-            raise ValueError(f"no estimate is made of {quoted(name)}; of: {', '.join(known)}")
+            raise ValueError(
+                f"no estimate is made of {quoted(name)}; of: {', '.join(known) or 'none yet'}"
+            )
 
 
 def benchmarks(names: Sequence[str] | None) -> None:

@@ -113,23 +113,18 @@ def candidates(lm: LM, world: World, edit: Edit, n: int, seed: int = 0) -> dict[
     """Up to ``n`` facts of each kind of ``STAY`` that the edit leaves alone, none of two kinds."""
     rng = Random(seed)
     both = unrelated_facts(world, [edit], 2 * n, rng)
-    kinds = dict(
-        zip(
-            STAY,
-            (
-                [fact for fact in both if fact.relation == edit.relation],
-                same_ending_facts(lm, world, [edit], n, rng),
-                [fact for fact in both if fact.relation != edit.relation],
-            ),
-            strict=True,
-        )
-    )
+    # Rarest kind first: a fact of two kinds counts as the one that is harder to find.
+    kinds = {
+        "same last token": same_ending_facts(lm, world, [edit], n, rng),
+        "same relation": [fact for fact in both if fact.relation == edit.relation],
+        "other relations": [fact for fact in both if fact.relation != edit.relation],
+    }
     taken: set[Fact] = set()
     found: dict[str, list[Fact]] = {}
-    for kind in ("same last token", "same relation", "other relations"):
+    for kind, facts in kinds.items():
         free = [
             fact
-            for fact in kinds[kind]
+            for fact in facts
             if fact not in taken and edit.subject not in (fact.subject, fact.object)
         ]
         found[kind] = free[:n]

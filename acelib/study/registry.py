@@ -83,7 +83,9 @@ def estimate(chapter: str, parameters: Mapping[str, object]) -> list[str]:
     Raises ValueError for a chapter that has no estimate.
     """
     if chapter not in ESTIMATES:
-        raise ValueError(f"no estimate is made of {quoted(chapter)}; of: {', '.join(ESTIMATES)}")
+        raise ValueError(
+            f"no estimate is made of {quoted(chapter)}; of: {', '.join(ESTIMATES) or 'none yet'}"
+        )
     module, _, function = ESTIMATES[chapter].partition(":")
     return getattr(import_module(module), function)(parameters)
 
