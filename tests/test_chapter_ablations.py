@@ -177,17 +177,18 @@ def test_gaps_sort_readings_by_their_interval():
     assert [(name, list(losses)) for name, losses in gaps["dear"]] == [("chained", ["paraphrase"])]
 
 
-def test_readings_that_agree_on_every_case_are_named(monkeypatch):
-    monkeypatch.setattr(ablations, "preset", lambda _, host: ace(host.name))
-    hosts = {model: SimpleNamespace(name=model, n_layers=8) for model in MODELS}
+def test_readings_that_agree_on_every_case_are_named():
     rows = outcomes(["ACE", "value: multi-hop", "value at subject"], {"ACE": 1})
-    pairs = ablations.equal(rows, hosts)
-    assert pairs[0] == {
-        "model": "gptj-mini",
-        "names": ["value: multi-hop", "value at subject"],
-        "unreached": True,
-    }
-    assert not pairs[1]["unreached"] and len(pairs) == 2  # qwen3-mini's value layers end earlier
+    names = ["value: multi-hop", "value at subject"]
+    assert ablations.equal(rows) == [{"model": model, "names": names} for model in MODELS]
+
+
+def test_models_whose_value_layers_end_at_the_top_are_named(monkeypatch):
+    monkeypatch.setattr(ablations, "preset", lambda _, host: ace(host.name))
+    last = {model: max(ace(model).value_layers) for model in MODELS}
+    hosts = {model: SimpleNamespace(name=model, n_layers=8) for model in MODELS}
+    assert ablations.unreached(hosts) == [model for model in MODELS if last[model] == 7]
+    assert sorted(last.values()) != [7, 7]  # the other one has layers above them
 
 
 def test_every_sentence_can_be_said(values, rows, settings, prompts):
@@ -204,8 +205,16 @@ def test_every_sentence_can_be_said(values, rows, settings, prompts):
         }
         for model, single in zip(MODELS, (one, gap), strict=True)
     }
-    pair = {"model": "m", "names": ["the default", "b"], "unreached": True}
-    more = dict(gaps=gaps, equal=[pair], n={"m": 8}, large="GPT-J", model="m", gone={"m": []})
+    pair = {"model": "m", "names": ["the default", "b"]}
+    more = dict(
+        gaps=gaps,
+        equal=[pair],
+        unreached=["m"],
+        n={"m": 8},
+        large="GPT-J",
+        model="m",
+        gone={"m": []},
+    )
     more |= dict(ablations.hard_numbers(rows, prompts), prompt="OOD Few-Shots", long=[3, 4])
     said = {
         block: " ".join(text.render(block, **{**told, **more, "n_located": 96, "seed": 0}).split())
@@ -220,4 +229,8 @@ def test_every_sentence_can_be_said(values, rows, settings, prompts):
     assert "better than: none. It is worse than: a, 5.0 [-1.0, 9.0]." in said["readings"]
     assert "chained (paraphrase 5.0 [-1.0, 9.0])" in said["readings"]
     assert "*the default* and *b* agree on every case" in said["readings"]
+    assert (
+        "On m, *value at subject* finds nothing to write for the single-hop prompts"
+        in said["readings"]
+    )
     assert said["prompts"].startswith("Against the few-shot prompt, no demonstrations cost 50.0 [")

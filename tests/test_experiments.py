@@ -14,13 +14,13 @@ from pandas.testing import assert_frame_equal
 from test_update import bits, random_update, same_bits
 
 from acelib.editing.moments import Moments
-from acelib.editors import ACE, FT, MEMIT, PMET, ROME, preset
+from acelib.editors import preset
 from acelib.model import answers
 from acelib.model.answers import Recall
 from acelib.records import Case, Edit, Fact, Hop
 from acelib.study import experiments
 from acelib.study import judge as judging
-from acelib.study.experiments import UNSEEN, Corpus, balanced, comparison, known_cases
+from acelib.study.experiments import Corpus, balanced, comparison, known_cases
 from acelib.study.judge import Protocol, judge, lost_hop
 from acelib.world.cases import make_cases
 from acelib.world.world import Entity, Relation, World, load_world, unrelated_facts
@@ -508,23 +508,3 @@ def test_evaluation_cases_are_the_first_known_ones_of_each_number_of_edits(monke
     monkeypatch.setattr(experiments, "known_cases", lambda lm, cases: [])
     with pytest.raises(ValueError, match="all facts of none of the 16 cases"):
         experiments.evaluation_cases(SimpleNamespace(name="m"), world, 16, 0)
-
-
-@pytest.mark.parametrize(
-    "editor, unseen",
-    [
-        (None, False),
-        (MEMIT(layers=(2, 3)), True),
-        (MEMIT(layers=(1, 2)), False),
-        (MEMIT(layers=(2, 3), position="last"), False),
-        (ROME(layer=3), True),
-        (ACE(value=PMET(layers=(3,), position="last"), query=PMET(layers=(1,))), False),
-        (ACE(value=PMET(layers=(2,), position="last"), query=PMET(layers=(3,))), True),
-        (FT(layers=(3,)), False),
-    ],
-)
-def test_noise_that_no_answer_sees_is_not_compared(tiny, world, cases, editor, unseen):
-    """At the last layer nothing carries a state before the prompt's end to the answer."""
-    lm = tiny("gpt2")
-    [series] = comparison("m", lm, world, {"x": editor}, cases[:1], None)
-    assert (series.tolerances["written"] == UNSEEN) == unseen

@@ -446,6 +446,22 @@ def test_items_whose_search_ended_elsewhere_are_left_out_if_they_are_few():
     assert comparable(far, 40) == far and comparable(kind, 40) == kind
 
 
+def test_an_answer_that_rounding_turns_is_told_by_what_was_written(folders, ship):
+    """Within its tolerance, the size of a write still says that it was computed in another way."""
+
+    def judged(efficacy, written):
+        rows = [[{"efficacy": efficacy, "written": written}]]
+        return experiment(series(n=1, compute=lambda _: rows, tolerances={"written": (1e-3, 0.0)}))
+
+    ship(judged(1.0, 220.1637))
+    exp = judged(0.75, 220.1635)
+    with pytest.warns(UserWarning, match="written is kept as 220.1637"):
+        assert recompute(exp, sample(exp, 1.0, 0), folders=folders) == []
+    exp = judged(0.75, 220.1637)
+    (difference,) = recompute(exp, sample(exp, 1.0, 0), folders=folders)
+    assert difference.column == "efficacy"
+
+
 def test_an_item_without_kept_rows_is_a_difference(folders, ship):
     ship(experiment(series(n=2)))
     exp = experiment(series(n=3))

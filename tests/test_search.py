@@ -46,6 +46,18 @@ def test_ends_of_the_stack(any_lm, layer):
     assert same_bits(any_lm, before)
 
 
+def test_a_push_that_reaches_no_label_stays_zero(any_lm):
+    """In the last layer, before the prompt's end; the KL's gradient there is rounding."""
+    given = [Request("The capital of Oz is", len("The capital of Oz"), "golf", subject="Oz")]
+    last, at_the_end = any_lm.n_layers - 1, requests(EDITS[:1], "last")
+    for objective in (BLOCK, PMET):
+        got = target_vectors(any_lm, given + at_the_end, last, objective, ("", "Well. "))
+        assert not got.delta[:, 0].any() and got.steps.tolist() == [0, objective.steps - 1]
+        assert got.delta[:, 1].norm() > 0.1 and got.nll[0] > 0 and got.kl[0] == 0
+    below = target_vectors(any_lm, given, last - 1, BLOCK)
+    assert below.delta.any() and below.steps.tolist() == [BLOCK.steps - 1]
+
+
 def test_on_an_edited_model_group_by_group(any_lm):
     given = [r for g, e in enumerate(EDITS) for r in requests([e], group=g)]
     updates = [random_update(any_lm, (0, 1, 2, 3), seed=g) for g in range(3)]

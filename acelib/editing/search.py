@@ -14,6 +14,8 @@ next-token distribution at the subject's last token of "{subject} is a", as the 
 so only the subject is run; where the prompt begins with the subject and is edited there, that
 position is in the batch already and costs nothing. For requests at a prompt's last token the KL
 prompt is the same, with delta added at its subject's last token.
+A push into the last layer before the tokens that are read never reaches them: its best delta is 0,
+and that is what it gets. (The gradient there is rounding, which Adam would turn into whole steps.)
 """
 
 from __future__ import annotations
@@ -205,12 +207,16 @@ class _Search:
                 rows.append((ids[: at + 1], at))
                 owner.append(i)
                 beginning.append("")
-        # 3. What rows of one prefix begin with runs once, if they all ask one model.
+        # 3. Whose push reaches a label: below the last layer every one, in it only at the label.
+        below = self.layer < self.lm.n_layers - 1
+        reached = {i for i, _, column, _ in labels if below or column == 0}
+        # 4. What rows of one prefix begin with runs once, if they all ask one model.
         self.batch, self.shared, self.first, self.like = shared_start(
             self.lm, rows, beginning if self.one_model else [""] * len(rows)
         )
         device = self.lm.device
         self.owner = torch.tensor(owner, device=device)
+        self.reached = torch.tensor([i in reached for i in range(len(kl_row))], device=device)
         self.kl_row = torch.tensor(kl_row, device=device)
         self.label = torch.tensor(labels, device=device)
         self.label_weight = torch.tensor(weights, device=device, dtype=self.precision)
@@ -355,8 +361,9 @@ class _Search:
                     self._check(loss_, alive, step)
                     loss[alive], nll[alive] = loss_.detach(), nll_.detach()
                     kl[alive], steps[alive.cpu()] = kl_.detach(), step
-                    # 2. Who stops: at the last step, below the floor, or (PMET) once it is said.
-                    stop = torch.full_like(hit, step == o.steps - 1)
+                    # 2. Who stops: whose push reaches nothing, at the last step, below the floor,
+                    # or (PMET) once it is said.
+                    stop = ~self.reached[alive] | (step == o.steps - 1)
                     if o.floor is not None:
                         stop |= loss_ < o.floor
                     if o.kind == "pmet":

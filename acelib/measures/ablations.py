@@ -319,12 +319,10 @@ def gaps(apart: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     return result
 
 
-def equal(rows: pd.DataFrame, hosts: Mapping[str, LM]) -> list[dict]:
-    """Pairs of readings that agree on every case in all metrics.
+def equal(rows: pd.DataFrame) -> list[dict]:
+    """Pairs of readings that agree on every case in all metrics: model and names.
 
     rows: of ``readings``.
-    Returns dicts: model, names, and "unreached", whether they agree because a push at the subject
-    into the model's last layer never reaches the token that is read.
     """
     pairs = []
     for model, part in rows.groupby("model", sort=False):
@@ -332,14 +330,25 @@ def equal(rows: pd.DataFrame, hosts: Mapping[str, LM]) -> list[dict]:
             name: some.set_index("case_id")[list(METRICS)]
             for name, some in part.groupby("editor", sort=False)
         }
-        last = preset("ACE", hosts[model]).value_layers[-1] == hosts[model].n_layers - 1
         pairs += [
             {
                 "model": model,
                 "names": ["the default" if name == "ACE" else name for name in (a, b)],
-                "unreached": {a, b} == {"value: multi-hop", "value at subject"} and last,
             }
             for a, b in combinations(by_name, 2)
             if by_name[a].equals(by_name[b])
         ]
     return pairs
+
+
+def unreached(hosts: Mapping[str, LM]) -> list[str]:
+    """The models on which "value at subject" finds nothing to write for single-hop prompts.
+
+    Its value layers end in the last layer, where a push at the subject no longer reaches the token
+    that is read.
+    """
+    return [
+        model
+        for model, lm in hosts.items()
+        if max(preset("ACE", lm).value_layers) == lm.n_layers - 1
+    ]

@@ -21,9 +21,10 @@ from .rows import FOLDERS, Experiment, Folders, Progress, Series, stored_lines
 #: Environment variable: the seed of the samples that tests recompute.
 SEED = "ACELIB_SAMPLE_SEED"
 #: A search for target vectors by Adam with large steps can amplify rounding (1e-7) until it ends at
-#: another vector, on another machine or in another batch. What an item's edit has written then
-#: moves, by less than this share, and what is judged of it may be another. Such items are warned
-#: of and not compared, as long as they are few: a fault moves all of them.
+#: another vector, on another machine or in another batch, and even the size of rounding turns an
+#: answer that two tokens tie for. What an item's edit has written then moves, by less than this
+#: share, and what is judged of it may be another. Such items are warned of and not compared, as
+#: long as they are few: a fault moves all of them.
 ELSEWHERE = {"written": 0.05}
 FEW = 0.05  #: of the items of a sample, or one
 Sample = list[tuple[Series, str]]  #: (series, id of an item)
@@ -315,6 +316,10 @@ def _compare(
                     values[0], column in tolerances
                 )
                 result.append(difference(column + row, *values, text))
+        # Where an answer is another, even the smallest move of what was written tells of rounding.
+        for column in ELSEWHERE.keys() & before.keys() & after.keys() if result else ():
+            if before[column] != after[column] and column not in [d.column for d in result]:
+                result.append(difference(column, before[column], after[column]))
     return result
 
 
