@@ -505,6 +505,10 @@ def test_evaluation_cases_are_the_first_known_ones_of_each_number_of_edits(monke
     assert cases == balanced([case for case in pool if case.case_id % 3], 2) and len(cases) == 4
     assert asked == [4, 2]
     assert experiments.evaluation_cases(None, world, 400, 0) == known(None, pool)
+    for n, by_edits in ((1, [1]), (2, [1, 1]), (5, [2, 1]), (6, [2, 2])):
+        some = [case.n_edits for case in experiments.evaluation_cases(None, world, n, 0)]
+        assert [some.count(n_edits) for n_edits in (1, 2)][: len(by_edits)] == by_edits
+        assert len(some) == sum(by_edits)
     monkeypatch.setattr(experiments, "known_cases", lambda lm, cases: [])
     with pytest.raises(ValueError, match="all facts of none of the 16 cases"):
         experiments.evaluation_cases(SimpleNamespace(name="m"), world, 16, 0)

@@ -61,11 +61,12 @@ def balanced(cases: Sequence[Case], n_each: int) -> list[Case]:
 
 
 def evaluation_cases(lm: LM, world: World, n: int, seed: int, path: str = "") -> list[Case]:
-    """``n`` evaluation cases (or up to three more) of which the model recalls every fact, as many
-    with one edit as with two, three, four; fewer if there are not so many.
+    """``n`` evaluation cases of which the model recalls every fact, as many with one edit as with
+    two, three, four (one more of the fewest edits, where n does not divide); fewer if there are not
+    so many.
 
     path: of a file of cases in the shape of MQuAKE; "": made from the world.
-    Returns ``balanced(known_cases(lm, ...))``, but asks for no more cases than it takes.
+    They are the first such cases, in their order; no more are asked than it takes.
     Raises ValueError if there is no such case.
     """
     pool = (
@@ -73,7 +74,7 @@ def evaluation_cases(lm: LM, world: World, n: int, seed: int, path: str = "") ->
     )
     rest = dict(enumerate(pool))
     kept: list[int] = []
-    while asked := _missing(rest, Counter(pool[i].n_edits for i in kept), -(-n // 4)):
+    while asked := _missing(rest, Counter(pool[i].n_edits for i in kept), n):
         known = known_cases(lm, [rest.pop(i) for i in asked])
         kept += [i for i in asked if any(pool[i] is case for case in known)]
     if not kept:
@@ -88,12 +89,14 @@ def cases_by_model(
     return {name: evaluation_cases(lm, world, n, seed, path) for name, lm in hosts.items()}
 
 
-def _missing(rest: Mapping[int, Case], counts: Counter, n_each: int) -> list[int]:
-    """The first cases that make the counts by number of edits ``n_each``, by their places."""
+def _missing(rest: Mapping[int, Case], counts: Counter, n: int) -> list[int]:
+    """The first cases that bring the counts by number of edits to their shares of ``n``, by their
+    places.
+    """
     counts, places = Counter(counts), []
     for place, case in rest.items():
         counts[case.n_edits] += 1
-        if counts[case.n_edits] <= n_each:
+        if counts[case.n_edits] <= n // 4 + (case.n_edits <= n % 4):
             places.append(place)
     return places
 
