@@ -91,6 +91,13 @@ def test_without_ace_there_is_no_lead(rows):
     assert not ace.claim_values(some)
 
 
+def test_nothing_is_claimed_of_a_metric_that_no_case_asks(rows):
+    """MQuAKE's own records have no other wordings of the edit."""
+    values = ace.claim_values(rows.assign(paraphrase=float("nan")))
+    assert not [claim for claim, _ in values if claim.startswith("paraphrase")]
+    assert ("efficacy_leads", "gptj-mini") in values
+
+
 def test_claims_compare_ace_with_the_best_rival_on_the_same_cases(rows):
     values = ace.claim_values(rows)
     gap = values["ace_leads_best", "gptj-mini"]

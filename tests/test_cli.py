@@ -93,6 +93,7 @@ EDIT = (
         (("run", "03_ace", "-p", "n_cases", "0"), "must be a whole number greater than 0 (default"),
         (("run", "03_ace", "-p", "editors", "[]"), "'editors' of 03_ace must be a list of one or"),
         (("run", "03_ace", "-p", "cases_", "1"), "03_ace has no parameter 'cases_'; known: models"),
+        (("run", "03_ace", "-p", "cases", "no.json"), "'cases': there is no file 'no.json'"),
         (("run", "a", "--name", "x" * 300), "is not a folder name; use at most 60 letters, digits"),
         (("run", "x" * 20_000), "unknown notebook 'xxxxx"),
         (("run", "--all", "--profile", "huge"), "unknown profile 'huge'; known: paper, quick"),
@@ -224,6 +225,18 @@ def test_strays_are_named_when_all_chapters_run(monkeypatch, tmp_path):
     monkeypatch.setattr("acelib.book.contents.strays", lambda: [tmp_path / "03_ace-Copy1.ipynb"])
     said = "03_ace-Copy1.ipynb is in no part of _toc.yml: skipped"
     assert said in call("run", "--all").output and said not in call("run", "03_ace").output
+
+
+def test_a_parameter_that_names_a_file_gets_its_whole_path(monkeypatch, tmp_path):
+    """Chapters run in another folder than the one the name was typed in."""
+    given = []
+    monkeypatch.setattr(
+        "acelib.book.chapters.run", lambda names, changes, *_, **__: given.append(changes) or []
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text("[]")
+    assert call("run", "03_ace", "-p", "cases", "own.json", "--name", "x").exit_code == 0
+    assert given == [{"cases": str(tmp_path / "own.json")}]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(monkeypatch):

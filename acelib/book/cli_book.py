@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from . import contents, early
 from .console import Pairs, bar, examples, fail, quiet, say
 
 app = typer.Typer()
+FILES = ("cases", "edits")  #: parameters of chapters that name a file, unless they are empty
 
 
 # ---------------------------------------------------------------------- chapters
@@ -87,7 +89,7 @@ def run(  # noqa: PLR0913 - options
             "--update writes the book, into notebooks/ and at its default parameters; "
             "leave it out, or -p, --profile and --name"
         )
-    chosen = dict(map(_pair, parameter or ()))
+    chosen = dict(map(_absolute, map(_pair, parameter or ())))
     names = chapters or list(contents.known())
     sizes = contents.profile(profile) if profile else {}
     name = "latest" if name is None else name
@@ -146,6 +148,20 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
     except RecursionError:
         raise ValueError(f"parameter {key!r}: {quoted(value)} is nested too deep") from None
+
+
+def _absolute(pair: tuple[str, Any]) -> tuple[str, Any]:
+    """A parameter that names a file, with the whole path: chapters run in another folder.
+
+    Raises ValueError for a file that is not there.
+    """
+    key, value = pair
+    if key not in FILES or not value or not isinstance(value, str):
+        return pair
+    path = Path(value).absolute()
+    if not path.is_file():
+        raise ValueError(f"parameter {key!r}: there is no file {quoted(value)}")
+    return key, str(path)
 
 
 @app.command(

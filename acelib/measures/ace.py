@@ -408,7 +408,9 @@ def _claims(part: pd.DataFrame) -> dict[str, Mean]:
         if n_edits in set(part.n_edits):
             values[claim] = _lead(part[part.n_edits == n_edits], "multi_hop")
     metrics = ("efficacy", "paraphrase", "specificity")
-    return values | {f"{metric}_leads": _lead(part, metric) for metric in metrics}
+    # Cases of a file may have no other wordings.
+    asked = [metric for metric in metrics if part[metric].notna().any()]
+    return values | {f"{metric}_leads": _lead(part, metric) for metric in asked}
 
 
 def _lead(part: pd.DataFrame, metric: str) -> Mean:
