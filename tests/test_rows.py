@@ -442,6 +442,11 @@ def test_items_whose_search_ended_elsewhere_are_left_out_if_they_are_few():
     assert comparable(both, 39) == both
     with pytest.warns(UserWarning):
         assert comparable(both, 40) == []
+    with pytest.warns(UserWarning):  # rows of an item, of which some move by more
+        rows = [
+            moved("i1", f"importance of row {i}", 1.0, value) for i, value in ((0, 1.05), (2, 2))
+        ]
+        assert comparable(rows, 2) == []
     far, kind = [moved("i1", found=90.0)], [moved("i1", found="absent")]
     assert comparable(far, 40) == far and comparable(kind, 40) == kind
 

@@ -22,10 +22,10 @@ from .rows import FOLDERS, Experiment, Folders, Progress, Series, stored_lines
 SEED = "ACELIB_SAMPLE_SEED"
 #: A search for target vectors by Adam with large steps can amplify rounding (1e-7) until it ends at
 #: another vector, on another machine or in another batch, and even the size of rounding turns an
-#: answer that two tokens tie for. What an item's edit has written then moves, by less than this
-#: share, and what is judged of it may be another. Such items are warned of and not compared, as
-#: long as they are few: a fault moves all of them.
-ELSEWHERE = {"written": 0.05}
+#: answer that two tokens tie for. What an item's edit has written, or what importance a layer then
+#: has, moves by less than this share, and what is judged of it may be another. Such items are warned
+#: of and not compared, as long as they are few: a fault moves all of them.
+ELSEWHERE = {"written": 0.05, "importance": 0.1}
 FEW = 0.05  #: of the items of a sample, or one
 Sample = list[tuple[Series, str]]  #: (series, id of an item)
 
@@ -153,7 +153,7 @@ def _item(difference: Difference) -> tuple:
 
 
 def _elsewhere(difference: Difference) -> bool:
-    share = ELSEWHERE.get(difference.column, 0.0)
+    share = ELSEWHERE.get(difference.column.partition(" of row ")[0], 0.0)
     old, new = difference.expected, difference.found
     return isinstance(old, float) and isinstance(new, float) and abs(new - old) < share * abs(old)
 
