@@ -22,9 +22,9 @@ from .rows import FOLDERS, Experiment, Folders, Progress, Series, stored_lines
 SEED = "ACELIB_SAMPLE_SEED"
 #: A search for target vectors by Adam with large steps can amplify rounding (1e-7) until it ends at
 #: another vector, on another machine or in another batch, and even the size of rounding turns an
-#: answer that two tokens tie for. What an item's edit has written, or what importance a layer then
-#: has, moves by less than this share, and what is judged of it may be another. Such items are warned
-#: of and not compared, as long as they are few: a fault moves all of them.
+#: answer that two tokens tie for. What an item's edit has written, or the importance that a layer
+#: then has, moves by less than this share, and what is judged of it may be another. Such items are
+#: warned of and not compared, as long as they are few: a fault moves all of them.
 ELSEWHERE = {"written": 0.05, "importance": 0.1}
 FEW = 0.05  #: of the items of a sample, or one
 Sample = list[tuple[Series, str]]  #: (series, id of an item)
