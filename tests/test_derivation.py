@@ -103,6 +103,11 @@ def test_writes_follow_the_formula_and_one_layer_shifts_by_the_sum(asked, tmp_pa
         and one.reach.between(0, 1.5).all()
         and one.cosine.max() <= 1 + 1e-9
     )
+    # A singular second moment: the write adds a ridge to it, which the formula must have too.
+    few = second_moments(lm, SENTENCES[:1], (1,), tmp_path / "few")
+    with pytest.warns(UserWarning, match="rank"):
+        singular = writes(lm, given, Stage((1,), 100.0, objective, "root"), few, ("",))
+    assert few.rank(1) < lm.d_mlp and singular.formula.max() < 1e-4
     two = writes(lm, given, Stage((1, 2), 100.0, objective, "root"), moments, ("",)).set_index(
         "layer"
     )

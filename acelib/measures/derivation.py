@@ -249,7 +249,9 @@ def writes(
         there = values_at(lm, given, layers[-1], stage.objective.site, [now])
         R = SHARES[stage.share](len(layers) - j) * (Z.T - there).double()
         dW = update.delta(layer).double()
-        plain = torch.linalg.solve(stage.weight * moments[layer] + K @ K.T, K @ R.T).T
+        # Where C is singular, the write adds a ridge to it, and so does the formula.
+        C = moments[layer] + moments.ridge.get(layer, 0.0) * torch.eye(len(K)).to(K)
+        plain = torch.linalg.solve(stage.weight * C + K @ K.T, K @ R.T).T
         before = values_at(lm, given, layer, "mlp")
         shift = (values_at(lm, given, layer, "mlp", [update]) - before).double()
         sums, size = dW @ keys_at(lm, given, layer).double(), shift.norm(dim=0)
