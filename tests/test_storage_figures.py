@@ -80,6 +80,9 @@ def test_bars_are_points_lost_with_the_published_value_in_the_related_panel():
     assert titles[:2] == ["one: related questions", "one: unrelated questions"]
     assert [bar.get_height() for bar in fig.axes[0].patches] == [75, 75, 0, 0]
     assert fig.axes[0].get_ylabel() == "accuracy lost (percentage points)"
+    whiskers = [some for ax in fig.axes for some in ax.collections]
+    ends = [end[1] for some in whiskers for line in some.get_segments() for end in line]
+    assert ends and min(ends) >= 0, "nothing is gained by zeroing: no whisker goes below 0"
     lines = [[line for line in ax.lines if "published" in str(line.get_label())] for ax in fig.axes]
     assert [len(some) for some in lines] == [1, 0, 0, 0]
     assert set(lines[0][0].get_ydata()) == {90}

@@ -21,6 +21,7 @@ from ..model.states import Site, State, chunked, position_ids, read
 from ..model.update import Update, overlaid
 from .request import Request
 
+#: MEMIT's; the released ROME begins with the token that ends a text instead.
 OPENERS = ("The", "Therefore", "Because", "I", "You")
 
 
