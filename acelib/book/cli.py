@@ -21,7 +21,7 @@ app = typer.Typer(
         "Edit facts in language models, find where they are stored, and rerun the book that "
         "measures both.",
         "run 03_ace -p n_cases 10 --name quick",
-        'edit --subject "Tim Duncan" --prompt "{} plays the sport of" --target cricket',
+        'edit --subject France --prompt "The capital of {} is" --target Rome',
         "locate --category ST",
     ),
 )

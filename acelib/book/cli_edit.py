@@ -104,10 +104,9 @@ class Places:
         "of a file, case by case.\n\n"
         "Exit status: 0 edited; 3 not edited; 4 edited, but the world that the model learned has "
         "no such name or relation; 2 wrong use; 1 other errors.",
-        'edit --editor ace --subject "Tim Duncan" --prompt "{} plays the sport of" '
-        "--target cricket",
-        'edit --editor memit --subject France --prompt "The capital of {} is" --target Rome '
-        "--save update.safetensors",
+        'edit --editor ace --subject France --prompt "The capital of {} is" --target Rome',
+        'edit --editor memit --subject "Tim Duncan" --prompt "{} plays the sport of" '
+        "--target cricket --save update.safetensors",
         'edit -m smollm2-135m -e rome --subject France --prompt "The capital of {} is" '
         "--target Rome --layers 5",
         "edit -e rome --cases counterfact.json --first 50 --rows rows.csv",
