@@ -419,16 +419,23 @@ def test_pages_of_a_run_say_so(tmp_path, monkeypatch):
         (tmp_path / file).write_text("\ntitle: A book\n")
     nb = new_notebook(cells=[new_markdown_cell("# Title")])
     nbformat.write(nb, tmp_path / "runs" / "small" / "a.ipynb")
-    seen = []
+    nbformat.write(nb, tmp_path / "notebooks" / "claims.ipynb")
+    for page in build.TOLD:
+        (tmp_path / "book" / page).write_text("# What was found\n\nA claim.\n")
+    seen, pages = [], []
 
     def built(source, output):
-        seen.append(nbformat.read(source / "notebooks" / "a.ipynb", 4))
+        seen.extend(nbformat.read(source / "notebooks" / f"{x}.ipynb", 4) for x in ("a", "claims"))
+        pages.extend((source / "book" / page).read_text() for page in build.TOLD)
         return output
 
     monkeypatch.setattr(build, "_built", built)
     build.build_run("small", tmp_path)
     assert "from the run **small**" in seen[0].cells[1].source
-    nbformat.validate(seen[0])
+    assert "says nothing of the run **small**" in seen[1].cells[1].source
+    assert all(page.index("says nothing of the run") < page.index("A claim.") for page in pages)
+    for nb in seen:
+        nbformat.validate(nb)
     (tmp_path / "runs" / "small" / "b.ipynb").write_text("[]")
     with pytest.raises(ValueError, match=r"b\.ipynb cannot be read as a notebook"):
         build.build_run("small", tmp_path)

@@ -12,6 +12,10 @@ from tempfile import TemporaryDirectory
 from ..provenance import ROOT
 from .contents import run_folder
 
+MINE = "This page is from the run **{name}**."
+COMMITTED = "This page is the committed book's. It says nothing of the run **{name}**."
+TOLD = ("intro.md", "found.md")  #: pages in which the committed rows are summed up
+
 
 class BuildError(RuntimeError):
     """Jupyter Book stopped, or warned; it has said why."""
@@ -43,6 +47,13 @@ def build_run(name: str, root: Path = ROOT) -> Path:
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise ValueError(f"{chapter} cannot be read as a notebook") from None
             (source / "notebooks" / chapter.name).write_text(marked, "utf-8")
+        # What other pages say is of the committed rows, and says so.
+        for other in sorted((source / "notebooks").glob("*.ipynb")):
+            if other.name not in {chapter.name for chapter in chapters}:
+                other.write_text(_marked(other.read_text("utf-8"), name, COMMITTED), "utf-8")
+        for page in (source / "book" / told for told in TOLD):
+            title, _, rest = page.read_text("utf-8").partition("\n")
+            page.write_text(f"{title}\n\n{_note(name, COMMITTED)}\n{rest}", "utf-8")
         shutil.copy(root / "_toc.yml", source)
         config = (root / "_config.yml").read_text("utf-8")
         config = config.replace("\ntitle: ", f"\ntitle: Run {name} of ", 1)
@@ -50,22 +61,22 @@ def build_run(name: str, root: Path = ROOT) -> Path:
         return _built(source, root / "_build" / "runs" / name)
 
 
-def _marked(notebook: str, name: str) -> str:
-    """An executed chapter that says, below its first cell, which run it is from."""
+def _marked(notebook: str, name: str, said: str = MINE) -> str:
+    """An executed chapter that says, below its first cell, whose rows it shows."""
     nb = json.loads(notebook)
-    said = (
-        f"This page is from the run **{name}**; pages without this note are the committed book's."
-    )
-    note = f":::{{admonition}} Run {name}\n:class: warning\n\n{said}\n:::"
-    cell = {"cell_type": "markdown", "id": "run", "metadata": {}, "source": note}
+    cell = {"cell_type": "markdown", "id": "run", "metadata": {}, "source": _note(name, said)}
     nb["cells"].insert(1, cell)
     return json.dumps(nb)
+
+
+def _note(name: str, said: str) -> str:
+    return f":::{{admonition}} Run {name}\n:class: warning\n\n{said.format(name=name)}\n:::\n"
 
 
 def _built(source: Path, output: Path) -> Path:
     """Jupyter Book of ``source`` in ``output/_build/html``; every warning is an error."""
     main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-    options = ["--path-output", str(output), "-W", "-n", "--keep-going"]
+    options = ["--path-output", str(output), "--quiet", "-W", "-n", "--keep-going"]
     done = subprocess.run([sys.executable, "-c", main, "build", str(source), *options])
     if done.returncode:
         raise BuildError("the book was not built; its warnings are above")
