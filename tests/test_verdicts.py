@@ -2,8 +2,9 @@
 
 import pytest
 
+from acelib.study import verdicts
 from acelib.study.stats import Mean
-from acelib.study.verdicts import claims_table, with_verdict
+from acelib.study.verdicts import answer, claims_table, with_verdict
 
 VALUES = {
     ("zeroing_related", "a"): Mean(21.0, 15.0, 27.0, 9),
@@ -16,9 +17,10 @@ VALUES = {
 def test_a_claim_is_a_row_with_a_value_and_a_verdict_for_each_model():
     table = claims_table(VALUES, first=4)
     assert list(table.index) == [4, 5, 6]
-    assert list(table.columns[:3]) == [("", "claim"), ("", "quantity"), ("", "rule")]
+    assert [name for _, name in table.columns[:4]] == ["verdict", "claim", "quantity", "rule"]
+    assert table["", "verdict"].tolist() == ["disagree", "holds", "cannot tell"]
     assert table.loc[4, ("", "rule")] == "> 90 points"
-    assert table["a"]["verdict"].tolist() == ["does not hold", "holds", "undecided"]
+    assert table["a"]["verdict"].tolist() == ["fails", "holds", "cannot tell"]
     assert table.loc[4, ("b", "verdict")] == "holds"
     assert table.loc[4, ("a", "measured")] == VALUES["zeroing_related", "a"]
     assert table.loc[6, ("a", "measured")] == "0.12 [-0.50, 0.75]"  # no points: two decimals
@@ -36,8 +38,48 @@ def test_an_unknown_claim_is_named():
 
 
 def test_claims_are_picked_by_verdict():
-    verdicts = {("x", "a"): "holds", ("y", "a"): "undecided", ("z", "a"): "holds"} | {
-        ("x", "b"): "undecided"
+    said = {("x", "a"): "holds", ("y", "a"): "cannot tell", ("z", "a"): "holds"} | {
+        ("x", "b"): "cannot tell"
     }
-    assert with_verdict(verdicts, "a", "holds") == ["x", "z"]
-    assert with_verdict(verdicts, "a", "holds", ("z", "y")) == ["z"]
+    assert with_verdict(said, "a", "holds") == ["x", "z"]
+    assert with_verdict(said, "a", "holds", ("z", "y")) == ["z"]
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        (["holds", "holds"], "Yes"),
+        (["fails", "fails"], "No"),
+        (["fails", "cannot tell"], "No"),
+        (["fails in part"], "No"),
+        (["holds", "fails"], "Partly"),
+        (["holds", "cannot tell"], "Partly"),
+        (["disagree"], "Partly"),
+        (["holds in part", "fails"], "Partly"),
+        (["cannot tell"], "Cannot tell"),
+        ([], "Cannot tell"),
+    ],
+)
+def test_a_question_is_answered_by_the_verdicts(said, expected):
+    assert answer(said) == expected
+
+
+def test_a_word_that_is_no_verdict_answers_nothing():
+    with pytest.raises(ValueError, match="verdict 'perhaps' is none of holds, "):
+        answer(["holds", "perhaps"])
+
+
+def test_a_chapter_is_answered_by_its_claims():
+    assert verdicts.answer_of(VALUES, ["zeroing_related"]) == "Partly"  # a fails, b holds
+    assert verdicts.answer_of(VALUES, ["zeroing_random"]) == "Yes"
+    assert verdicts.answer_of(VALUES, ["similar_is_near"]) == "Cannot tell"
+    assert verdicts.seen(Mean(-3, -4, -2, 9)) == "fails" and verdicts.seen(Mean(0, 0, 0, 0)) == (
+        "cannot tell"
+    )
+
+
+def test_a_table_of_claims_has_marks_and_colours():
+    html = verdicts.styled(claims_table(VALUES), "Claims").to_html()
+    for word, mark in {"disagree": "≠", "holds": "✓", "cannot tell": "?", "fails": "✗"}.items():
+        assert f">{mark} {word}<" in html and f"{verdicts.VERDICTS[word]}44" in html
+    assert verdicts.marked("–") == "–"

@@ -312,7 +312,7 @@ def results_table(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> pd.D
 
 def verdict_numbers(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> dict:
     """By model, how many readings of the statements hold: all, with each norm, about the write; and
-    which do not, are undecided, or are estimates.
+    which fail, and of which one cannot tell.
     """
     numbers = {}
     for model, of in results.items():
@@ -322,9 +322,8 @@ def verdict_numbers(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> di
             "frozen": _holding(verdicts, "norm frozen"),
             "exact": _holding(verdicts, "true norm"),
             "write": _holding(verdicts, "Theorem 4"),
-            "contradicted": _with(verdicts, "does not hold"),
-            "undecided": _with(verdicts, "undecided"),
-            "estimates": _with(verdicts, "estimate"),
+            "failing": _with(verdicts, "fails"),
+            "open": _with(verdicts, "cannot tell"),
         }
     return numbers
 
@@ -341,7 +340,7 @@ def _with(verdicts: Mapping[str, str], word: str) -> Sequence[str]:
 def statement_numbers(
     results: Mapping[str, Mapping[str, tuple[str, Mean]]],
 ) -> dict[str, dict[str, str]]:
-    """By model and statement, "12.3 [10, 15] % (undecided)"."""
+    """By model and statement, "12.3 [10, 15] % (cannot tell)"."""
     return {
         model: {
             statement: f"{error:.3g} % ({claims.verdict(rule, error)})"

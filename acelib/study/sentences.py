@@ -34,7 +34,7 @@ def each(words: Mapping[str, str]) -> str:
 def together(words: Mapping[str, str]) -> str:
     """Once where all models agree, by model where they differ.
 
-    "holds on both" or, of one model, "holds"; else "holds on a, is undecided on b".
+    "holds on both" or, of one model, "holds"; else "holds on a, fails on b".
     """
     if len(set(words.values())) > 1:
         return ", ".join(f"{text} on {model}" for model, text in words.items())
