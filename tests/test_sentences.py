@@ -108,3 +108,35 @@ def test_a_headline_is_shown_and_can_be_quoted(text, monkeypatch):
     ((data, more),) = shown
     assert data == {"text/markdown": "1.5 and 1.50 nats", "text/plain": "'1.5 and 1.50 nats'"}
     assert more["raw"] and more["metadata"]["scrapbook"] == {"name": "bare", "mime_prefix": ""}
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        (["holds", "holds"], "Yes"),
+        (["fails", "fails"], "No"),
+        (["fails", "cannot tell"], "No"),
+        (["fails in part"], "No"),
+        (["holds", "fails"], "Partly"),
+        (["holds", "cannot tell"], "Partly"),
+        (["disagree"], "Partly"),
+        (["holds in part", "fails"], "Partly"),
+        ({"a": {"m": "holds"}, "b": ["fails"]}, "Partly"),
+        (["cannot tell"], "Cannot tell"),
+        ([], "Cannot tell"),
+    ],
+)
+def test_a_question_is_answered_by_the_verdicts(said, expected):
+    assert sentences.answer(said) == expected
+
+
+def test_a_word_that_is_no_verdict_answers_nothing():
+    with pytest.raises(ValueError, match="verdict 'perhaps' is none of cannot tell, "):
+        sentences.answer(["holds", "perhaps"])
+
+
+def test_a_mean_without_its_interval_and_its_verdict():
+    gap = Mean(3.14, 1.0, 5.0, 9)
+    assert sentences.mean({"m": gap}, 1, " %") == {"m": "3.1 %"} and sentences.mean(2.0, 0) == "2"
+    assert sentences.verdict(gap) == "holds" and sentences.verdict(gap, "< 0") == "fails"
+    assert sentences.verdict(Mean(math.nan, math.nan, math.nan, 0)) == "cannot tell"

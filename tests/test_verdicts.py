@@ -4,7 +4,7 @@ import pytest
 
 from acelib.study import verdicts
 from acelib.study.stats import Mean
-from acelib.study.verdicts import answer, claims_table, with_verdict
+from acelib.study.verdicts import claims_table, with_verdict
 
 VALUES = {
     ("zeroing_related", "a"): Mean(21.0, 15.0, 27.0, 9),
@@ -43,39 +43,6 @@ def test_claims_are_picked_by_verdict():
     }
     assert with_verdict(said, "a", "holds") == ["x", "z"]
     assert with_verdict(said, "a", "holds", ("z", "y")) == ["z"]
-
-
-@pytest.mark.parametrize(
-    "said, expected",
-    [
-        (["holds", "holds"], "Yes"),
-        (["fails", "fails"], "No"),
-        (["fails", "cannot tell"], "No"),
-        (["fails in part"], "No"),
-        (["holds", "fails"], "Partly"),
-        (["holds", "cannot tell"], "Partly"),
-        (["disagree"], "Partly"),
-        (["holds in part", "fails"], "Partly"),
-        (["cannot tell"], "Cannot tell"),
-        ([], "Cannot tell"),
-    ],
-)
-def test_a_question_is_answered_by_the_verdicts(said, expected):
-    assert answer(said) == expected
-
-
-def test_a_word_that_is_no_verdict_answers_nothing():
-    with pytest.raises(ValueError, match="verdict 'perhaps' is none of holds, "):
-        answer(["holds", "perhaps"])
-
-
-def test_a_chapter_is_answered_by_its_claims():
-    assert verdicts.answer_of(VALUES, ["zeroing_related"]) == "Partly"  # a fails, b holds
-    assert verdicts.answer_of(VALUES, ["zeroing_random"]) == "Yes"
-    assert verdicts.answer_of(VALUES, ["similar_is_near"]) == "Cannot tell"
-    assert verdicts.seen(Mean(-3, -4, -2, 9)) == "fails" and verdicts.seen(Mean(0, 0, 0, 0)) == (
-        "cannot tell"
-    )
 
 
 def test_a_table_of_claims_has_marks_and_colours():

@@ -37,6 +37,14 @@ FILES = {"ACE": "ace_claims", "Query Localization": "ql_claims"}  #: in ``data/p
 PAPER = PAPERS["ACE"]  #: whose models the reference models stand for
 WAITING = "not tested yet"  #: in place of a verdict
 VERDICTS = ("holds", "fails", "cannot tell")  #: on one model
+WORDS = {  #: verdict -> of one claim, of several
+    "holds": ("holds", "hold"),
+    "holds in part": ("holds in part", "hold in part"),
+    "disagree": ("divides the models", "divide the models"),
+    "cannot tell": ("cannot be told", "cannot be told"),
+    "fails in part": ("fails in part", "fail in part"),
+    "fails": ("fails", "fail"),
+}
 
 
 def claims_list() -> pd.DataFrame:

@@ -13,19 +13,12 @@ import pandas as pd
 
 from ..provenance import ROOT
 from . import claims
+from .claims import WORDS as WORDS
 from .parameters import chapters as listed
 from .power import words
 from .sentences import each
 from .stats import Mean
 
-WORDS = {  #: verdict -> of one claim, of several
-    "holds": ("holds", "hold"),
-    "holds in part": ("holds in part", "hold in part"),
-    "disagree": ("divides the models", "divide the models"),
-    "cannot tell": ("cannot be told", "cannot be told"),
-    "fails in part": ("fails in part", "fail in part"),
-    "fails": ("fails", "fail"),
-}
 HEADS = {  #: verdict -> head of its list
     "holds": "Holds",
     "holds in part": "Holds in part",

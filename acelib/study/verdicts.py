@@ -1,10 +1,9 @@
-"""The claims of one chapter: what a question is answered with, and a table of claims with the
-verdict first, with a mark and a colour.
-"""
+"""The claims of one chapter as a table, the verdict first, with a mark and a colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import html
+from collections.abc import Collection, Iterable, Mapping
 
 import pandas as pd
 
@@ -26,39 +25,6 @@ MARKS = {
     "cannot be tested here": "–",
     "not tested yet": "–",
 }
-
-
-def answer(verdicts: Iterable[str]) -> str:
-    """The first word of a chapter: "Yes", "No", "Partly" or "Cannot tell".
-
-    verdicts: of all that the answer rests on, by claim and model or of both models. Yes: all hold.
-    No: some fail and none holds. Partly: some hold, not all. Otherwise, or of none, one cannot
-    tell. Raises ValueError for another word.
-    """
-    found = set(verdicts)
-    if unknown := found - set(MARKS):
-        raise ValueError(f"verdict {min(unknown)!r} is none of {', '.join(MARKS)}")
-    if found == {"holds"}:
-        return "Yes"
-    if found & {"holds", "holds in part", "disagree"}:
-        return "Partly"
-    return "No" if found & {"fails", "fails in part"} else "Cannot tell"
-
-
-def answer_of(values: Mapping[tuple[str, str], Mean], among: Iterable[str]) -> str:
-    """``answer`` of the verdicts of some claims of a chapter, on all its models.
-
-    values: by (claim, model), as the chapter hands them over.   among: ids of claims.
-    Raises ValueError for an unknown claim.
-    """
-    among = set(among)
-    said = claims.verdicts(values)
-    return answer(word for (claim, _), word in said.items() if claim in among)
-
-
-def seen(gap: Mean, rule: str = "> 0") -> str:
-    """The verdict of a mean on a rule, for an answer that rests on no claim of the list."""
-    return claims.verdict(rule, gap) if gap.n else "cannot tell"
 
 
 def claims_table(
@@ -102,29 +68,30 @@ def _about(
     return row
 
 
-def styled(table: pd.DataFrame, caption: str) -> Table:
+def styled(table: pd.DataFrame, caption: str, columns: Collection | None = None) -> Table:
     """``tables.style`` of a table of claims: verdicts with their marks, on their colours.
 
-    Every column is marked whose last label is "verdict" or begins with it.
+    columns: of verdicts, alone or with what was measured ("fails: -3.0"); default: all whose last
+    label begins with "verdict".
     """
     shown = style(table, caption)
-    last = [column[-1] if isinstance(column, tuple) else column for column in table.columns]
-    for column, name in zip(table.columns, last, strict=True):
-        if str(name).startswith("verdict"):
-            shown.format(marked, subset=[column]).map(_colours, subset=[column])
+    for column in table.columns:
+        last = column[-1] if isinstance(column, tuple) else column
+        if column in columns if columns else str(last).startswith("verdict"):
+            shown.format(marked, subset=[column]).map(_ground, subset=[column])
     return shown
 
 
-def marked(verdict: str) -> str:
-    """ "✓ holds": a verdict behind its mark; any other word as it is."""
-    return f"{MARKS[verdict]} {verdict}" if verdict in MARKS else verdict
+def marked(cell: str) -> str:
+    """ "✓ holds": a verdict behind its mark, as HTML; any other text as it is."""
+    mark = MARKS.get(cell.partition(":")[0])
+    return html.escape(f"{mark} {cell}" if mark else cell)
 
 
-def _colours(verdict: str) -> str:
-    """A pale ground, on which text is readable in light and in dark."""
-    if verdict not in VERDICTS:
-        return ""
-    return f"background-color: {VERDICTS[verdict]}44; white-space: nowrap"
+def _ground(cell: str) -> str:
+    """A pale ground in the verdict's colour: text is readable on it in light and in dark."""
+    colour = VERDICTS.get(cell.partition(":")[0])
+    return f"background-color: {colour}44; white-space: nowrap" if colour else ""
 
 
 def with_verdict(
