@@ -49,7 +49,8 @@ def test_the_verdict_adds_up():
     numbers = claims_page.verdict_numbers(ROWS)
     assert numbers["claims"] == numbers["tested"] + numbers["untestable"] + numbers["untested"]
     said = TEXT.render("verdict", papers=claims_page.by_paper(ROWS), **numbers)
-    assert said.startswith(f"Of {numbers['claims']} claims, ")
+    assert said.startswith(f"**Partly.** Of {numbers['claims']} claims, ")
+    assert numbers["tally"] in TEXT.render("counts_found", **numbers)
     several = ROWS.paper.nunique() > 1
     assert all((paper in said) is several for paper in ROWS.paper)
 

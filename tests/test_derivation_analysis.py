@@ -92,7 +92,7 @@ def test_every_statement_has_a_verdict_and_a_sentence(statements, write):
     layers = derivation_analysis.layer_numbers(statements)
     said = [
         TEXT.render("verdict", models=verdicts),
-        TEXT.render("outcome", models=verdicts),
+        TEXT.render("linear_found", models=numbers),
         TEXT.render("linear", models=numbers),
         TEXT.render("first", models=numbers, slopes=slopes),
         TEXT.render("added", models=numbers, layers=layers, n_top=2),

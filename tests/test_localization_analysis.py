@@ -166,12 +166,16 @@ def test_a_class_without_facts_decides_nothing():
     assert claims.verdicts(values)["ql_c10", MODELS[0]] == "undecided"
 
 
+FIGURES = ("consistency", "choices", "mapping", "synapses", "erasure")
+
+
 def test_the_sentences_say_it():
     values = told.measured(ROWS)
     numbers = told.sentence_numbers(ROWS, values, USED)
     said = TEXT.render("verdict", models=numbers, verdicts=told.leading(numbers))
-    assert "gptj-mini" in said and "holds on both" in said
-    for block in ("consistency", "chance", "mapping", "attention", "modification", "times"):
+    assert said.startswith("**") and "gptj-mini" in said and "holds on both" in said
+    found = [f"{figure}_found" for figure in FIGURES]
+    for block in (*found, "consistency", "chance", "mapping", "attention", "modification", "times"):
         said = TEXT.render(block, models=numbers)
         assert all(model in said for model in MODELS) and "–" not in said, block
     assert "100 for 1,000" in TEXT.render("times", models=numbers) or numbers[MODELS[0]]["times"]

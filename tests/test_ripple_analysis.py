@@ -6,6 +6,7 @@ import pytest
 from acelib.measures import ripple_analysis as analysis
 from acelib.measures.ripple import CATEGORIES
 from acelib.measures.ripple_figures import ripple_map
+from acelib.study import claims
 from acelib.study.sentences import Text
 from acelib.study.stats import Mean
 

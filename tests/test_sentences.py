@@ -22,6 +22,7 @@ More.
 
 Last.
 {% endblock %}
+{% block bold %}**{{ ["holds"] | answer }}.** So.{% endblock %}
 {% block bare %}{{ gain }} and {{ gain | num(2, " nats") }}{% endblock %}
 """
 
@@ -105,9 +106,18 @@ def test_a_headline_is_shown_and_can_be_quoted(text, monkeypatch):
     shown = []
     monkeypatch.setattr(sentences, "display", lambda data, **more: shown.append((data, more)))
     text.headline("bare", gain=1.5)
-    ((data, more),) = shown
+    (data, more) = shown.pop()
     assert data == {"text/markdown": "1.5 and 1.50 nats", "text/plain": "'1.5 and 1.50 nats'"}
     assert more["raw"] and more["metadata"]["scrapbook"] == {"name": "bare", "mime_prefix": ""}
+    text.headline("bold")
+    assert shown.pop()[0] == {"text/markdown": "**Yes.** So.", "text/plain": "'Yes. So.'"}
+
+
+def test_a_figure_is_shown_with_what_it_shows(text, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sentences, "display", lambda data, **more: shown.append((data, more)))
+    text.figure("drawn", "bare", gain=1.5)
+    assert shown == [("drawn", {"metadata": {"image/png": {"alt": "1.5 and 1.50 nats"}}})]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def verdict_numbers(rows: pd.DataFrame) -> dict:
         "tested": len(tested),
         "chapters": tested.chapter.nunique(),
         "tally": tally(tested),
+        "words": list(tested.verdict[tested.verdict.isin(WORDS)]),
         "untestable": int((rows.verdict == "cannot be tested here").sum()),
         "untested": int((rows.verdict == claims.WAITING).sum()),
     }

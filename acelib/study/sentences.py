@@ -157,10 +157,11 @@ class Text:
         """Displays a block as ``show`` does, and lets other pages quote it, on one line:
         ``{glue:text}`../notebooks/<chapter>.ipynb::<name>:s` ``.
 
-        name: the block's, if it is not given.
+        name: the block's, if it is not given. Quoted is plain text: nothing is bold in it.
         """
         said = self.render(block, **values)
-        data = {"text/markdown": said, "text/plain": repr(" ".join(said.split()))}
+        plain = " ".join(said.replace("**", "").split())
+        data = {"text/markdown": said, "text/plain": repr(plain)}
         display(data, raw=True, metadata={"scrapbook": {"name": name or block, "mime_prefix": ""}})
 
 
