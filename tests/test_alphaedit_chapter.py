@@ -86,6 +86,6 @@ def test_sentences():
     said = text.render("kept", models=alphaedit.kept(rows()))
     assert "% (AlphaEdit), 50 %" in said
     assert "an edited one keep their answer in 25 %" in said
-    assert "ACE on AlphaEdit is 75 points from AlphaEdit" in text.render(
+    assert "ACE on AlphaEdit minus AlphaEdit is 75 points" in text.render(
         "paired_found", models=alphaedit.verdict(rows())
     )

@@ -171,7 +171,7 @@ def test_sentences():
     alike, leads = analysis.stability(scores()), analysis.lead(judged(1.0))
     values = analysis.claim_values(means, alike, wide, judged(1.0))
     said = text.render("verdict", verdicts=analysis.verdicts(values))
-    assert said.startswith("**") and "\nThat layers are stable over sampled answers " in said
+    assert said.startswith("**") and "layers are stable over sampled answers" in said
     hits = analysis.hits(sampled(), [1, 2])
     said = text.render("passes", spreads={"m": Mean(0, 0, 0, 6)}, hits=hits, published=2.5)
     assert "0.0 [0.0, 0.0] % over Pass@k (published: 2.5 %), because all sampled" in said
@@ -180,7 +180,7 @@ def test_sentences():
     said = text.render("prompts", stable=stable, kept={"m": Mean(50, 40, 60, 9)})
     assert "few-shot ones by -1.00 [" in said and "50 [40, 60] % stay." in said
     said = text.render("masked", masked=analysis.dissociation(wide), bound=40)
-    assert "over 40 % lost" in said and "it is there. For FFNs, 50 [" in said
+    assert "over 40 % lost" in said and "it is there. The FFNs lose 50 [" in said
     gaps = analysis.mismatch_gaps(judged(0.5), judged(1.0))
     assert "ACE changes by -50 points" in text.render("mismatched", leads=leads, gaps=gaps)
     assert "cost ACE 50 points" in text.render("mismatched_found", leads=leads, gaps=gaps)

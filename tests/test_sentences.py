@@ -148,5 +148,32 @@ def test_a_word_that_is_no_verdict_answers_nothing():
 def test_a_mean_without_its_interval_and_its_verdict():
     gap = Mean(3.14, 1.0, 5.0, 9)
     assert sentences.mean({"m": gap}, 1, " %") == {"m": "3.1 %"} and sentences.mean(2.0, 0) == "2"
+    assert sentences.mean(-0.2, 0) == "0"
     assert sentences.verdict(gap) == "holds" and sentences.verdict(gap, "< 0") == "fails"
     assert sentences.verdict(Mean(math.nan, math.nan, math.nan, 0)) == "cannot tell"
+
+
+def test_a_verdict_is_told_of_its_claim():
+    assert sentences.told("fails", "it rains") == "the claim that it rains fails"
+    assert sentences.told("cannot tell", "it rains") == "one cannot tell whether it rains"
+    assert sentences.said({"a": "holds", "b": "cannot tell"}) == {
+        "a": "holds",
+        "b": "cannot be told",
+    }
+
+
+@pytest.mark.parametrize(
+    "verdicts, expected",
+    [
+        ({"a": "holds"}, "The claim that it rains holds"),
+        ({"a": "holds", "b": "holds"}, "The claim that it rains holds on both"),
+        ({"a": "holds", "b": "fails"}, "The claim that it rains holds on a, fails on b"),
+        (
+            {"a": "fails", "b": "cannot tell"},
+            "The claim that it rains fails on a; on b one cannot tell",
+        ),
+        (dict.fromkeys("ab", "cannot tell"), "One cannot tell, on either model, whether it rains"),
+    ],
+)
+def test_verdicts_of_models_make_a_sentence(verdicts, expected):
+    assert sentences.judged(verdicts, "it rains") == expected

@@ -159,3 +159,10 @@ def test_questions_are_counted_by_category():
     table = analysis.question_counts({"one": Parts({"NN": some}, {"NN": some[:1]})})
     assert table.loc[("one", "located with"), "nationality"] == 3
     assert table.loc[("one", "judged on"), "nationality"] == 1
+
+
+def test_nothing_lost_is_not_less_than_nothing(made):
+    """The whole model answers all questions: an interval of a loss ends at zero."""
+    none = analysis.points_lost(made[2].assign(drop=0.0))
+    cells = analysis.drops_table(none).stack()
+    assert all(cell.low == 0 < cell.high for cell in cells if cell.n > 1)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from ..paper import published
 from ..study import claims, stats
-from ..study.claims_page import WORDS
 from ..study.stats import Mean
 from .accumulation_analysis import BOTH, beside_random, case_of, next_layers
 
@@ -29,18 +28,18 @@ def verdict_numbers(values: Mapping[tuple[str, str], Mean]) -> dict:
     known, values = claims.claims_list(), claims.with_exact_intervals(values)
     verdicts = claims.verdicts(values)
     models = list(dict.fromkeys(model for _, model in values if model != BOTH))
-    said = {key: WORDS[word][0] for key, word in verdicts.items()}
     return {
         "models": {
             model: {
                 "values": _of_model(values, model),
                 "verdicts": _of_model(verdicts, model),
-                "said": _of_model(said, model),
             }
             for model in models
         },
         "core_verdicts": [verdicts[claim, model] for claim in CORE for model in models],
-        "verdicts_of": {claim: {model: said[claim, model] for model in models} for claim in CORE},
+        "verdicts_of": {
+            claim: {model: verdicts[claim, model] for model in models} for claim in CORE
+        },
         "notes": {
             number: known.why[claim]
             for number, claim in enumerate(dict.fromkeys(claim for claim, _ in values), 1)

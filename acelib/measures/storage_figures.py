@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..study.drawing import INK, SCALE, bars, figure, heatmap, legend
-from ..study.stats import POINTS, interval
+from ..study.stats import SHARE, interval
 from ..study.tables import BLOCKS
 from ..world.world import CATEGORIES
 
@@ -116,7 +116,7 @@ def _drops(ax, rows: pd.DataFrame, names: Sequence[str], seed: int) -> None:
     kinds = list(rows.zeroed.unique())
     for i, kind in enumerate(kinds):
         drops = 100 * rows[rows.zeroed == kind].set_index("category")["drop"]
-        means = [interval(drops[drops.index == name], seed, bounds=POINTS) for name in names]
+        means = [interval(drops[drops.index == name], seed, bounds=SHARE) for name in names]
         bars(ax, means, i, len(kinds), kind)
 
 

@@ -68,7 +68,8 @@ def mean(value, places: int = 1, unit: str = ""):
     """``num`` without the interval, for a number whose interval the next table or figure has."""
     if isinstance(value, Mapping):
         return {name: mean(one, places, unit) for name, one in value.items()}
-    return num(value.mean if isinstance(value, Mean) else value, places, unit)
+    value = value.mean if isinstance(value, Mean) else value
+    return num(round(value, places) + 0.0, places, unit)  # no "-0"
 
 
 def verdict(value, rule: str = "> 0"):
@@ -83,6 +84,34 @@ def said(verdict):
     if isinstance(verdict, Mapping):
         return {name: said(one) for name, one in verdict.items()}
     return claims.WORDS[verdict][0]
+
+
+def told(verdict: str, claim: str) -> str:
+    """ "the claim that it rains holds", "one cannot tell whether it rains"."""
+    if verdict == "cannot tell":
+        return f"one cannot tell whether {claim}"
+    return f"the claim that {claim} {said(verdict)}"
+
+
+def judged(verdicts: Mapping[str, str], claim: str) -> str:
+    """A sentence on the verdicts of all models, without its full stop.
+
+    "The claim that it rains holds on both", "... holds on a, fails on b", "... holds on a; on b one
+    cannot tell", "One cannot tell, on either model, whether it rains".
+    """
+    found = [*dict.fromkeys(verdicts.values())]
+    if found == ["cannot tell"]:
+        where = {1: "", 2: ", on either model,"}.get(len(verdicts), ", on any model,")
+        return f"One cannot tell{where} whether {claim}"
+    where = {name: word for name, word in verdicts.items() if word != "cannot tell"}
+    open_ = [name for name in verdicts if name not in where]
+    seen = (
+        together(said(where))
+        if not open_
+        else ", ".join(f"{said(word)} on {name}" for name, word in where.items())
+    )
+    rest = f"; on {listed(open_)} one cannot tell" if open_ else ""
+    return f"The claim that {claim} {seen}{rest}"
 
 
 def answer(verdicts) -> str:
@@ -174,7 +203,14 @@ def _environment(folder: Path) -> Environment:
         autoescape=False,
     )
     environment.filters |= {"each": each, "together": together, "listed": listed, "num": num}
-    environment.filters |= {"mean": mean, "verdict": verdict, "said": said, "answer": answer}
+    environment.filters |= {
+        "mean": mean,
+        "verdict": verdict,
+        "said": said,
+        "told": told,
+        "judged": judged,
+    }
+    environment.filters |= {"answer": answer}
     return environment
 
 
