@@ -93,7 +93,7 @@ def test_what_is_missing_is_named(text, tmp_path):
         text.render("bare")
     with pytest.raises(ValueError, match=r"01_one.md.j2, block 'verdict': .*'lost'"):
         text.render("verdict", hits={}, name="ACE")
-    with pytest.raises(ValueError, match=r"has no block 'end'; it has: verdict and bare"):
+    with pytest.raises(ValueError, match=r"has no block 'end'; it has: verdict, bold and bare"):
         text.render("end")
     with pytest.raises(ValueError, match=r"no template '02_two.md.j2' .*: 01_one.md.j2"):
         Text("02_two", tmp_path)

@@ -332,8 +332,8 @@ def verdict_numbers(results: Mapping[str, Mapping[str, tuple[str, Mean]]]) -> di
 
 
 def shown(error: Mean, unit: str = " %") -> str:
-    """ "12.3 [10, 15] %"; what is below a billionth of a percent is a "rounding error"."""
-    return "rounding error" if abs(error.mean) < ROUNDING else f"{error:.3g}{unit}"
+    """ "12.3 [10, 15] %"; what is below a billionth of a percent is "a rounding error"."""
+    return "a rounding error" if abs(error.mean) < ROUNDING else f"{error:.3g}{unit}"
 
 
 def _holding(verdicts: Mapping[str, str], part: str) -> str:
