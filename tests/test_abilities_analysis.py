@@ -81,7 +81,7 @@ def test_losses_and_claims():
     ]
     of = analysis.verdict(CHANGED)["gptj-mini"]
     assert of["worst"] == [("ACE", "ordinary")] and of["least"] == pytest.approx(-500 / 12)
-    assert of["ace"]["ordinary"]["is"] == "does not hold"
+    assert of["ace"]["ordinary"]["is"] == "fails"
     rest = CHANGED[CHANGED.editor != "ACE"]
     assert analysis.verdict(rest)["gptj-mini"]["ace"] == {}
 
