@@ -84,5 +84,8 @@ def test_sentences():
     said = text.render("gains", gains={"GPT-J": 1.5, "Qwen3-8B": 2.5})
     assert "1.5 points on GPT-J,\n2.5 points on Qwen3-8B\n(differences" in said
     said = text.render("kept", models=alphaedit.kept(rows()))
-    assert "% (AlphaEdit),\n50.0 [" in said
-    assert "an edited one keep their answer in\n25.0 [" in said
+    assert "% (AlphaEdit), 50 %" in said
+    assert "an edited one keep their answer in 25 %" in said
+    assert "ACE on AlphaEdit minus AlphaEdit is 75 points" in text.render(
+        "paired_found", models=alphaedit.verdict(rows())
+    )

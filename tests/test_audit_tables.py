@@ -31,7 +31,8 @@ def test_what_was_found_is_counted_by_weight():
         "repeat": 1,
     }
     said = Text("audit").render("verdict", **numbers)
-    assert said.startswith("Of 2 kinds of inconsistency that were looked for, 1 were found.")
+    assert said.startswith("**") and "Of 2 kinds of inconsistency that were looked for" in said
+    assert "1 of 2 kinds" in Text("audit").render("counts_found", **numbers)
 
 
 def test_faults_and_what_is_clean_stand_apart():

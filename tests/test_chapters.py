@@ -4,6 +4,7 @@ staleness is seen, an interruption resumes.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,26 @@ def test_another_sentence_makes_a_chapter_stale(root):
     assert not stale(chapter, root=root)
     template.write_text("{% block said %}Seven.{% endblock %}")
     assert stale(chapter, root=root) == ["the text changed"]
+
+
+def test_what_a_figure_shows_is_its_caption_and_its_alt_text(root):
+    """The finding comes before what is drawn, which the next run finds as it was."""
+    chapter = find("01_one", root)
+    notebook = nbformat.read(chapter, 4)
+    shown = {"figure": {"caption": "Bars.", "name": "fig-a"}, "image": {"alt": "Two bars."}}
+    draw = """from IPython.display import display
+class Drawn:
+    def _repr_png_(self):
+        return b"png"
+display(Drawn(), metadata={"image/png": {"alt": f"{n} is found."}})"""
+    notebook.cells += [new_code_cell(draw, metadata={"mystnb": shown}), new_code_cell("n")]
+    nbformat.write(notebook, chapter)
+    for n in (3, 4):
+        execute(chapter, {"n": n}, root / "other.ipynb", root=root)
+        cell = nbformat.read(root / "other.ipynb", 4).cells[-3]
+        assert cell.metadata.mystnb.figure == {"caption": f"{n} is found. Bars.", "name": "fig-a"}
+        assert cell.metadata.mystnb.image.alt == f"{n} is found. Two bars."
+        shutil.copy(root / "other.ipynb", chapter)
 
 
 def test_a_corrupted_run_is_run_again(root):

@@ -2,10 +2,9 @@
 
 import pandas as pd
 
-from acelib.study import claims, claims_page, drawing
+from acelib.study import claims, claims_page, drawing, verdicts
 from acelib.study.parameters import chapters
 from acelib.study.sentences import Text
-from acelib.study.stats import Mean
 
 VALUES = claims.kept_values()
 ROWS = claims_page.judged(VALUES)
@@ -39,10 +38,10 @@ def test_every_claim_is_there_once_and_those_without_chapter_come_last():
 
 
 def test_a_tally_has_the_number_of_its_words():
-    rows = pd.DataFrame([claim("holds"), claim("holds"), claim("undecided")])
-    assert claims_page.tally(rows) == "2 hold, 1 is undecided"
-    rows = pd.DataFrame([claim("estimate"), claim("does not hold"), claim("estimate")])
-    assert claims_page.tally(rows) == "2 are estimates, 1 does not hold"
+    rows = pd.DataFrame([claim("holds"), claim("holds"), claim("cannot tell")])
+    assert claims_page.tally(rows) == "2 hold, 1 cannot be told"
+    rows = pd.DataFrame([claim("fails"), claim("fails in part"), claim("fails")])
+    assert claims_page.tally(rows) == "1 fails in part, 2 fail"
     assert claims_page.tally(rows[:0]) == ""
 
 
@@ -50,17 +49,20 @@ def test_the_verdict_adds_up():
     numbers = claims_page.verdict_numbers(ROWS)
     assert numbers["claims"] == numbers["tested"] + numbers["untestable"] + numbers["untested"]
     said = TEXT.render("verdict", papers=claims_page.by_paper(ROWS), **numbers)
-    assert said.startswith(f"Of {numbers['claims']} claims, ")
+    assert said.startswith(f"**Partly.** Of {numbers['claims']} claims, ")
+    assert numbers["tally"] in TEXT.render("counts_found", **numbers)
     several = ROWS.paper.nunique() > 1
     assert all((paper in said) is several for paper in ROWS.paper)
 
 
 def test_a_selection_is_numbered_from_one():
-    some = claims_page.selection(ROWS, ["undecided"])
-    assert set(some.verdict) == {"undecided"} and some.index.tolist() == [*range(1, len(some) + 1)]
+    some = claims_page.selection(ROWS, ["cannot tell"])
+    assert set(some.verdict) == {"cannot tell"} and some.index.tolist() == [
+        *range(1, len(some) + 1)
+    ]
     assert len(claims_page.selection(ROWS)) == len(ROWS)
     table = claims_page.results_table(some, VALUES)
-    assert len(table) == len(some)
+    assert len(table) == len(some) and table.columns[0] == "verdict"
     assert claims_page.rules_table(some)["name in the list"].tolist() == some.id.tolist()
 
 
@@ -90,36 +92,32 @@ def test_every_chapter_has_one_claim_that_stands_for_it():
 def test_lists_hold_every_claim_and_say_where_models_differ():
     groups = claims_page.lists(ROWS)
     assert sum(len(group["claims"]) for group in groups) == len(ROWS)
-    rows = pd.DataFrame([claim("models disagree", why="a-b: holds. c: does not hold. Else")])
-    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: does not hold"
-    rows = pd.DataFrame([claim("holds in part", why="a-b: holds. c: undecided. Else")])
-    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: undecided"
+    rows = pd.DataFrame([claim("disagree", why="a-b: holds. c: fails. Else")])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: fails"
+    rows = pd.DataFrame([claim("holds in part", why="a-b: holds. c: cannot tell. Else")])
+    assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; a-b: holds; c: cannot tell"
     said = TEXT.render("lists", groups=claims_page.lists(rows))
-    assert said == "**In part** (1)\n\n- x (1; a-b: holds; c: undecided)"
+    assert said == "**Holds in part** (1)\n\n- x (1; a-b: holds; c: cannot tell)"
 
 
 def test_every_verdict_has_its_words_its_head_and_its_colour():
-    words = {*claims.VERDICTS, "holds in part", "models disagree"}
+    words = {*claims.VERDICTS, "holds in part", "fails in part", "disagree"}
     assert set(claims_page.WORDS) == words and words < set(claims_page.HEADS)
-    assert set(drawing.VERDICTS) == set(claims_page.HEADS)
+    assert set(drawing.VERDICTS) == set(claims_page.HEADS) == set(verdicts.MARKS)
     assert len(set(drawing.VERDICTS.values())) == len(drawing.VERDICTS)
 
 
-def test_an_estimate_is_told_with_its_interval_and_what_it_would_need():
-    values = {
-        "measured gptj-mini": Mean(0.1, -9, 19, 10),
-        "measured qwen3-mini": Mean(-5, -8, -2, 9),
-    }
-    why, needed = "gptj-mini: estimate. qwen3-mini: does not hold", {"gptj-mini": 400_000.0}
-    rows = pd.DataFrame([claim("estimate", why=why, needed=needed, **values)])
+def test_an_open_claim_is_told_with_what_it_would_need():
+    why, needed = "gptj-mini: cannot tell. qwen3-mini: fails", {"gptj-mini": 400_000.0}
+    rows = pd.DataFrame([claim("fails in part", why=why, needed=needed)])
     assert claims_page.lists(rows)[0]["claims"][0]["notes"] == (
-        "1; gptj-mini: estimate; qwen3-mini: does not hold; 0.1 [-9, 19] points on gptj-mini; "
-        "-5 [-8, -2] points on qwen3-mini; would need more than 100,000 cases (gptj-mini)"
+        "1; gptj-mini: cannot tell; qwen3-mini: fails; "
+        "would need more than 100,000 cases (gptj-mini)"
     )
-    rows = pd.DataFrame([claim("undecided", needed={"both": 157.0})])
+    rows = pd.DataFrame([claim("cannot tell", needed={"both": 157.0})])
     assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1; would need about 160 cases"
     real = {"smollm2-135m": 157.0}
-    rows = pd.DataFrame([claim("undecided", needed=real)])
+    rows = pd.DataFrame([claim("cannot tell", needed=real)])
     assert claims_page.lists(rows)[0]["claims"][0]["notes"] == "1"
 
 

@@ -41,7 +41,7 @@ def test_the_verdict_counts_what_each_model_knows():
     said = Text("appendix_c_dataset").render(
         "verdict", **dataset_analysis.known_numbers(CASES, ["one", "two"])
     )
-    assert said.startswith("Of 12 cases made,\none knows all facts of 6 (50.0 [")
+    assert said.startswith("**Cannot tell.**\nOf 12 cases made, one knows all facts of 6 (50.0 [")
     assert "two knows all facts of 4 (" in said and said.endswith("eight kinds.")
 
 

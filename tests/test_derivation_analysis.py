@@ -92,7 +92,7 @@ def test_every_statement_has_a_verdict_and_a_sentence(statements, write):
     layers = derivation_analysis.layer_numbers(statements)
     said = [
         TEXT.render("verdict", models=verdicts),
-        TEXT.render("outcome", models=verdicts),
+        TEXT.render("linear_found", models=numbers),
         TEXT.render("linear", models=numbers),
         TEXT.render("first", models=numbers, slopes=slopes),
         TEXT.render("added", models=numbers, layers=layers, n_top=2),
@@ -127,3 +127,8 @@ def test_error_curves_have_a_line_per_quantity():
     labels = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
     assert labels == ["score: slope 2.00 [1.90, 2.10]", "logit: slope 2.00 [1.90, 2.10]"]
     assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["1/4", "1", "4"]
+
+
+def test_a_rounding_error_is_called_that():
+    assert derivation_analysis.shown(Mean(8.5e-11, 4e-11, 1e-10, 9)) == "a rounding error"
+    assert derivation_analysis.shown(Mean(1.5, 1, 2, 9)) == "1.5 [1, 2] %"

@@ -107,4 +107,4 @@ def test_sentences_have_their_numbers():
     assert "m loses 89 [" in said and "FFN 0 adds 20.0 times the length" in said
     assert "2 of 4 bars are missed." in said
     said = text.render("severed", models=analysis.early_site(analysis.restored(traced())))
-    assert "after layer 1 brings back\n100 [100, 100] % of what the noise takes" in said
+    assert "after layer 1 brings back 100 [100, 100] % of what the noise takes" in said

@@ -281,8 +281,11 @@ def test_every_sentence_can_be_said(agreement, predictors):
     text = Text("07_where_to_edit")
     said = {b: " ".join(text.render(b, **values, **more).split()) for b in text.template.blocks}
     assert "agrees with multi-hop accuracy by 0.9" in said["verdict"]
-    assert "once depth is given, adds to depth (without layer 0: " in said["verdict"]
-    assert "On m, all layers: attribution 0.9" in said["agreement"]
+    assert (
+        said["verdict"].startswith("**")
+        and "once depth is given, adds to depth." in said["verdict"]
+    )
+    assert "On m, all layers, attribution agrees by 0.9" in said["agreement"]
     assert "Nothing predicts better." in said["agreement"]
     assert "query layer 1 and value layer 0, reaches 60 [32, 78] %" in said["choices"]
     assert "number 1 of 16" in said["choices"] and "whole write" in said["halves"]

@@ -105,14 +105,14 @@ def test_a_bar_is_missed_below_its_share():
     numbers = known_analysis.verdict_numbers(rows, BARS)
     assert (numbers["passed"], numbers["bars"]) == (3, 4)
     said = Text("00_world").render("verdict", **numbers)
-    assert said.startswith("They pass 3 of 4 bars; missed:\nstatement (two, 50.0 [")
+    assert said.startswith("**Partly.** They pass 3 of 4 bars.") and "(two, 50.0 of " in said
     table = known_analysis.bars_table(rows, BARS)
     assert table["reached"].to_dict() == {
         "statement": "not by two",
         "2-hop chain of thought": "yes",
     }
     assert Text("00_world").render("verdict", passed=4, bars=4, missed=[]) == (
-        "They pass 4 of 4 bars."
+        "**Yes.** They pass 4 of 4 bars."
     )
 
 
@@ -139,6 +139,7 @@ def test_what_a_state_brings_back_is_a_share_of_what_the_noise_took():
     assert table.loc["last token"].tolist() == ["1", "88", "1", "1"]
     numbers = known_analysis.trace_numbers(back)
     assert numbers["one"]["middle_subject"] is None
+    assert "brings back up to" in Text("00_world").render("trace_found", models=numbers)
     said = Text("00_world").render("trace", models=numbers)
     assert "none (no such token) at a middle token" in said
     assert "88 % (layer 1) at the last\ntoken" in said

@@ -154,7 +154,7 @@ def test_every_claim_that_is_tested_has_a_value():
     assert values["ql_c19", MODELS[0]].mean == pytest.approx(25 - 0.5 * np.arange(N).mean())
     said = claims.verdicts(values)
     assert said["ql_c12", MODELS[0]] == "holds"
-    assert said["ql_c10", MODELS[0]] == "undecided"  # two facts that agree show nothing
+    assert said["ql_c10", MODELS[0]] == "cannot tell"  # two facts that agree show nothing
     assert len(told.slack(values)) == len(claims.measured(values)) == 2 * len(mine)
     assert len(verdicts.claims_table(values, published=True)) == len(mine)
 
@@ -163,15 +163,19 @@ def test_a_class_without_facts_decides_nothing():
     same = {**ROWS, "consistency": ROWS["consistency"].assign(relaxed=0.5)}
     values = told.measured(same)
     assert values["ql_c07", MODELS[0]].n == 0
-    assert claims.verdicts(values)["ql_c10", MODELS[0]] == "undecided"
+    assert claims.verdicts(values)["ql_c10", MODELS[0]] == "cannot tell"
+
+
+FIGURES = ("consistency", "choices", "mapping", "synapses", "erasure")
 
 
 def test_the_sentences_say_it():
     values = told.measured(ROWS)
     numbers = told.sentence_numbers(ROWS, values, USED)
     said = TEXT.render("verdict", models=numbers, verdicts=told.leading(numbers))
-    assert "gptj-mini" in said and "holds on both" in said
-    for block in ("consistency", "chance", "mapping", "attention", "modification", "times"):
+    assert said.startswith("**") and "gptj-mini" in said and "on both" in said
+    found = [f"{figure}_found" for figure in FIGURES]
+    for block in (*found, "consistency", "chance", "mapping", "attention", "modification", "times"):
         said = TEXT.render(block, models=numbers)
         assert all(model in said for model in MODELS) and "–" not in said, block
     assert "100 for 1,000" in TEXT.render("times", models=numbers) or numbers[MODELS[0]]["times"]

@@ -170,18 +170,17 @@ def test_sentences():
     means = analysis.best_by_pass(analysis.by_layer(sampled()), [1, 2])
     alike, leads = analysis.stability(scores()), analysis.lead(judged(1.0))
     values = analysis.claim_values(means, alike, wide, judged(1.0))
-    said = text.render("verdict", said=analysis.verdicts(values))
-    assert said.startswith("Of the paper's statements:\nthat layers are stable over sampled") and (
-        said.endswith(".")
-    )
+    said = text.render("verdict", verdicts=analysis.verdicts(values))
+    assert said.startswith("**") and "layers are stable over sampled answers" in said
     hits = analysis.hits(sampled(), [1, 2])
     said = text.render("passes", spreads={"m": Mean(0, 0, 0, 6)}, hits=hits, published=2.5)
     assert "0.0 [0.0, 0.0] % over Pass@k (published: 2.5 %), because all sampled" in said
-    assert "among 1 sampled\nanswer for 0 % of" in said
+    assert "among 1 sampled answer for 0 % of" in said
     stable = analysis.stable(alike)
     said = text.render("prompts", stable=stable, kept={"m": Mean(50, 40, 60, 9)})
-    assert "few-shot ones by\n-1.00 [" in said and "50 [40, 60] % stay." in said
+    assert "few-shot ones by -1.00 [" in said and "50 [40, 60] % stay." in said
     said = text.render("masked", masked=analysis.dissociation(wide), bound=40)
-    assert "over 40 % lost" in said and "\nis there:\n50 [" in said
+    assert "over 40 % lost" in said and "it is there. The FFNs lose 50 [" in said
     gaps = analysis.mismatch_gaps(judged(0.5), judged(1.0))
-    assert "ACE changes by -50.0 [" in text.render("mismatched", leads=leads, gaps=gaps)
+    assert "ACE changes by -50 points" in text.render("mismatched", leads=leads, gaps=gaps)
+    assert "cost ACE 50 points" in text.render("mismatched_found", leads=leads, gaps=gaps)

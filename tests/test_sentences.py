@@ -22,6 +22,7 @@ More.
 
 Last.
 {% endblock %}
+{% block bold %}**{{ ["holds"] | answer }}.** So.{% endblock %}
 {% block bare %}{{ gain }} and {{ gain | num(2, " nats") }}{% endblock %}
 """
 
@@ -92,7 +93,7 @@ def test_what_is_missing_is_named(text, tmp_path):
         text.render("bare")
     with pytest.raises(ValueError, match=r"01_one.md.j2, block 'verdict': .*'lost'"):
         text.render("verdict", hits={}, name="ACE")
-    with pytest.raises(ValueError, match=r"has no block 'end'; it has: verdict and bare"):
+    with pytest.raises(ValueError, match=r"has no block 'end'; it has: verdict, bold and bare"):
         text.render("end")
     with pytest.raises(ValueError, match=r"no template '02_two.md.j2' .*: 01_one.md.j2"):
         Text("02_two", tmp_path)
@@ -105,6 +106,74 @@ def test_a_headline_is_shown_and_can_be_quoted(text, monkeypatch):
     shown = []
     monkeypatch.setattr(sentences, "display", lambda data, **more: shown.append((data, more)))
     text.headline("bare", gain=1.5)
-    ((data, more),) = shown
+    (data, more) = shown.pop()
     assert data == {"text/markdown": "1.5 and 1.50 nats", "text/plain": "'1.5 and 1.50 nats'"}
     assert more["raw"] and more["metadata"]["scrapbook"] == {"name": "bare", "mime_prefix": ""}
+    text.headline("bold")
+    assert shown.pop()[0] == {"text/markdown": "**Yes.** So.", "text/plain": "'Yes. So.'"}
+
+
+def test_a_figure_is_shown_with_what_it_shows(text, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sentences, "display", lambda data, **more: shown.append((data, more)))
+    text.figure("drawn", "bare", gain=1.5)
+    assert shown == [("drawn", {"metadata": {"image/png": {"alt": "1.5 and 1.50 nats"}}})]
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        (["holds", "holds"], "Yes"),
+        (["fails", "fails"], "No"),
+        (["fails", "cannot tell"], "No"),
+        (["fails in part"], "No"),
+        (["holds", "fails"], "Partly"),
+        (["holds", "cannot tell"], "Partly"),
+        (["disagree"], "Partly"),
+        (["holds in part", "fails"], "Partly"),
+        ({"a": {"m": "holds"}, "b": ["fails"]}, "Partly"),
+        (["cannot tell"], "Cannot tell"),
+        ([], "Cannot tell"),
+    ],
+)
+def test_a_question_is_answered_by_the_verdicts(said, expected):
+    assert sentences.answer(said) == expected
+
+
+def test_a_word_that_is_no_verdict_answers_nothing():
+    with pytest.raises(ValueError, match="verdict 'perhaps' is none of cannot tell, "):
+        sentences.answer(["holds", "perhaps"])
+
+
+def test_a_mean_without_its_interval_and_its_verdict():
+    gap = Mean(3.14, 1.0, 5.0, 9)
+    assert sentences.mean({"m": gap}, 1, " %") == {"m": "3.1 %"} and sentences.mean(2.0, 0) == "2"
+    assert sentences.mean(-0.2, 0) == "0"
+    assert sentences.verdict(gap) == "holds" and sentences.verdict(gap, "< 0") == "fails"
+    assert sentences.verdict(Mean(math.nan, math.nan, math.nan, 0)) == "cannot tell"
+
+
+def test_a_verdict_is_told_of_its_claim():
+    assert sentences.told("fails", "it rains") == "the claim that it rains fails"
+    assert sentences.told("cannot tell", "it rains") == "one cannot tell whether it rains"
+    assert sentences.said({"a": "holds", "b": "cannot tell"}) == {
+        "a": "holds",
+        "b": "cannot be told",
+    }
+
+
+@pytest.mark.parametrize(
+    "verdicts, expected",
+    [
+        ({"a": "holds"}, "The claim that it rains holds"),
+        ({"a": "holds", "b": "holds"}, "The claim that it rains holds on both"),
+        ({"a": "holds", "b": "fails"}, "The claim that it rains holds on a, fails on b"),
+        (
+            {"a": "fails", "b": "cannot tell"},
+            "The claim that it rains fails on a; on b one cannot tell",
+        ),
+        (dict.fromkeys("ab", "cannot tell"), "One cannot tell, on either model, whether it rains"),
+    ],
+)
+def test_verdicts_of_models_make_a_sentence(verdicts, expected):
+    assert sentences.judged(verdicts, "it rains") == expected

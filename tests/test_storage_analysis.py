@@ -135,9 +135,11 @@ def test_every_sentence_has_its_numbers(made):
     numbers = analysis.verdict_numbers(values, analysis.drops_table(points), 0.05)
     text = sentences.Text("01_storage")
     verdict = text.render("verdict", **numbers)
-    assert verdict.startswith("On one, zeroing the top 5 % of the neurons of a category loses 75")
+    assert verdict.startswith("**Partly.**\nOn one, zeroing the top 5 % of the neurons of a cat")
+    assert "loses 75 [" in verdict and "points of its own questions" in text.render(
+        "drops_found", **numbers
+    )
     assert "of the 5 claims tested here, " in verdict
-    assert "takeaway 1 holds in part" in text.render("takeaway", **numbers)
     assert "(the paper" not in text.render("random", **numbers)  # nothing is published of "one"
     layers = text.render("layers", **analysis.layer_numbers(scores))
     assert layers.count("the FFN layers that come first are") == 2
@@ -157,3 +159,10 @@ def test_questions_are_counted_by_category():
     table = analysis.question_counts({"one": Parts({"NN": some}, {"NN": some[:1]})})
     assert table.loc[("one", "located with"), "nationality"] == 3
     assert table.loc[("one", "judged on"), "nationality"] == 1
+
+
+def test_nothing_lost_is_not_less_than_nothing(made):
+    """The whole model answers all questions: an interval of a loss ends at zero."""
+    none = analysis.points_lost(made[2].assign(drop=0.0))
+    cells = analysis.drops_table(none).stack()
+    assert all(cell.low == 0 < cell.high for cell in cells if cell.n > 1)

@@ -122,7 +122,8 @@ def test_tables_hold_every_timing(timed):
 def test_sentences_say_what_was_measured(timed):
     numbers = timings_analysis.verdict_numbers(timed)
     said = TEXT.render("verdict", **numbers, model="one", d_ff=40)
-    assert said.startswith("On 1 thread of\na CPU, with results equal")
+    assert said.startswith("**") and "On 1 thread of\na CPU, with results equal" in said
+    assert "a 0.5 part" in TEXT.render("growth_found", **numbers)
     assert "is\nnot reached" in said and "2.0 times faster on one" in said
     said = TEXT.render("bound", **timings_analysis.bound_numbers(timed), n_small=2)
     assert "25 % of what" in said and "on 2 other samples of 2 facts 2.0 to" in said

@@ -2,6 +2,7 @@
 
 import pytest
 
+from acelib.study import verdicts
 from acelib.study.stats import Mean
 from acelib.study.verdicts import claims_table, with_verdict
 
@@ -16,9 +17,10 @@ VALUES = {
 def test_a_claim_is_a_row_with_a_value_and_a_verdict_for_each_model():
     table = claims_table(VALUES, first=4)
     assert list(table.index) == [4, 5, 6]
-    assert list(table.columns[:3]) == [("", "claim"), ("", "quantity"), ("", "rule")]
+    assert [name for _, name in table.columns[:4]] == ["verdict", "claim", "quantity", "rule"]
+    assert table["", "verdict"].tolist() == ["disagree", "holds", "cannot tell"]
     assert table.loc[4, ("", "rule")] == "> 90 points"
-    assert table["a"]["verdict"].tolist() == ["does not hold", "holds", "undecided"]
+    assert table["a"]["verdict"].tolist() == ["fails", "holds", "cannot tell"]
     assert table.loc[4, ("b", "verdict")] == "holds"
     assert table.loc[4, ("a", "measured")] == VALUES["zeroing_related", "a"]
     assert table.loc[6, ("a", "measured")] == "0.12 [-0.50, 0.75]"  # no points: two decimals
@@ -36,8 +38,15 @@ def test_an_unknown_claim_is_named():
 
 
 def test_claims_are_picked_by_verdict():
-    verdicts = {("x", "a"): "holds", ("y", "a"): "undecided", ("z", "a"): "holds"} | {
-        ("x", "b"): "undecided"
+    said = {("x", "a"): "holds", ("y", "a"): "cannot tell", ("z", "a"): "holds"} | {
+        ("x", "b"): "cannot tell"
     }
-    assert with_verdict(verdicts, "a", "holds") == ["x", "z"]
-    assert with_verdict(verdicts, "a", "holds", ("z", "y")) == ["z"]
+    assert with_verdict(said, "a", "holds") == ["x", "z"]
+    assert with_verdict(said, "a", "holds", ("z", "y")) == ["z"]
+
+
+def test_a_table_of_claims_has_marks_and_colours():
+    html = verdicts.styled(claims_table(VALUES), "Claims").to_html()
+    for word, mark in {"disagree": "≠", "holds": "✓", "cannot tell": "?", "fails": "✗"}.items():
+        assert f">{mark} {word}<" in html and f"{verdicts.VERDICTS[word]}44" in html
+    assert verdicts.marked("–") == "–"

@@ -212,7 +212,7 @@ def execute(
         "wall_time_s": seconds,
         **circumstances(),
     }
-    nb = _canonical(nb)
+    nb = _captioned(_canonical(nb))
     nb.metadata["acelib"] = record
     nb.cells.append(
         new_markdown_cell(
@@ -310,6 +310,27 @@ def _canonical(nb: NotebookNode) -> NotebookNode:
             "injected-parameters" if "injected-parameters" in _tags(cell) else f"cell-{i:02d}"
         )
     nb.nbformat, nb.nbformat_minor = 4, 5
+    return nb
+
+
+def _captioned(nb: NotebookNode) -> NotebookNode:
+    """What a figure was found to show (``Text.figure``) comes first in its caption and alt text.
+
+    What is drawn is kept beside, in the cell's metadata "drawn", so that the next run finds it.
+    """
+    for cell in nb.cells:
+        found = [
+            output.metadata["image/png"]["alt"]
+            for output in cell.get("outputs", [])
+            if "alt" in output.get("metadata", {}).get("image/png", {})
+        ]
+        shown = cell.metadata.get("mystnb", {})
+        if found and "figure" in shown:
+            drawn = cell.metadata.setdefault(
+                "drawn", {"caption": shown["figure"]["caption"], "alt": shown["image"]["alt"]}
+            )
+            shown["figure"]["caption"] = f"{found[0]} {drawn['caption']}"
+            shown["image"]["alt"] = f"{found[0]} {drawn['alt']}"
     return nb
 
 

@@ -8,9 +8,7 @@ import pandas as pd
 
 from ..paper import published
 from ..study import claims, stats
-from ..study.claims_page import WORDS
 from ..study.stats import Mean
-from ..study.verdicts import with_verdict
 from .accumulation_analysis import BOTH, beside_random, case_of, next_layers
 
 #: The claims that are parts of takeaway 2.
@@ -23,35 +21,25 @@ CORE = (
 
 
 def verdict_numbers(values: Mapping[tuple[str, str], Mean]) -> dict:
-    """Numbers of the sentences "verdict", "takeaway", "readable" and "models".
+    """Numbers of the sentences "verdict", "gains_found", "readable" and "notes".
 
     values: ``claim_values`` and ``comparison_values``.
     """
     known, values = claims.claims_list(), claims.with_exact_intervals(values)
     verdicts = claims.verdicts(values)
     models = list(dict.fromkeys(model for _, model in values if model != BOTH))
-    said = {key: WORDS[word][0] for key, word in verdicts.items()}
-    words = claims.VERDICTS
     return {
         "models": {
             model: {
-                "n": sum(name == model for _, name in values),
-                "count": {word: len(with_verdict(verdicts, model, word)) for word in words},
-                "core": {word: len(with_verdict(verdicts, model, word, CORE)) for word in words},
                 "values": _of_model(values, model),
                 "verdicts": _of_model(verdicts, model),
-                "said": _of_model(said, model),
             }
             for model in models
         },
-        "values_of": {claim: {model: values[claim, model] for model in models} for claim in CORE},
-        "verdicts_of": {claim: {model: said[claim, model] for model in models} for claim in CORE},
-        "core": {claim: _about(known.loc[claim]) for claim in CORE},
-        "compared": [
-            _about(known.loc[claim]) | {"value": value, "verdict": verdicts[claim, BOTH]}
-            for (claim, name), value in values.items()
-            if name == BOTH
-        ],
+        "core_verdicts": [verdicts[claim, model] for claim in CORE for model in models],
+        "verdicts_of": {
+            claim: {model: verdicts[claim, model] for model in models} for claim in CORE
+        },
         "notes": {
             number: known.why[claim]
             for number, claim in enumerate(dict.fromkeys(claim for claim, _ in values), 1)
@@ -126,8 +114,6 @@ def ablation_numbers(
                 "next": stats.interval(beside.next, seed),
                 "n_next": len(next_layers(layer, n_layers[model])),
                 "layer_lost": stats.interval(mine.lost["layer"], seed, bounds=stats.SHARE),
-                "layer_nats": stats.interval(mine.nats["layer"], seed),
-                "accuracy_word": comparison(stats.interval(beside.lost, seed, bounds=stats.POINTS)),
                 "nats_word": comparison(stats.interval(beside.nats, seed)),
             }
     return {
@@ -179,7 +165,3 @@ def order(score: Mean, fell: Mean) -> str:
 def _of_model(values: Mapping[tuple[str, str], object], model: str) -> dict[str, object]:
     """Values by claim, of one model."""
     return {claim: value for (claim, name), value in values.items() if name == model}
-
-
-def _about(claim: pd.Series) -> dict:
-    return {"claim": claim.claim, "unit": claim.unit}

@@ -256,7 +256,7 @@ def supported(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _told(gap: Mean) -> str:
-    return f"{gap:.1f} {claims.verdict('> 0', gap)}"
+    return f"{claims.verdict('> 0', gap)}: {gap:.1f}"
 
 
 def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
@@ -283,6 +283,6 @@ def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
 
 
 def _direction(gap: Mean) -> str:
-    """What a difference decides: "higher", "lower" or "undecided"."""
-    words = {"holds": "higher", "does not hold": "lower"}
-    return words.get(claims.verdict("> 0", gap), "undecided")
+    """What a difference decides: "higher", "lower" or "cannot tell"."""
+    words = {"holds": "higher", "fails": "lower"}
+    return words.get(claims.verdict("> 0", gap), "cannot tell")

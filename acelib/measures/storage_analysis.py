@@ -229,7 +229,7 @@ def drops_table(points: pd.DataFrame) -> pd.DataFrame:
     """
     shown = points[points.category.isin(SHOWN) & (points.questions == "related")]
     groups = pd.concat([points, shown.assign(questions="related, the four of Figure 2")])
-    means = groups.groupby(["questions", "zeroed", "model"], sort=False)["drop"].apply(_share)
+    means = groups.groupby(["questions", "zeroed", "model"], sort=False)["drop"].apply(_loss)
     return means.unstack()[list(points.model.unique())]
 
 
@@ -248,8 +248,8 @@ def claim_values(
         by = best.groupby(["category", "questions"])["drop"].mean().unstack()
         lead = alike.assign(lead=alike.attn - alike.ffn)
         values |= {
-            ("zeroing_related", model): _share(best[best.questions == "related"]["drop"]),
-            ("zeroing_random", model): _share(mine[mine.zeroed == random]["drop"]),
+            ("zeroing_related", model): _loss(best[best.questions == "related"]["drop"]),
+            ("zeroing_random", model): _loss(mine[mine.zeroed == random]["drop"]),
             ("zeroing_specific", model): _points(by.related - by.unrelated),
             ("attention_is_shared", model): over_categories(lead, "lead", seed=seed),
             ("similar_is_near", model): over_categories(alike, "ffn", SIMILAR, seed),
@@ -341,8 +341,8 @@ def _names(categories: Sequence[str]) -> str:
     return ", ".join(names) or "no category"
 
 
-def _share(values: Sequence[float]) -> Mean:
-    """Of losses: the model answers all these questions when it is whole, and gains none."""
+def _loss(values: Sequence[float]) -> Mean:
+    """Of questions that the whole model answers: none can be won, so no loss is below zero."""
     return stats.interval(values, bounds=stats.SHARE)
 
 

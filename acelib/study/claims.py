@@ -20,7 +20,7 @@ import pandas as pd
 from ..model.lm import LM
 from ..paper.published import published
 from ..provenance import ROOT
-from .power import MOST, agreed, cases_needed
+from .power import cases_needed
 from .stats import POINTS, SHARE, Mean, unanimous_interval
 
 #: A model whose verdicts stand beside those of the reference models -> the chapter that hands them
@@ -36,7 +36,15 @@ PAPERS = {
 FILES = {"ACE": "ace_claims", "Query Localization": "ql_claims"}  #: in ``data/paper``
 PAPER = PAPERS["ACE"]  #: whose models the reference models stand for
 WAITING = "not tested yet"  #: in place of a verdict
-VERDICTS = ("holds", "does not hold", "undecided", "estimate")  #: on one model
+VERDICTS = ("holds", "fails", "cannot tell")  #: on one model
+WORDS = {  #: verdict -> of one claim, of several
+    "holds": ("holds", "hold"),
+    "holds in part": ("holds in part", "hold in part"),
+    "disagree": ("divides the models", "divide the models"),
+    "cannot tell": ("cannot be told", "cannot be told"),
+    "fails in part": ("fails in part", "fail in part"),
+    "fails": ("fails", "fail"),
+}
 
 
 def claims_list() -> pd.DataFrame:
@@ -143,13 +151,11 @@ def kept_values(folder: Path = ROOT / "results" / "claims") -> dict[tuple[str, s
 
 
 def verdict(rule: str, value: Mean) -> str:
-    """ "holds", "does not hold", "undecided" or "estimate".
+    """ "holds", "fails" or "cannot tell".
 
-    It holds if the whole interval obeys the rule, and does not if all of it lies beyond the rule's
+    It holds if the whole interval obeys the rule, and fails if all of it lies beyond the rule's
     bound. An interval that ends at the bound, as a few cases that all but agree easily give it,
-    decides nothing. What is not decided is an estimate if to decide it takes more than
-    ``power.MOST`` cases (``needed``): the mean is then too near the bound for a verdict, and is
-    reported with its interval. Where all cases agree it stays undecided.
+    decides nothing: one cannot tell. ``needed`` says how many cases would decide.
     rule: "> x", "< x", or "a..b", bounds included.   value: without an interval its mean counts
     alone. Raises ValueError for another rule.
     """
@@ -158,9 +164,8 @@ def verdict(rule: str, value: Mean) -> str:
     obeys = [low <= end <= high if included else low < end < high for end in (least, most)]
     outside = most < low or least > high or (least == most and not any(obeys))
     if all(obeys) or outside:
-        return "holds" if all(obeys) else "does not hold"
-    far = _cases(rule, value) > MOST and not agreed(value)
-    return "estimate" if far else "undecided"
+        return "holds" if all(obeys) else "fails"
+    return "cannot tell"
 
 
 def needed(rule: str, value: Mean) -> float:
@@ -168,7 +173,7 @@ def needed(rule: str, value: Mean) -> float:
 
     nan where it is decided, and where no number is known.
     """
-    return _cases(rule, value) if verdict(rule, value) in ("undecided", "estimate") else nan
+    return _cases(rule, value) if verdict(rule, value) == "cannot tell" else nan
 
 
 def _cases(rule: str, value: Mean) -> float:
@@ -190,18 +195,16 @@ def _bounds(rule: str) -> tuple[float, float, bool]:
 
 
 def overall(verdicts: Mapping[str, str]) -> str:
-    """What all models agree on; else "models disagree" if it holds on one and does not on another,
-    "holds in part" if it holds on one and not surely on the rest.
+    """What all models agree on; else "disagree" if it holds on one and fails on another.
 
-    Of a claim that holds on no model: "undecided" while it is so on one, since more cases may then
-    decide something; "estimate" where the models on which it is open are all estimates.
+    Where one cannot tell on some: "holds in part" or "fails in part", by what the others say.
     """
     found = set(verdicts.values())
     if len(found) == 1:
         return found.pop()
-    if "holds" in found:
-        return "models disagree" if "does not hold" in found else "holds in part"
-    return "undecided" if "undecided" in found else "estimate"
+    if {"holds", "fails"} <= found:
+        return "disagree"
+    return "holds in part" if "holds" in found else "fails in part"
 
 
 def quoted(reference: str, model: str) -> str:

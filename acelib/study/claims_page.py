@@ -13,26 +13,19 @@ import pandas as pd
 
 from ..provenance import ROOT
 from . import claims
+from .claims import WORDS as WORDS
 from .parameters import chapters as listed
 from .power import words
 from .sentences import each
 from .stats import Mean
 
-WORDS = {  #: verdict -> of one claim, of several
-    "holds": ("holds", "hold"),
-    "holds in part": ("holds in part", "hold in part"),
-    "models disagree": ("divides the models", "divide the models"),
-    "undecided": ("is undecided", "are undecided"),
-    "estimate": ("is an estimate", "are estimates"),
-    "does not hold": ("does not hold", "do not hold"),
-}
 HEADS = {  #: verdict -> head of its list
     "holds": "Holds",
-    "holds in part": "In part",
-    "models disagree": "Holds on one model, does not hold on another",
-    "undecided": "Undecided",
-    "estimate": "Estimates",
-    "does not hold": "Does not hold",
+    "holds in part": "Holds in part",
+    "disagree": "Holds on one model, fails on another",
+    "cannot tell": "Cannot tell",
+    "fails in part": "Fails in part",
+    "fails": "Fails",
     "cannot be tested here": "Cannot be tested here",
     "not tested yet": "Not tested yet",
 }
@@ -80,7 +73,7 @@ def _title(notebook: Path) -> str:
 
 
 def tally(rows: pd.DataFrame) -> str:
-    """ "3 hold, 1 is undecided": how many of the claims have which verdict."""
+    """ "3 hold, 1 fails": how many of the claims have which verdict."""
     counts = {name: int((rows.verdict == name).sum()) for name in WORDS}
     return ", ".join(f"{n} {WORDS[name][n > 1]}" for name, n in counts.items() if n)
 
@@ -93,6 +86,7 @@ def verdict_numbers(rows: pd.DataFrame) -> dict:
         "tested": len(tested),
         "chapters": tested.chapter.nunique(),
         "tally": tally(tested),
+        "words": list(tested.verdict[tested.verdict.isin(WORDS)]),
         "untestable": int((rows.verdict == "cannot be tested here").sum()),
         "untested": int((rows.verdict == claims.WAITING).sum()),
     }
@@ -124,8 +118,9 @@ def results_table(rows: pd.DataFrame, values: Values) -> pd.DataFrame:
     """Claims with what is published and measured, and their verdicts.   rows: ``selection``."""
     published = {name: rows[name].replace("", "–") for name in rows.filter(like="published ")}
     columns = {
-        "section": rows.section,
+        "verdict": rows.verdict,
         "claim": rows.claim,
+        "section": rows.section,
         **published,
         **{f"measured {name}": rows[f"measured {name}"].map(_text) for name in MODELS},
         "measured difference": rows["measured both"].map(_text),
@@ -133,7 +128,6 @@ def results_table(rows: pd.DataFrame, values: Values) -> pd.DataFrame:
         "unit": rows.unit.replace("", "–"),
         "n": rows.id.map({claim: _counts(claim, values) for claim in rows.id}),
         "n needed": rows.needed.map(_needed),
-        "verdict": rows.verdict,
         **{f"verdict on {name}": _or_dash(rows[f"verdict {name}"]) for name in claims.REAL},
         "note": rows.why.replace("", "–"),
     }
@@ -178,8 +172,7 @@ def leads(rows: pd.DataFrame) -> dict[str, dict]:
 
 def lists(rows: pd.DataFrame) -> list[dict]:
     """Claims by verdict, in the order of ``HEADS``: head, and for each claim its text, its section
-    and, where models differ, what holds on which; of an estimate what was measured; and how many
-    cases would decide what is open.
+    and, where models differ, what holds on which; and how many cases would decide what is open.
     """
     groups = []
     for verdict, head in HEADS.items():
@@ -199,19 +192,9 @@ def _apart(row: pd.Series) -> list[str]:
 
 
 def _open(row: pd.Series) -> list[str]:
-    """ "0.3 [-1.2, 1.9] points on gptj-mini": what an estimate is; "would need about 680 cases
-    (gptj-mini)": of a claim that is open there.
-    """
-    notes = []
-    if row.verdict == "estimate":
-        values = {name: row[f"measured {name}"] for name in (*MODELS, "both")}
-        notes = [
-            " ".join(filter(None, [_text(value), row.unit, "" if name == "both" else f"on {name}"]))
-            for name, value in values.items()
-            if value is not None
-        ]
+    """ "would need about 680 cases (gptj-mini)": of a claim that is open there."""
     here = {name: n for name, n in row.needed.items() if name not in claims.REAL}
-    return [*notes, f"would need {_needed(here)}"] if here else notes
+    return [f"would need {_needed(here)}"] if here else []
 
 
 def _needed(numbers: Mapping[str, float]) -> str:

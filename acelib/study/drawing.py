@@ -44,10 +44,10 @@ HOPS = ("#D9D9D9", "#440154", "#31688E", "#35B779", "#FDE725")  #: no hop, then 
 VERDICTS = {
     "holds": "#009E73",
     "holds in part": "#56B4E9",
-    "models disagree": "#CC79A7",
-    "undecided": "#E69F00",
-    "estimate": "#F0E442",
-    "does not hold": "#D55E00",
+    "disagree": "#CC79A7",
+    "cannot tell": "#F0E442",
+    "fails in part": "#E69F00",
+    "fails": "#D55E00",
     "cannot be tested here": "#8C8C8C",
     "not tested yet": "#C8C8C8",
 }  #: of ``claims.verdict`` and ``claims.overall``

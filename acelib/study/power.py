@@ -10,7 +10,6 @@ ERRORS = 1.96  #: standard errors in half of a 95 % interval
 #: standard errors between a mean and a bound that are seen with 80 % power by a two-sided test at
 #: 5 %: 1.96 + 0.84
 SEEN = 2.8
-MOST = 2000  #: cases; a claim that would need more is reported as an estimate
 COUNTED = 100_000  #: cases; of more it is not said how many
 
 
