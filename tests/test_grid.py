@@ -99,6 +99,10 @@ def test_in_a_parallel_block_whole_is_twice_half(tiny, world, case):
         half, whole = (single_updates(host, case, role, w, 1, 0.1) for w in grid.WRITES)
         for layer, (one, other) in enumerate(zip(half[1:], whole[1:], strict=True)):
             expected = 2 * one.delta(layer)
+            if role == "query" and layer == host.lm.n_layers - 1:  # no answer sees it: rounding
+                assert one.norm() < 1e-12 and other.norm() < 1e-12
+                continue
+            assert one.norm() > 1e-3
             tolerance = dict(rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
             torch.testing.assert_close(other.delta(layer), expected, **tolerance)
 
