@@ -256,7 +256,7 @@ def supported(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _told(gap: Mean) -> str:
-    return f"{gap:.1f} {claims.verdict('> 0', gap)}"
+    return f"{gap:z.1f} {claims.verdict('> 0', gap)}"
 
 
 def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:

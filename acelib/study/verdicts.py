@@ -29,7 +29,7 @@ def claims_table(
     for (claim, model), value in values.items():
         row = rows.setdefault(claim, _about(known.loc[claim], published))
         coarse = known.unit[claim] in COARSE
-        row[model, "measured"] = value if coarse else f"{value:.2f}"
+        row[model, "measured"] = value if coarse else f"{value:z.2f}"
         row[model, "verdict"] = verdicts[claim, model]
     return pd.DataFrame(dict(enumerate(rows.values(), first))).T
 
