@@ -61,6 +61,13 @@ def test_numbers_are_rounded_whole_and_without_a_negative_zero():
         assert packed["dtype"] == dtype and unpacked(packed).tolist() == np.round(values).tolist()
 
 
+def test_what_is_told_fits_a_phone():
+    told = picks.lines("word " * 40, "short").split("<br>")
+    assert max(map(len, told)) <= picks.WIDE and told[-1] == "short"
+    label = picks.restyling("word " * 40, {}, {})["label"]
+    assert len(label) <= picks.WIDE and label.endswith("…")
+
+
 def test_an_output_is_data_and_a_title_and_the_same_every_time():
     one, other = (grid(seed=0)._repr_mimebundle_() for _ in range(2))
     assert json.dumps(one) == json.dumps(other)

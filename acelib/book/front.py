@@ -144,11 +144,10 @@ def picture(rows: pd.DataFrame, narrow: bool = False) -> Figure:
         ax.annotate("better ↗", (1, 1), (-4, 10), "axes fraction", "offset points", **BETTER)
     plt.setp(grid[-1], xlabel=PLOT[REACHED])
     plt.setp(grid[:, 0], ylabel=PLOT[KEPT])
-    look: dict = dict(frameon=False, fontsize=8)
-    look |= (
-        dict(loc="outside lower center", ncols=2) if narrow else dict(loc="outside right center")
-    )
-    fig.legend(*axes[0].get_legend_handles_labels(), **look)
+    place: dict = {"loc": "outside right center"}
+    if narrow:
+        place = {"loc": "outside lower center", "ncols": 2}
+    fig.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, **place)
     return fig
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..records import Case
-from ..study.picks import AXIS, COLOURS, Pick, menus, numbers, restyling
+from ..study.picks import AXIS, COLOURS, Pick, lines, menus, numbers, restyling
 
 TITLE = "Pick a case: what every editor's model answers"
 ALT = (
@@ -79,12 +79,12 @@ def _told(case: Case) -> str:
     """A case in a few lines: its edits, its first question, and the answers that are right."""
     edits = [f"{edit.text} {edit.target_true} → {edit.target_new}" for edit in case.edits]
     right = f"right: {case.new_answer} (before: {case.answer})"
-    return "<br>".join([f"case {case.case_id}", *edits, case.questions[0], right])
+    return lines(f"case {case.case_id}", *edits, case.questions[0], right)
 
 
 def _counted(answers: Sequence[str]) -> str:
     """ "Paris, Paris, Rome" as "Paris (2 of 3), Rome (1 of 3)"."""
     counts = Counter(answer.strip() or "nothing" for answer in answers)
-    return ", ".join(
-        f"{answer} ({count} of {len(answers)})" for answer, count in counts.most_common()
+    return lines(
+        ", ".join(f"{answer} ({count} of {len(answers)})" for answer, count in counts.most_common())
     )

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..records import Case
-from ..study.picks import AXIS, COLOURS, Pick, menus, numbers, restyling, showing
+from ..study.picks import AXIS, COLOURS, Pick, lines, menus, numbers, restyling, showing
 from ..study.ranks import resampled_means
 from ..study.stats import SHARE, Mean, unanimous_interval
 from .grid import METRICS, ROLES
@@ -180,7 +180,7 @@ def _case(grid: Grid, i: int, measure: str, case: Case) -> Map:
     """What every pair does to one case."""
     values = grid.values[measure][i]
     places, unit = (2, " nats a token") if measure == "log_p" else (0, " %")
-    edits = "<br>".join(f"{edit.text} {edit.target_new}" for edit in case.edits)
-    about = f"{edits}<br>{case.questions[0]} {case.new_answer}"
+    edits = (f"{edit.text} {edit.target_new}" for edit in case.edits)
+    about = lines(*edits, f"{case.questions[0]} {case.new_answer}")
     said = f"{WORDS[measure]}<br>%{{z:.{places}f}}{unit}"
     return Map(numbers(values, places), None, f"{about}<br><br>{CELL}{said}<extra></extra>")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from textwrap import shorten, wrap
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ COLOURS = [
     [i / 10, to_hex(colour)] for i, colour in enumerate(sns.color_palette(SCALE, 11))
 ]  #: ``SCALE`` for plotly
 FROM_WHITE = [[0, "#FFFFFF"], [1e-6, COLOURS[0][1]], *COLOURS[1:]]  #: white is nothing at all
+WIDE = 48  #: characters of a line, for a phone
 MENU = 34  #: pixels of one menu above the plot
 #: Ticks and menus are small enough for a phone; nothing is dragged, so that a finger scrolls.
 LOOK: dict[str, Any] = {
@@ -80,8 +82,14 @@ def numbers(values: ArrayLike, places: int = 1) -> dict[str, str]:
     }
 
 
+def lines(*texts: str) -> str:
+    """Texts below each other, none wider than a phone."""
+    return "<br>".join(line for text in texts for line in wrap(text, WIDE))
+
+
 def restyling(label: str, data: Mapping[str, Any], layout: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of a menu that changes data (by attribute, a list over traces) and layout."""
+    label = shorten(label, WIDE, placeholder=" …")
     return {"label": label, "method": "update", "args": [dict(data), dict(layout)]}
 
 
@@ -107,8 +115,8 @@ def menus(
                 "buttons": list(buttons),
                 "active": first[i],
                 "type": "dropdown",
-                "x": 0,
-                "xanchor": "left",
+                "x": 1,  # from the right edge a wide one reaches over the labels of the rows
+                "xanchor": "right",
                 "y": 1,
                 "yanchor": "bottom",
                 "pad": {"b": labels + 4 + MENU * (len(entries) - 1 - i)},
