@@ -1,7 +1,7 @@
 """How ``pytest --nbval notebooks`` compares.
 
-Chapters run in the environment that papermill gave them. Pictures, rendered tables, sentences and
-the error stream are not compared, the text of every cell is.
+Chapters run in the environment that papermill gave them. Pictures, figures to pick from, rendered
+tables, sentences and the error stream are not compared, the text of every cell is.
 """
 
 import os
@@ -15,6 +15,7 @@ SKIPPED = (
     "stderr",
     "image/png",
     "image/svg+xml",
+    "application/vnd.plotly.v1+json",
     "application/papermill.record/image/png",
     "application/papermill.record/text/html",
     "application/papermill.record/text/plain",

@@ -54,3 +54,14 @@ def test_there_are_buttons_if_the_repository_has_an_address(url):
     repository.options(None, SimpleNamespace(html_theme_options=chosen))
     assert [name in chosen for name in repository.BUTTONS] == [bool(url)] * 3
     assert ("launch_buttons" in chosen) is bool(url)
+
+
+def test_plotly_comes_with_the_book_and_an_old_installation_is_refused(monkeypatch, tmp_path):
+    plotly = extension("offline_plotly")
+    assert plotly.source().name == plotly.FILE and plotly.source().stat().st_size > 1_000_000
+    page = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html"))
+    plotly.copy(page, None)
+    assert (tmp_path / "_static" / "plotly" / plotly.FILE).exists()
+    monkeypatch.setattr(plotly, "entry_points", lambda group: SimpleNamespace(names=set()))
+    with pytest.raises(plotly.ExtensionError, match="install it anew"):
+        plotly.setup(SimpleNamespace(connect=None))

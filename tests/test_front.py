@@ -72,6 +72,26 @@ def numbers(svg):
     return [float(n) for path in paths for n in re.findall(r"[\d.]+(?= )", path)]
 
 
+def test_a_phone_has_the_whole_legend_below_the_panels():
+    fig = front.picture(ROWS, narrow=True)
+    width, height = fig.canvas.get_width_height()
+    (legend,) = fig.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= width < height and box.y0 >= 0
+    assert box.y1 <= min(ax.get_window_extent().y0 for ax in fig.axes)
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [front.CALLED[name] for name in front.CALLED if name in set(ROWS.editor)]
+
+
+def test_both_forms_can_stand_on_one_page():
+    wide, narrow = (
+        set(re.findall(r'\bid="([^"]+)"', front.svg(ROWS, form))) for form in (False, True)
+    )
+    assert wide and narrow and wide.isdisjoint(narrow)
+    named = re.findall(r'(?:href="#|url\(#)([^")]+)', front.svg(ROWS, True))
+    assert set(named) <= narrow
+
+
 def test_nothing_is_written_without_rows(tmp_path):
     front.keep(tmp_path)
     assert list(tmp_path.iterdir()) == []

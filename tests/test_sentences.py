@@ -66,6 +66,18 @@ def test_num():
     assert sentences.num(Mean(math.nan, math.nan, math.nan, 0), 1, " %") == "–"
 
 
+@pytest.mark.parametrize("places", range(4))
+@pytest.mark.parametrize("value", [-0.0, -1e-12, -0.0004, -0.004, -0.04, -0.4, -0.6, 0.04, -4.0])
+def test_what_rounds_to_zero_has_no_sign_and_all_its_digits(value, places):
+    for said in (
+        sentences.num(value, places),
+        sentences.num(Mean(value, value, value, 3), places).partition(" ")[0],
+    ):
+        assert float(said) == round(value, places)
+        assert said.startswith("-") == (float(said) < 0)
+        assert len(said.partition(".")[2]) == places
+
+
 def test_a_block_is_rendered_without_what_conditions_leave_behind(text):
     values = dict(hits={"a": "95 %", "b": "83 %"}, name="ACE", more=False)
     assert text.render("verdict", **values, lost=["x", "y"]) == (

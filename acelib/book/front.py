@@ -7,6 +7,7 @@ asks. No number is typed: sentences are a template, ``notebooks/text/front.md.j2
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
@@ -124,20 +125,29 @@ def sentences(rows: pd.DataFrame) -> str:
 
 
 @figure
-def picture(rows: pd.DataFrame) -> Figure:
-    """What an edit reaches against what it leaves alone, a panel a model, with 95 % intervals."""
+def picture(rows: pd.DataFrame, narrow: bool = False) -> Figure:
+    """What an edit reaches against what it leaves alone, a panel a model, with 95 % intervals.
+
+    narrow: for a phone, panels and legend one below the other.
+    """
     reached, kept = (shares(rows, name) for name in PLOT)
-    fig, axes = plt.subplots(1, len(reached), figsize=(8.6, 3.7), sharex=True, sharey=True)
+    n = len(reached)
+    shape, size = ((n, 1), (3.9, 2.9 * n + 1.3)) if narrow else ((1, n), (8.6, 3.7))
+    fig, grid = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
+    axes = grid.ravel()
     for ax, model in zip(axes, reached, strict=True):
         for name in [one for one in CALLED if one in reached[model]]:
             x, y = reached[model][name], kept[model][name]
             look: dict = dict(color=hue(name), lw=1.1, ms=6, label=CALLED[name])
             ax.errorbar(x.mean, y.mean, whiskers([y]), whiskers([x]), _mark(name), **look)
-        ax.set(title=model, xlabel=PLOT[REACHED])
+        ax.set(title=model)
         ax.annotate("better ↗", (1, 1), (-4, 10), "axes fraction", "offset points", **BETTER)
-    axes[0].set_ylabel(PLOT[KEPT])
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    plt.setp(grid[-1], xlabel=PLOT[REACHED])
+    plt.setp(grid[:, 0], ylabel=PLOT[KEPT])
+    place: dict = {"loc": "outside right center"}
+    if narrow:
+        place = {"loc": "outside lower center", "ncols": 2}
+    fig.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, **place)
     return fig
 
 
@@ -145,13 +155,14 @@ def _mark(name: str) -> str:
     return {LOCATED: "D", SEARCHED: "s", BASELINE: "x"}.get(name, "o")
 
 
-def svg(rows: pd.DataFrame) -> str:
-    """``picture`` as SVG, the same for the same rows."""
+def svg(rows: pd.DataFrame, narrow: bool = False) -> str:
+    """``picture`` as SVG, the same for the same rows; both forms can stand on one page."""
     out = io.StringIO()
     with plt.rc_context({"svg.hashsalt": "front", "svg.fonttype": "path"}):
-        picture(rows).savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        picture(rows, narrow).savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    return re.sub(r'(\bid="|href="#|url\(#)', r"\1narrow-", text) if narrow else text
 
 
 def summary(rows: pd.DataFrame) -> str:

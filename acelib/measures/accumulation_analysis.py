@@ -175,7 +175,7 @@ def timing_table(when: Mapping[str, pd.DataFrame], n_layers: Mapping[str, int], 
     table = table.reindex(list(TIMING)).fillna("–")
     for model, of in when.items():
         table[model, f"{n_layers[model]} layers"] = [
-            f"{stats.interval(of[column], seed):.2f}" for column in TIMING.values()
+            f"{stats.interval(of[column], seed):z.2f}" for column in TIMING.values()
         ]
     return table
 
@@ -271,8 +271,8 @@ def zeroing_table(
             (accuracy, "random"): _share(mine.lost["random"], seed),
             (accuracy, "top minus random"): _points(beside.lost, seed),
             (accuracy, "whole layer"): _share(mine.lost["layer"], seed),
-            (nats, "top minus random"): f"{stats.interval(beside.nats, seed):.3f}",
-            (nats, "whole layer"): f"{stats.interval(mine.nats['layer'], seed):.3f}",
+            (nats, "top minus random"): f"{stats.interval(beside.nats, seed):z.3f}",
+            (nats, "whole layer"): f"{stats.interval(mine.nats['layer'], seed):z.3f}",
             (change, "next layers, top"): stats.interval(mine.next["top"], seed),
             (change, "next layers, random"): stats.interval(mine.next["random"], seed),
             (change, "other layers, top"): stats.interval(mine.other["top"], seed),
@@ -290,7 +290,7 @@ def tokens_table(tokens: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     quoted = published.published(7).set_index("token").rename(columns={"top_tokens": "next"})
     quoted = quoted[["ffn", "attn", "next"]].replace({"next": {" \\|": ","}}, regex=True)
-    quoted[["ffn", "attn"]] = quoted[["ffn", "attn"]].map("{:.4f}".format)
+    quoted[["ffn", "attn"]] = quoted[["ffn", "attn"]].map("{:z.4f}".format)
     own = list(dict.fromkeys(token for of in tokens.values() for token in of.index))
     table = pd.concat({"published Qwen3-8B": quoted, **tokens}, axis=1)
     return table.reindex([*quoted.index.difference(own, sort=False), *own])
@@ -352,7 +352,7 @@ def neurons_table(
             "published Qwen3-8B, Table 9",
             "value neuron",
             row.neuron,
-            f"{row.importance:.4f}",
+            f"{row.importance:z.4f}",
             "–",
             row.top_tokens,
         )
@@ -380,8 +380,8 @@ def _measured_neurons(lm: LM, model: str, question: Question, scores: Scores, n_
                 f"measured {model}",
                 kind + ", shared" * shared,
                 f"f{layer}-{index}",
-                f"{scores.value[0, layer, index]:.4f}",
-                f"{scores.query[0, layer, index]:.4f}",
+                f"{scores.value[0, layer, index]:z.4f}",
+                f"{scores.query[0, layer, index]:z.4f}",
                 words(lm, tokens),
             )
 
@@ -439,7 +439,7 @@ def spoiled_table(outcome: pd.DataFrame, seed: int) -> pd.DataFrame:
         mine, one = outcome.loc[model, False], case_of(outcome, model)
         for title, (column, unit, places) in columns.items():
             table[model, title] = [
-                f"{stats.interval(unit * mine[column].xs(name, level='zeroed'), seed):.{places}f}"
+                f"{stats.interval(unit * mine[column].xs(name, level='zeroed'), seed):z.{places}f}"
                 for name in index
             ]
         table[model, "accuracy, the case (%)"] = [

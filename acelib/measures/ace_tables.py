@@ -180,7 +180,7 @@ def writes(rows: pd.DataFrame) -> pd.DataFrame:
     """(model, editor) x layer: norm of the change and, in brackets, its share of the weight's norm;
     log-probability of the new object.   rows: of ``ace.writes``.
     """
-    log_p = log_probabilities(rows).stack().swaplevel().map("{:.3g}".format)
+    log_p = log_probabilities(rows).stack().swaplevel().map("{:z.3g}".format)
     log_p = log_p.rename("log p (nats)").reindex(_pairs(rows))
     cells = [f"{norm:.4g} ({share:.2g})" for norm, share in zip(rows.norm, rows.share, strict=True)]
     changed = rows.assign(cell=cells).dropna(subset="layer").astype({"layer": int})

@@ -138,7 +138,7 @@ class Statements:
             of = self.pushes[model, QUERY]
             prompts = of[of["size"] == 1].groupby("prompt")
             ranks = [p["first"].corr(p.coefficient, method="spearman") for _, p in prompts]
-            cells[model][RANK] = f"{interval(ranks):.2f}"
+            cells[model][RANK] = f"{interval(ranks):z.2f}"
         return pd.DataFrame(cells)
 
     # ---------------------------------------------------------------------------- Theorem 3
@@ -190,7 +190,7 @@ class Statements:
             ["model", "what", "layer"], sort=False
         )["gap"]
         gaps = groups.apply(interval).unstack("layer").loc[self.models]
-        return gaps.T.map(lambda gap: f"{gap:.2f}".replace("-0.00", "0.00"))
+        return gaps.T.map(lambda gap: f"{gap:z.2f}")
 
     def widest_layer(self, model: str, norm: str) -> int:
         """The layer in which that gap is greatest in the mean."""
@@ -243,7 +243,7 @@ def write_table(write: pd.DataFrame) -> pd.DataFrame:
     """Means over requests by model, stage and place."""
     table = write.assign(formula=100 * write.formula, error=100 * write.error)
     groups = table.groupby(["model", "stage", "place"], sort=False)[list(COLUMNS)]
-    return groups.agg(lambda of: f"{interval(of):.3g}").rename(columns=COLUMNS)
+    return groups.agg(lambda of: f"{interval(of):z.3g}").rename(columns=COLUMNS)
 
 
 def shifts(write: pd.DataFrame, model: str, first: bool = False) -> Mean:

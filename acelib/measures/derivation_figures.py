@@ -36,7 +36,7 @@ def error_curves(
         for i, (what, shade) in enumerate(zip(whats, shades, strict=True)):
             some = rows[(rows.model == model) & (rows.what == what)]
             means = some.groupby("size")["error"].apply(interval)
-            slope = f": slope {exponents[model, what]:.2f}" if exponents else ""
+            slope = f": slope {exponents[model, what]:z.2f}" if exponents else ""
             ax.errorbar(
                 means.index,
                 [mean.mean for mean in means],

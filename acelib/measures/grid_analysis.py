@@ -279,7 +279,7 @@ def measures_table(grid: Grid, predictors: Mapping[str, Mapping[str, Array]]) ->
 
 
 def _told(rho: Mean, p: float) -> str:
-    return f"{rho:.2f}" + ("" if not rho.n else f", p {p:.2f}" if p >= 0.01 else f", p {p:.1g}")
+    return f"{rho:z.2f}" + ("" if not rho.n else f", p {p:.2f}" if p >= 0.01 else f", p {p:.1g}")
 
 
 # ---------------------------------------------------------------- which pair one would edit
@@ -345,7 +345,7 @@ def choices_table(found: Mapping[str, Choice], places: int = 0) -> pd.DataFrame:
     """
 
     def cell(mean: Mean) -> Mean | str:
-        return mean if places < 2 else f"{mean:.{places}f}"
+        return mean if places < 2 else f"{mean:z.{places}f}"
 
     return pd.DataFrame(
         {
@@ -402,7 +402,7 @@ def seeds_table(
             "any pair": chosen[ANY].share,
             "rho of attribution": _of_pairs(of[PAPER], grid, said),
             "rho of depth": _of_pairs(of[DEPTH], grid, said),
-            "rho with the first": f"{float(rank_correlation(said, first_said)):.2f}",
+            "rho with the first": f"{float(rank_correlation(said, first_said)):z.2f}",
         }
     return pd.DataFrame(lines).T
 
@@ -416,7 +416,7 @@ def _leaders(scores: Array, top: int) -> str:
 def _of_pairs(of: Mapping[str, Array], grid: Grid, said: Array) -> str:
     """Rank correlation of a predictor's pairs with success ``said`` of all pairs, as text."""
     sides = (np.nanmean(of_windows(of[role], grid.windows), 0) for role in ROLES)
-    return f"{float(rank_correlation(pair_ranks(*sides).ravel(), said)):.2f}"
+    return f"{float(rank_correlation(pair_ranks(*sides).ravel(), said)):z.2f}"
 
 
 # ---------------------------------------------------------------- what the sentences say

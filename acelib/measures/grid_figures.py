@@ -43,7 +43,7 @@ def maps(found: Mapping[Setting, Grid], predictors: Scores, metric: str, by: str
         ranks = [ranking(of_windows(scores[role], grid.windows)) for role in ROLES]
         names = [["none", *_names(grid, some)] for some in ranks]
         table = pd.DataFrame(values)
-        text = table.map(lambda v: "" if np.isnan(v) else f"{v:.0f}" if share else f"{v:.1f}")
+        text = table.map(lambda v: "" if np.isnan(v) else f"{v:z.0f}" if share else f"{v:z.1f}")
         heatmap(ax, table, text, names[0], vmin=least, vmax=most, cmap=SCALE)
         ax.set_xticks(np.arange(len(names[1])) + 0.5, names[1])
         first = [some.index(1) + 1 for some in ranks]

@@ -56,7 +56,7 @@ def thresholds(rows: pd.DataFrame) -> pd.DataFrame:
             for name, cut in cuts(of.relaxed).items():
                 found[name, NAMES[str(method)]] = cut
         columns[f"measured {model}"] = pd.Series(found)
-    return _ordered(pd.DataFrame(columns)).map(lambda x: f"{x:.3f}")
+    return _ordered(pd.DataFrame(columns)).map(lambda x: f"{x:z.3f}")
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
@@ -114,15 +114,15 @@ def _consistency(part: pd.DataFrame) -> dict[tuple[str, str, str], object]:
 
 def _t(value: float) -> str:
     """A test's t as text, "–" where a class is too small to have one."""
-    return "–" if np.isnan(value) else f"{value:.1f}"
+    return "–" if np.isnan(value) else f"{value:z.1f}"
 
 
 def _share(chosen: Sequence[bool]) -> str:
-    return f"{interval([float(one) for one in chosen], bounds=(0.0, 1.0)):.2f}"
+    return f"{interval([float(one) for one in chosen], bounds=(0.0, 1.0)):z.2f}"
 
 
 def _mean(values: pd.Series) -> str:
-    return f"{interval(values):.2f}"
+    return f"{interval(values):z.2f}"
 
 
 def classes(rows: pd.DataFrame, method: str = "IG") -> tuple[pd.DataFrame, dict[str, str]]:
@@ -204,10 +204,10 @@ def one_class(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         low, high = np.percentile(control, [2.5, 97.5])
         lines[model, NAMES[str(method)]] = {
             "n": str(len(values)),
-            "t": f"{t:.1f}",
+            "t": f"{t:z.1f}",
             "p": f"{p:.0e}",
-            "t of one normal": f"{Mean(control.mean(), low, high, len(values)):.1f}",
-            "BIC, one minus two": f"{two_beyond_one(values, seed):.1f}",
+            "t of one normal": f"{Mean(control.mean(), low, high, len(values)):z.1f}",
+            "BIC, one minus two": f"{two_beyond_one(values, seed):z.1f}",
         }
     return pd.DataFrame.from_dict(lines, orient="index")
 
@@ -244,7 +244,7 @@ def confounds(
         column = dict(zip(names, values, strict=True))
         table[f"measured {model}"] = {
             **{COVARIATES[name]: value for name, value in column.items()},
-            "variance explained": f"{_explained(x, y):.2f}",
+            "variance explained": f"{_explained(x, y):z.2f}",
         }
     return pd.DataFrame(table, dtype=object).fillna("–")
 
@@ -364,7 +364,7 @@ def modification_table(rows: pd.DataFrame, sets: Sequence[str], table: int) -> p
         for (operation, name, knowledge), of in by:
             for metric, printed in METRICS.items():
                 bounds = None if metric == "ppl" else (0.0, 1.0)
-                value = f"{interval(of[metric], bounds=bounds):.2f}"
+                value = f"{interval(of[metric], bounds=bounds):z.2f}"
                 found[operation, PRINTED[str(name)], knowledge, printed] = value
         columns[f"measured {model}"] = pd.Series(found, dtype=object)
     order = list(dict.fromkeys(quoted[keys].itertuples(index=False, name=None)))

@@ -256,7 +256,7 @@ def supported(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _told(gap: Mean) -> str:
-    return f"{claims.verdict('> 0', gap)}: {gap:.1f}"
+    return f"{claims.verdict('> 0', gap)}: {gap:z.1f}"
 
 
 def sentence_numbers(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:

@@ -179,7 +179,7 @@ def stability_table(alike: pd.DataFrame, best: Mapping[str, pd.DataFrame]) -> pd
     """``stable``, and the share of ranks that hold the same layer as with few-shot prompts."""
     names = {"rank correlation": ("correlation", 2), "of the top three (%)": ("kept", 1)}
     columns = {
-        (model, name): {setting: f"{of[setting][key]:.{places}f}" for setting in OTHERS}
+        (model, name): {setting: f"{of[setting][key]:z.{places}f}" for setting in OTHERS}
         for model, of in stable(alike).items()
         for name, (key, places) in names.items()
     }
@@ -227,11 +227,11 @@ def states_table(wide: pd.DataFrame) -> pd.DataFrame:
     """Tables 16, 17: means over edits by state, and what masking takes."""
     groups = dict(list(wide.groupby(level=["model", "place", "block"], sort=False)))
     columns = {
-        state: {key: f"{interval(part[state]):.2f}" for key, part in groups.items()}
+        state: {key: f"{interval(part[state]):z.2f}" for key, part in groups.items()}
         for state in STATES
     }
     columns["lost by masking (%)"] = {
-        key: f"{mean:.0f}" for key, mean in masking_losses(wide).items()
+        key: f"{mean:z.0f}" for key, mean in masking_losses(wide).items()
     }
     return pd.DataFrame(columns)
 

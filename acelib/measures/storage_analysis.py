@@ -304,7 +304,7 @@ def kinship_numbers(pairs: pd.DataFrame) -> dict:
         "models": {
             model: {
                 title: {
-                    "points": f"{100 * chance[model, measure][0]:+.0f}",
+                    "points": f"{100 * chance[model, measure][0]:+z.0f}",
                     "p": chance[model, measure][1],
                 }
                 for measure, title in MEASURES.items()

@@ -86,7 +86,7 @@ def similarity_maps(pairs: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     fig, axes = plt.subplots(len(models), len(columns), figsize=size, squeeze=False)
     for ax, (model, measure) in zip(axes.flat, product(models, columns), strict=True):
         lower = 100 * _lower_triangle(_of(pairs, model), measure)
-        text = lower.map(lambda value: "" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
+        text = lower.map(lambda value: "" if np.isnan(value) else f"{value:z.0f}".replace("-", "−"))
         heatmap(ax, lower, text, list(lower.index), vmin=low, vmax=100, cmap=colours)
         first = model and measure == next(iter(columns))
         title = f"{model}: {columns[measure]}" if first else columns[measure]

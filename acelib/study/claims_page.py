@@ -213,4 +213,4 @@ def _or_dash(words: pd.Series) -> pd.Series:
 
 
 def _text(value: Mean | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return "–" if value is None else f"{value:z.3g}"

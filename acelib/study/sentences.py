@@ -55,13 +55,14 @@ def listed(words: Iterable[object], last: str = "and") -> str:
 def num(value, places: int = 1, unit: str = ""):
     """A number, or a ``Mean`` with its interval, with ``places`` decimals and its unit.
 
-    A mapping is formatted value by value, so that ``each`` or ``together`` can follow.
+    What rounds to zero has no sign (the z of the format). A mapping is formatted value by value, so
+    that ``each`` or ``together`` can follow.
     """
     if isinstance(value, Mapping):
         return {name: num(one, places, unit) for name, one in value.items()}
     if (isinstance(value, Mean) and not value.n) or value != value:
         return "–"
-    return f"{value:.{places}f}{unit}"
+    return f"{value:z.{places}f}{unit}"
 
 
 def mean(value, places: int = 1, unit: str = ""):

@@ -43,7 +43,7 @@ def claims_table(
     for (claim, model), value in values.items():
         row = rows.setdefault(claim, _about(claim, known.loc[claim], verdicts, published))
         coarse = known.unit[claim] in COARSE
-        row[model, "measured"] = value if coarse else f"{value:.2f}"
+        row[model, "measured"] = value if coarse else f"{value:z.2f}"
         row[model, "verdict"] = verdicts[claim, model]
     return pd.DataFrame(dict(enumerate(rows.values(), first))).T.fillna("–")
 

@@ -25,9 +25,13 @@ class Front(SphinxDirective):
     def figure(self, rows):
         text = Text("front")
         label = " ".join(text.render("alt").split())
-        drawn = front.svg(rows).replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
         caption = self._said(text.render("figure"), nodes.container())
-        raw = nodes.raw("", f'<div class="front-figure">{drawn}</div>', format="html")
+        html = ""
+        for form in ("wide", "narrow"):  # of which the page shows one, by its width
+            drawn = front.svg(rows, narrow=form == "narrow")
+            drawn = drawn.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+            html += f'<div class="front-figure {form}">{drawn}</div>'
+        raw = nodes.raw("", html, format="html")
         return [raw, nodes.container("", *caption.children, classes=["front-caption"])]
 
     def table(self, rows):
