@@ -176,6 +176,14 @@ def test_means_print_as_in_the_tables():
     )
 
 
+@pytest.mark.parametrize("value", [-0.0, -1e-12, -0.004, -0.04])
+def test_what_rounds_to_zero_has_no_sign_in_a_table(value):
+    assert str(Mean(value, value, 0.0, 3)) == "0.0 [0.0, 0.0]"
+    cells = pd.DataFrame({"a": [value, 1.5], "b": [Mean(value, -1.0, 1.0, 9), value]}, dtype=object)
+    html = style(cells.map(lambda x: round(x, 1) if isinstance(x, float) else x), "").to_html()
+    assert "-0" not in html and "-1.0, 1.0" in html
+
+
 def test_paired_differences_are_taken_within_cases(rows):
     found = paired(rows.sample(frac=1, random_state=0), "ACE", "MEMIT")
     wide = rows.pivot(index="case_id", columns="editor", values="multi_hop")

@@ -25,7 +25,7 @@ class Mean:
 
     def __format__(self, spec: str) -> str:
         mean, low, high = (
-            format(value, spec or ".1f") for value in (self.mean, self.low, self.high)
+            format(value, spec or "z.1f") for value in (self.mean, self.low, self.high)
         )
         return "–" if not self.n else mean if isnan(self.low) else f"{mean} [{low}, {high}]"
 

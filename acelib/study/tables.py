@@ -345,4 +345,4 @@ def _html(cell, places: int) -> str:
         )
     if cell is None or cell is pd.NA or (isinstance(cell, float) and isnan(cell)):
         return "–"
-    return f"{cell:.{places}f}" if isinstance(cell, float) else html.escape(str(cell))
+    return f"{cell:z.{places}f}" if isinstance(cell, float) else html.escape(str(cell))
