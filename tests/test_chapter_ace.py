@@ -260,7 +260,7 @@ def test_the_search_is_summed_up():
     )
     assert ace.search(trials, ["FT", "ACE"]) == {
         "n_trials": "1 to 2",
-        "models": {"m": {"spread": 15.0, "gap": 30.0}},
+        "models": {"m": {"settings": 7.5, "editors": 15.0}},
     }
     assert ace.search(trials, ["PMET"]) == {"n_trials": "no", "models": {}}
 
@@ -333,7 +333,7 @@ def test_every_sentence_can_be_said(rows, scores):
     )
     blocks = set(text.template.blocks) - {"search"}
     assert all(text.render(block, **values).strip() for block in blocks)
-    models = {"m": {"spread": 15.0, "gap": 30.0}}
+    models = {"m": {"settings": 15.0, "editors": 30.0}}
     said = text.render("search", models=models, n_trials="10")
     assert "lie 15 points" in said and "settings matter less than the editor." in said
     verdict = " ".join(text.render("verdict", **told).split())

@@ -310,19 +310,16 @@ def search(trials: pd.DataFrame, editors: Sequence[str]) -> dict:
     """How much settings matter in the search that chose them.
 
     trials: as ``tune.trials``, with a column model.
-    Returns "n_trials" per editor, as text, and by model "spread", the median over editors of the
-    best trial's multi-hop accuracy above the worst's, and "gap", the best editor's best trial above
-    the worst editor's; percentage points on identification cases.
+    Returns "n_trials" per editor, as text, and by model two standard deviations of multi-hop
+    accuracy on identification cases, in percentage points: "settings", of an editor's trials, the
+    median over editors, and "editors", of the editors' best trials.
     """
     trials = trials[trials.editor.isin(editors)]
     groups = trials.groupby(["model", "editor"], sort=False).multi_hop
     counts = sorted({*groups.size()})
-    best, worst = groups.max(), groups.min()
+    best, spread = groups.max(), groups.std(ddof=0)
     models = {
-        model: {
-            "spread": (best - worst)[model].median(),
-            "gap": best[model].max() - best[model].min(),
-        }
+        model: {"settings": spread[model].median(), "editors": best[model].std(ddof=0)}
         for model in best.index.unique(0)
     }
     ends = dict.fromkeys([*counts[:1], *counts[-1:]])

@@ -125,12 +125,14 @@ def reached(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
 
     asked: questions per edit; reach, damage: by editor, % of an edit's consequences that are
     reached, and damaged facts; best: who reaches most; gentlest, roughest: who damages fewest and
-    most facts, of the editors that write the edit itself in at least half of the cases.
+    most facts, of the editors that write the edit itself in at least half of the cases; never:
+    categories of consequences that no editor's edit reaches.
     """
     result, questions = {}, questions_per_edit(rows)
     for model, part in rows.groupby("model", sort=False):
         consequences = part[part.change & (part.category != "the edit")]
         reach = _means(share(consequences, ["editor", "edit"]), part, seed, SHARE)
+        most = share(consequences, ["editor", "category"]).groupby("category", sort=False).max()
         damage = _means(damage_counts(part, ["editor", "edit"]), part, seed)
         written = share(part[part.category == "the edit"], ["editor"])
         takes = [name for name in reach if written[name] >= 50] or list(reach)
@@ -139,6 +141,7 @@ def reached(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
             "reach": reach,
             "damage": damage,
             "best": max(reach, key=lambda name: reach[name].mean),
+            "never": list(most[most == 0].index),
             "gentlest": min(takes, key=lambda name: damage[name].mean),
             "roughest": max(takes, key=lambda name: damage[name].mean),
         }

@@ -32,7 +32,7 @@ HEADS = {  #: verdict -> head of its list
 LEADS = {  #: chapter -> the claim that stands for it
     "01_storage": "zeroing_specific",
     "02_accumulation": "implicit_before_answer",
-    "03_ace": "ace_leads_pmet",
+    "03_ace": "ace_leads_best",
     "04_ablations": "query_layers_needed",
     "05_knowledge_bottleneck": "ace_gains_from_layers",
     "06_ripple": "edits_propagate",
