@@ -335,7 +335,7 @@ def test_every_sentence_can_be_said(rows, scores):
     assert all(text.render(block, **values).strip() for block in blocks)
     models = {"m": {"settings": 15.0, "editors": 30.0}}
     said = text.render("search", models=models, n_trials="10")
-    assert "lie 15 points" in said and "settings matter less than the editor." in said
+    assert "scatter by 15 points" in said and "settings matter no more than the editor." in said
     verdict = " ".join(text.render("verdict", **told).split())
     assert verdict.startswith("**") and "ACE answers 100 [" in verdict
     assert "ahead of FT" in verdict and "ROME 52" in verdict

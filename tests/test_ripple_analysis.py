@@ -130,7 +130,7 @@ def test_sentences():
     control = {"m": {"metrics": metrics, "norms": norms}}
     told = dict(models=of, values=values, verdicts=claims.verdicts(values), control=control, n=8)
     said = text.render("verdict", layers={"m": metrics}, **told)
-    assert said.startswith("**Partly.**") and "ACE reaches most consequences" in said
+    assert said.startswith("**Cannot tell.**") and "ACE reaches most consequences" in said
     assert "reaches 20 [" in said and "whole layers is ahead in efficacy and behind in mul" in said
     assert "as many random ones in no metric." in said
     assert "ACE reaches most consequences, 93 %, and" in text.render("map_found", models=of)

@@ -100,19 +100,15 @@ def judged(verdicts: Mapping[str, str], claim: str) -> str:
     "The claim that it rains holds on both", "... holds on a, fails on b", "... holds on a; on b one
     cannot tell", "One cannot tell, on either model, whether it rains".
     """
-    found = [*dict.fromkeys(verdicts.values())]
-    if found == ["cannot tell"]:
+    if {*verdicts.values()} == {"cannot tell"}:
         where = {1: "", 2: ", on either model,"}.get(len(verdicts), ", on any model,")
         return f"One cannot tell{where} whether {claim}"
     decided = {name: word for name, word in verdicts.items() if word != "cannot tell"}
-    open_ = [name for name in verdicts if name not in decided]
-    seen = (
-        together(said(decided))
-        if not open_
-        else ", ".join(f"{said(word)} on {name}" for name, word in decided.items())
-    )
-    rest = f"; on {listed(open_)} one cannot tell" if open_ else ""
-    return f"The claim that {claim} {seen}{rest}"
+    if len(decided) == len(verdicts):
+        return f"The claim that {claim} {together(said(decided))}"
+    seen = ", ".join(f"{said(word)} on {name}" for name, word in decided.items())
+    rest = listed(name for name in verdicts if name not in decided)
+    return f"The claim that {claim} {seen}; on {rest} one cannot tell"
 
 
 def answer(verdicts) -> str:
