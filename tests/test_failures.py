@@ -53,6 +53,8 @@ def small(name):
     if name == "ReleasedACE":  # one search for both stages; attention is written too
         both = dict(writes="both", position="subject_last")
         small |= {stage: replace(SMALL[stage], **both) for stage in ("value", "query")}
+        # A push at the subject reaches nothing from the last layer.
+        small["value"] = replace(small["value"], layers=(1, 2))
     editor = editor(**small)
     if "objective" in names:
         editor = replace(editor, objective=replace(editor.objective, steps=3))
