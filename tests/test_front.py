@@ -20,6 +20,7 @@ def made(**reached):
             "editor": name,
             front.REACHED: 100.0 * (case < n),
             front.KEPT: 100.0 * (case < 10),
+            front.ALIKE: 100.0 * (case < 10 + (name == "PMET")),
             "case": str(case),
         }
         for name, n in reached.items()
@@ -41,6 +42,7 @@ def test_sentences_say_who_is_ahead():
     said = " ".join(front.sentences(ROWS).split())
     assert "ACE is then, on m, behind the best other editor (ROME)." in said
     assert "it is, on m, ahead of the best other editor (ROME)." in said
+    assert said.endswith("keeps 50 % on m (PMET, which keeps most, 55 %).")
     level = " ".join(
         front.sentences(made(**{"Base": 0, "ROME": 10, "ACE": 10, "ACE (located)": 10})).split()
     )

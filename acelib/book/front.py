@@ -39,7 +39,7 @@ CALLED = {
     LOCATED: "ACE, layers by attribution",
     SEARCHED: "ACE, layers by search",
 }
-REACHED, KEPT = "multi_hop", "specificity_token"
+REACHED, KEPT, ALIKE = "multi_hop", "specificity_token", "specificity_near"
 PLOT = {REACHED: "multi-hop questions answered (%)", KEPT: "facts of like names kept (%)"}
 WIDTH = 100  #: of lines of text
 BETTER: dict = dict(ha="right", fontsize=8, color=INK)
@@ -48,7 +48,7 @@ PICTURE = Path("book") / "_static" / "front.svg"
 
 
 def shipped(root: Path = ROOT) -> pd.DataFrame:
-    """One row per case, editor and reference model: ``REACHED`` and ``KEPT``, in percent.
+    """One row per case, editor and reference model: ``REACHED``, ``KEPT``, ``ALIKE``, in percent.
 
     Raises ValueError if no rows of chapter 03 ship.
     """
@@ -56,7 +56,11 @@ def shipped(root: Path = ROOT) -> pd.DataFrame:
     for path in sorted((root / "results" / CHAPTER).glob("*.jsonl")):
         found = store.read(path)
         rows += [
-            {**found.manifest["names"], **{name: 100 * row[name] for name in PLOT}, "case": item}
+            {
+                **found.manifest["names"],
+                **{name: 100 * row[name] for name in (*PLOT, ALIKE)},
+                "case": item,
+            }
             for (item, _), line in found.lines.items()
             for row in line.rows
         ]
@@ -69,7 +73,7 @@ def shares(rows: pd.DataFrame, metric: str) -> dict[str, dict[str, Mean]]:
     """Mean over cases with its 95 % interval, in percent: {model: {editor: ...}}."""
     found: dict[str, dict[str, Mean]] = {}
     for (model, editor), part in rows.groupby(["model", "editor"]):
-        mean = interval(list(part[metric]), bounds=SHARE)
+        mean = interval(list(part[metric].dropna()), bounds=SHARE)
         found.setdefault(str(model), {})[str(editor)] = mean
     return found
 
@@ -114,12 +118,24 @@ def leads(rows: pd.DataFrame, name: str) -> dict[str, tuple[str, Mean]]:
     return found
 
 
+def keepers(rows: pd.DataFrame, name: str) -> dict[str, tuple[Mean, str, Mean]]:
+    """By model, what ``name`` keeps of the other facts of edited relations, and which editor keeps
+    most of them, in percent.
+    """
+    found = {}
+    for model, editors in shares(rows, ALIKE).items():
+        best = max((one for one in editors if one != BASELINE), key=lambda one: editors[one].mean)
+        found[model] = editors[name], best, editors[best]
+    return found
+
+
 def sentences(rows: pd.DataFrame) -> str:
-    """What was found, in three sentences of Markdown."""
+    """What was found, in a few sentences of Markdown."""
     text = Text("front").render(
         "found",
         located=leads(rows, LOCATED),
         searched=leads(rows, SEARCHED),
+        kept=keepers(rows, LOCATED),
     )
     return fill(" ".join(text.split()), WIDTH, break_on_hyphens=False)
 
