@@ -8,10 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from ..records import Case
-from ..study.picks import AXIS, COLOURS, Pick, lines, menus, numbers, restyling
+from ..study.picks import AXIS, Pick, lines, map_with_menu, numbers, restyling
 
 TITLE = "Pick a case: what every editor's model answers"
 ALT = (
@@ -33,25 +32,8 @@ def cases(rows: pd.DataFrame, judged: Mapping[str, Sequence[Case]]) -> Pick:
         restyling(str(model), *_content(part, judged[str(model)]))
         for model, part in rows.groupby("model", sort=False)
     ]
-    data, layout = entries[0]["args"]
-    figure = go.Figure(
-        go.Heatmap(
-            {name: values[0] for name, values in data.items()},
-            colorscale=COLOURS,
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            zmin=0,
-            zmax=100,
-            hovertemplate=HOVER,
-            hoverongaps=False,
-        ),
-        layout,
-    )
-    figure.update_layout(
-        **menus(entries, labels=LABELS), xaxis={**AXIS, "side": "top", "tickangle": -60}
-    )
-    return Pick(figure, TITLE, ALT)
+    ticks = entries[0]["args"][1]["yaxis"]
+    return Pick(map_with_menu(entries, LABELS, ticks, hovertemplate=HOVER), TITLE, ALT)
 
 
 def _content(part: pd.DataFrame, some: Sequence[Case]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..records import Case
-from ..study.picks import AXIS, COLOURS, Pick, lines, menus, numbers, restyling, showing
+from ..study.picks import AXIS, Pick, heat_map, lines, menus, numbers, restyling, showing
 from ..study.ranks import resampled_means
 from ..study.stats import SHARE, Mean, unanimous_interval
 from .grid import METRICS, ROLES
@@ -58,17 +58,7 @@ def pairs(
     # 1. A trace for every measure and case; the first setting is shown.
     figure = go.Figure(
         [
-            go.Heatmap(
-                colorscale=COLOURS,
-                showscale=False,
-                visible=i == start,
-                xgap=1,
-                ygap=1,
-                zmin=least if _unit(i, measure) == "log_p" else 0,
-                zmax=0 if _unit(i, measure) == "log_p" else 100,
-                texttemplate="%{z:.1f}" if _unit(i, measure) == "log_p" else "%{z:.1~f}",
-                hoverongaps=False,
-            )
+            heat_map(visible=i == start, **_scale(_unit(i, measure), least))
             for i in range(len(labels))
         ]
     )
@@ -97,6 +87,13 @@ def pairs(
 
 def _most(cases: Mapping[str, Sequence[Case]]) -> int:
     return max(map(len, cases.values()))
+
+
+def _scale(metric: str, least: float) -> dict[str, Any]:
+    """Ends and numbers of a map: shares in percent, or log-probabilities from ``least`` to 0."""
+    if metric == "log_p":
+        return dict(zmin=least, zmax=0, texttemplate="%{z:.1f}")
+    return dict(texttemplate="%{z:.1~f}")
 
 
 def _unit(trace: int, measure: str) -> str:

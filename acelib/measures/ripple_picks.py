@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from ..study.picks import AXIS, FROM_WHITE, Pick, menus, numbers, restyling
+from ..study.picks import FROM_WHITE, Pick, map_with_menu, numbers, restyling
 
 TITLE = "Pick an edit: what every editor makes of it"
 ALT = (
@@ -31,28 +30,9 @@ def one_edit(rows: pd.DataFrame, edits: pd.DataFrame) -> Pick:
         fact = edits.loc[(model, edit)]
         label = f"{model} {edit + 1}: {fact.fact} {fact.new}"
         entries.append(restyling(label, *_content(part, editors)))
-    data, layout = entries[0]["args"]
-    figure = go.Figure(
-        go.Heatmap(
-            {name: values[0] for name, values in data.items()},
-            colorscale=FROM_WHITE,
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            zmin=0,
-            zmax=100,
-            texttemplate="%{text}",
-            hovertemplate=HOVER,
-            hoverongaps=False,
-        ),
-        layout,
-    )
-    figure.update_layout(
-        **menus(entries, labels=LABELS),
-        xaxis={**AXIS, "side": "top", "tickangle": -60},
-        yaxis={**AXIS, "autorange": "reversed", "dtick": 1, "tickfont": {"size": 10}},
-    )
-    return Pick(figure, TITLE, ALT)
+    cells = dict(colorscale=FROM_WHITE, texttemplate="%{text}", hovertemplate=HOVER)
+    lines = {"dtick": 1, "tickfont": {"size": 10}}
+    return Pick(map_with_menu(entries, LABELS, lines, **cells), TITLE, ALT)
 
 
 def _content(part: pd.DataFrame, editors: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

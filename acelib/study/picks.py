@@ -66,6 +66,30 @@ class Pick:
         return {MIME: {**content, "config": config}, "text/plain": repr(self)}
 
 
+def heat_map(**changes: Any) -> go.Heatmap:
+    """A map of shares in percent, white between its cells.   changes: of the trace."""
+    usual = dict(colorscale=COLOURS, showscale=False, xgap=1, ygap=1, hoverongaps=False)
+    return go.Heatmap({**usual, "zmin": 0, "zmax": 100, **changes})
+
+
+def map_with_menu(
+    entries: Sequence[Mapping[str, Any]], labels: int, yaxis: Mapping[str, Any], **changes: Any
+) -> go.Figure:
+    """A ``heat_map`` with one menu of ``restyling`` entries, the first of them shown.
+
+    labels: pixels that the names above its columns take.   yaxis: besides ``AXIS``, from the top
+    down.   changes: of the trace.
+    """
+    data, layout = entries[0]["args"]
+    shown = {name: values[0] for name, values in data.items()}
+    figure = go.Figure(heat_map(**changes, **shown), layout)
+    return figure.update_layout(
+        **menus(entries, labels=labels),
+        xaxis={**AXIS, "side": "top", "tickangle": -60},
+        yaxis={**AXIS, "autorange": "reversed", **yaxis},
+    )
+
+
 def numbers(values: ArrayLike, places: int = 1) -> dict[str, str]:
     """Rounded values as plotly.js unpacks them: a few characters each, one line in a notebook.
 
